@@ -1,0 +1,49 @@
+"""The exceptions of the service; everything a page does wrong is a `Drop`, not an exception.
+
+    VisitCounterError
+    ├── SettingsError        an environment variable is wrong: exit 2
+    ├── StartError           the service cannot start here: exit 1
+    ├── StoreError
+    │   ├── StoreUnavailable nothing was written
+    │   └── OutcomeUnknown   the store may or may not have written
+    └── Problem              an answer for the caller of the API (RFC 9457)
+
+Every message is one that its reader can act on: what is wrong, where, what to do.
+"""
+
+from __future__ import annotations
+
+
+class VisitCounterError(Exception):
+    """Base of all errors that the service raises on purpose."""
+
+
+class SettingsError(VisitCounterError):
+    """A setting is unknown or has a value that cannot be used."""
+
+
+class StartError(VisitCounterError):
+    """The service cannot start: the sentence says why and what to do."""
+
+
+class StoreError(VisitCounterError):
+    """The store did not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not run the call: nothing was written."""
+
+
+class OutcomeUnknown(StoreError):
+    """The call was sent and no answer came: it may or may not have been written."""
+
+
+class Problem(VisitCounterError):
+    """What the caller of the API did wrong, as problem+json."""
+
+    def __init__(self, status: int, title: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.field = field

@@ -1,0 +1,44 @@
+"""How the service logs: sentences for an operator, on stderr, for eyes or as JSON.
+
+No line carries a client's address, a user agent or a path.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from aiohttp.http import HttpProcessingError
+
+CLIENT = " from %s"  # so ends a sentence of aiohttp's that names the client's address
+
+
+def configure(log_format: Literal["console", "json"]) -> None:
+    timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    renderer: list[structlog.types.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if log_format == "console"
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, timestamp, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # What aiohttp and asyncio report goes the same way; their debug chatter does not.
+    logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+
+
+class _ToStructlog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        fault = record.exc_info[1] if record.exc_info else None
+        if isinstance(fault, HttpProcessingError):
+            return  # a stranger's broken HTTP, answered with 400: nothing for an operator to do
+        text = record.getMessage()
+        if str(record.msg).endswith(CLIENT):
+            text = str(record.msg).removesuffix(CLIENT)
+        log = structlog.get_logger(source=record.name)
+        log.log(record.levelno, text, exc_info=record.exc_info)

@@ -1,0 +1,42 @@
+"""What a test needs of the machine: a program of Debian's, or the project's shared data.
+
+What is missing is skipped by name and reason, but a missing program fails the test where CI=true:
+`./dev test` installs it there, so that a skip would hide work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+PACKAGES = {
+    "chromium": "chromium",
+    "faketime": "faketime",
+    "luacheck": "lua-check",
+    "promtool": "prometheus",
+    "redis-server": "redis-server",
+}
+
+SHARED_DATA = Path(__file__).parents[2] / "shared/data"
+
+
+def need(tool: str) -> Path:
+    """The program's path."""
+    found = shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin:/bin")
+    if found:
+        return Path(found)
+    reason = f"needs {tool}: apt-get install {PACKAGES[tool]}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def shared_data(name: str) -> Path:
+    """The path of a file that lies beside a clone of the repository, not in it."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"needs ../shared/data/{name}")
+    return path

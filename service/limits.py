@@ -1,0 +1,87 @@
+"""Token buckets: how much one key, an address for example, may do.
+
+A bucket is one number, the instant at which it will be full again (the generic cell rate algorithm,
+GCRA), so a take is a lookup and a store. Time comes in: seconds of a monotonic clock.
+Memory is bounded: the bucket untouched for longest is forgotten, and starts full when its key
+comes back. Refused takes touch too, so nobody gains a new burst by hammering; to push out a bucket
+that is still empty takes as many other keys as `capacity` in the meantime, and whoever commands
+those already has that many bursts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+_ROUNDING = 1e-6
+"""Tokens: what adding floats may lose before a bucket that has one left would refuse it."""
+
+
+class Buckets:
+    """Buckets of *burst* tokens that refill at *rate_per_s*, at most *capacity* of them."""
+
+    def __init__(self, rate_per_s: float, burst: float, capacity: int = 65_536) -> None:
+        if not (rate_per_s > 0 and burst > 0 and capacity > 0):
+            raise ValueError("rate_per_s, burst and capacity must be greater than 0")
+        self._rate = rate_per_s
+        self._burst = burst
+        self._capacity = capacity
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, key: str, now_s: float, n: float = 1) -> bool:
+        """Take *n* tokens, or none and say False when there are fewer."""
+        missing = self._missing(key, now_s) + n
+        if missing > self._burst + _ROUNDING:
+            self._touch(key)
+            return False
+        self._store(key, now_s, missing)
+        return True
+
+    def charge(self, key: str, now_s: float, n: float) -> None:
+        """Take *n* tokens in any case; the debt ends at one burst below zero."""
+        self._store(key, now_s, min(self._missing(key, now_s) + n, 2 * self._burst))
+
+    def has_room(self, key: str, now_s: float) -> bool:
+        """Whether a take of one token would be granted."""
+        return self._missing(key, now_s) + 1 <= self._burst + _ROUNDING
+
+    def _missing(self, key: str, now_s: float) -> float:
+        """Tokens that the bucket lacks; more than the burst when it is in debt."""
+        full_at = self._full_at.get(key, now_s)
+        return (full_at - now_s) * self._rate if full_at > now_s else 0.0
+
+    def _store(self, key: str, now_s: float, missing: float) -> None:
+        self._full_at[key] = now_s + missing / self._rate
+        self._touch(key)
+        if len(self._full_at) > self._capacity:
+            self._full_at.popitem(last=False)
+
+    def _touch(self, key: str) -> None:
+        if key in self._full_at:
+            self._full_at.move_to_end(key)
+
+
+class Limits:
+    """What one network may do: views, signs of presence, and new visitors.
+
+    A network without room for new visitors still counts those who were seen before; its other
+    views count as pageviews only (held). `clock` gives seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._views = Buckets(rate_per_s=50, burst=500)
+        self._presence = Buckets(rate_per_s=50, burst=500)
+        self._visitors = Buckets(rate_per_s=1, burst=1000)
+
+    def allow(self, network: str, *, view: bool) -> bool:
+        return (self._views if view else self._presence).take(network, self._clock())
+
+    def may_bring_visitors(self, network: str) -> bool:
+        return self._visitors.has_room(network, self._clock())
+
+    def charge_visitor(self, network: str) -> None:
+        self._visitors.charge(network, self._clock(), 1)

@@ -1,0 +1,90 @@
+"""One id for one visitor, and none that a stranger can compute."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.visitors import visitor_id
+
+SECRET = b"0123456789abcdef"
+HIT = {
+    "secret": SECRET,
+    "site": "demo",
+    "address": "192.0.2.1",
+    "user_agent": "Mozilla/5.0",
+    "language": "vi",
+    "first_party": "",
+}
+headers = st.text(st.characters(), max_size=40)
+
+
+def made(**other: Any) -> bytes:
+    return visitor_id(**{**HIT, **other})
+
+
+def test_is_eight_bytes() -> None:
+    """An id has eight bytes."""
+    assert len(made()) == 8
+
+
+def test_stays_the_same_between_releases() -> None:
+    """A change of the recipe would make every known visitor new: it must be deliberate."""
+    assert made().hex() == "b12ef82b0c66be8e"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"secret": b"another"},
+        {"site": "portal"},
+        {"address": "192.0.2.2"},
+        {"user_agent": "Mozilla/4.0"},
+        {"language": "en"},
+        {"first_party": "x"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_differs_by_every_field(other: dict[str, Any]) -> None:
+    """Each field makes another visitor."""
+    assert made() != made(**other)
+
+
+@given(headers, headers, headers, headers)
+def test_same_input_same_id(site: str, user_agent: str, language: str, first_party: str) -> None:
+    """The id depends on nothing but the fields, lone surrogates included."""
+    fields = (SECRET, site, "192.0.2.1", user_agent, language, first_party)
+
+    assert visitor_id(*fields) == visitor_id(*fields)
+
+
+@given(
+    st.lists(st.text(st.characters(), max_size=6), min_size=5, max_size=5),
+    st.lists(st.text(st.characters(), max_size=6), min_size=5, max_size=5),
+)
+def test_fields_do_not_run_together(one: list[str], other: list[str]) -> None:
+    """Two ids are equal exactly when all fields are."""
+    assert (one == other) == (visitor_id(SECRET, *one) == visitor_id(SECRET, *other))
+
+
+@given(st.text("ab", min_size=1, max_size=8), st.integers(0, 7))
+def test_moving_a_border_makes_another_visitor(text: str, border: int) -> None:
+    """('ab', 'c') differs from ('a', 'bc')."""
+    cut = min(border, len(text) - 1)
+
+    assert made(user_agent=text[:cut], language=text[cut:]) != made(user_agent=text, language="")
+
+
+def test_long_headers_are_cut() -> None:
+    """The user agent counts up to 512 bytes, the language up to 256."""
+    short = made(user_agent="a" * 512, language="b" * 256)
+
+    assert short == made(user_agent="a" * 9000, language="b" * 9000)
+
+
+@pytest.mark.parametrize("size", [0, 65])
+def test_refuses_a_secret_that_is_none(size: int) -> None:
+    """A secret has 1 to 64 bytes."""
+    with pytest.raises(ValueError, match=r"secret|key"):
+        made(secret=b"x" * size)

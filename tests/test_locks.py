@@ -1,0 +1,103 @@
+"""Locks: who holds them, who may be ended for them, and who is left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service import locks
+
+# Takes or only opens the file in argv[1], says so, and waits to be ended.
+PROGRAM = """
+import fcntl, os, signal, sys
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+if "hold" in sys.argv: fcntl.flock(lock, fcntl.LOCK_EX)
+if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+while True: signal.pause()
+"""
+POLITE = [(signal.SIGTERM, 5.0)]
+
+
+@contextmanager
+def process(path: Path, *how: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", PROGRAM, str(path), *how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout
+        assert running.stdout.readline() == b"ready\n"
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_a_lock_is_taken_once_and_tells_its_holder(tmp_path: Path) -> None:
+    """A second taker learns the pid of the first; closing the descriptor releases the lock."""
+    lock = locks.take(tmp_path / "lock")
+    with pytest.raises(locks.HeldError) as refusal:
+        locks.take(tmp_path / "lock")
+    os.close(lock)
+
+    assert str(os.getpid()) == refusal.value.pid
+    os.close(locks.take(tmp_path / "lock"))
+
+
+@pytest.mark.parametrize("content", [b"", b"1\n", b"\xff\xfe not a pid \n" * 9])
+def test_a_file_that_was_left_behind_is_no_lock(tmp_path: Path, content: bytes) -> None:
+    """What a dead holder wrote does not matter."""
+    (tmp_path / "lock").write_bytes(content)
+
+    os.close(locks.take(tmp_path / "lock"))
+    assert f"{os.getpid()}\n" == (tmp_path / "lock").read_text()
+
+
+async def test_the_holder_is_ended_and_a_mere_reader_is_not(tmp_path: Path) -> None:
+    """Only the process that holds the lock is signalled, not one that has the file open."""
+    path = tmp_path / "lock"
+    with process(path, "hold") as holder, process(path) as reader:
+        os.close(await locks.take_over(path, POLITE))
+
+        assert holder.wait(5) == -signal.SIGTERM
+        assert reader.poll() is None
+
+
+async def test_a_pid_that_now_belongs_to_another_process_is_not_signalled(tmp_path: Path) -> None:
+    """The pid in the file is for people: the kernel says who holds the lock."""
+    path = tmp_path / "lock"
+    with process(path, "hold") as holder, process(tmp_path / "other", "hold") as innocent:
+        path.write_text(f"{innocent.pid}\n")
+        os.close(await locks.take_over(path, POLITE))
+
+        assert holder.wait(5) == -signal.SIGTERM
+        assert innocent.poll() is None
+
+
+async def test_a_holder_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    """The next signal in the list follows when the first did not help in its time."""
+    path = tmp_path / "lock"
+    with process(path, "hold", "deaf") as holder:
+        os.close(await locks.take_over(path, [(signal.SIGTERM, 0.05), (signal.SIGKILL, 5.0)]))
+
+        assert holder.wait(5) == -signal.SIGKILL
+
+
+async def test_nobody_is_signalled_where_nothing_can_be_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the kernel's word the holder stays, and the taker is told its pid."""
+    monkeypatch.delattr(os, "pidfd_open")
+    path = tmp_path / "lock"
+    with process(path, "hold") as holder:
+        path.write_text(f"{holder.pid}\n")
+        with pytest.raises(locks.HeldError) as refusal:
+            await locks.take_over(path, POLITE)
+
+        assert str(holder.pid) == refusal.value.pid
+        assert holder.poll() is None

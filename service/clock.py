@@ -1,0 +1,45 @@
+"""The one clock: this machine's time, corrected by the store's.
+
+Every reply of the store carries its TIME, taken between our sending and our receiving. The offset
+moves only as far as such a reply proves it wrong, so a slow network does not shake it, and on one
+machine it stays 0. Nothing else in the service reads the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from service import metrics
+
+ALARM_MS = 2000
+
+log = structlog.get_logger()
+
+
+class Clock:
+    """Instants in milliseconds since the epoch, by the store's time."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+        self._alarmed = False
+
+    def now(self) -> int:
+        return self.local() + self._offset
+
+    def local(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def observe(self, sent: int, store_time: int, received: int) -> None:
+        """Learn from a reply; `sent` and `received` are this machine's instants around it."""
+        self._offset = min(max(self._offset, store_time - received), store_time - sent)
+        metrics.CLOCK_SKEW.set(self._offset / 1000)
+        skewed = abs(self._offset) > ALARM_MS
+        if skewed and not self._alarmed:
+            log.warning(
+                "this machine's clock and the store's differ; hits are counted by the store's. "
+                "Synchronise both (NTP)",
+                skew_seconds=self._offset / 1000,
+            )
+        self._alarmed = skewed

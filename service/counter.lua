@@ -1,0 +1,738 @@
+#!lua name=__library__
+
+-- The counting function and the data model: every key of the store is named in this file.
+--
+-- A site lives in one of 64 partitions; KEYS[1] of every call is the partition's tag, such as
+-- `vc:{p07}`, and all keys begin with it, so that one call stays on one shard. Instants are
+-- milliseconds. A function's writes are one unit in the append-only file and in replication.
+--
+--   <tag>:sites               hash  site -> settings (JSON); `#` -> version, raised by every change
+--   <tag>:generations         hash  site -> current generation; site:n -> "undone"
+--   <tag>:operations:<site>   hash  operation id -> kind:generation:instant       30 days
+--
+-- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
+--
+--   online, seen              zset  visitor (8 bytes) -> last view or here        expire when quiet
+--   day:2026-11               hash  22p 22v 22u -> pageviews, visits, frozen visitors of a day;
+--                                   22a: those visitors are an approximate sum
+--   week:2026                 hash  11-16p ...     of the week that begins on that day
+--   month:2026, year          hash  11p ..., 2026p ...
+--   total                     hash  p v; since, last, peak, peak_at; day week month year: newest
+--                                   label of each; began: the week that day was started with;
+--                                   seed:<kind>:<label>:<p|v|u>; seeded: there are seeds
+--   visitors:<kind>:<label>   HLL   until 8 days after a newer label froze it
+--   visitors:total            HLL   for ever
+--   pages                     zset  path -> pageviews, at most max_pages and `(other)`
+--   drops:2026-11             hash  22:bot -> hits                                400 days
+--   index                     zset  dated key of this generation -> when it is gone
+--
+-- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER) and are raised
+-- before the first write.
+
+local DAY_MS = 86400000
+local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
+local SKETCH_MS = 8 * DAY_MS
+local DROPS_MS = 431 * DAY_MS -- 400 days behind the last day of a month
+local OPERATION_MS = 30 * DAY_MS
+local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
+local MAX_IDS = 1000000
+local KINDS = {'day', 'week', 'month', 'year'}
+local METRICS = {'p', 'v', 'u'}
+local OTHER = '(other)'
+local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
+
+local function store_time()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function base_of(tag, site, generation)
+  return tag .. ':' .. site .. ':' .. generation .. ':'
+end
+
+-- Hits count into the generation they were accepted under, but for one that was undone.
+local function generations_of(tag, site, accepted)
+  local found = redis.call('HMGET', tag .. ':generations', site, site .. ':' .. accepted)
+  local current = found[1] or accepted
+  return found[2] and current or accepted, current
+end
+
+local function current_base(tag, site)
+  local current = redis.call('HGET', tag .. ':generations', site)
+  return current and base_of(tag, site, current)
+end
+
+-- The hash that holds a period's numbers, and what its fields begin with.
+local function place(kind, label)
+  if kind == 'day' then
+    return 'day:' .. string.sub(label, 1, 7), string.sub(label, 9)
+  elseif kind == 'week' or kind == 'month' then
+    return kind .. ':' .. string.sub(label, 1, 4), string.sub(label, 6)
+  end
+  return kind, label
+end
+
+local function sketch_of(base, kind, label)
+  return base .. 'visitors:' .. kind .. ':' .. label
+end
+
+local function labels_of(day, week)
+  return {day, week, string.sub(day, 1, 7), string.sub(day, 1, 4)}
+end
+
+local function read_hash(key)
+  local fields, flat = {}, redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do
+    fields[flat[i]] = flat[i + 1]
+  end
+  return fields
+end
+
+-- Sets fields of `total`, in the store and in the copy that this call works with.
+local function set_total(base, total, changes)
+  local flat = {}
+  for field, value in pairs(changes) do
+    flat[#flat + 1] = field
+    flat[#flat + 1] = value
+    total[field] = value
+  end
+  if #flat > 0 then
+    redis.call('HSET', base .. 'total', unpack(flat))
+  end
+end
+
+local function remember(base, name, gone_at)
+  redis.call('ZADD', base .. 'index', gone_at or '+inf', name)
+end
+
+--------------------------------------------------------------------------------- visitors of a hit
+
+-- The visitors of a section's hits, each once, and for each hit which of them it is.
+local function visitors_of(hits, ids, cursor)
+  local members, number_of, whose = {}, {}, {}
+  for i = 1, #hits / 2 do
+    local id = string.sub(ids, (cursor + i) * 8 - 7, (cursor + i) * 8)
+    if not number_of[id] then
+      members[#members + 1] = id
+      number_of[id] = #members
+    end
+    whose[i] = number_of[id]
+  end
+  return members, whose
+end
+
+-- Plays the hits in their order. `seen` and `online` hold each visitor's last view or here and are
+-- brought up to date; answers {visits that began, newest hit, who was counted, who left}.
+local function play(hits, whose, seen, online, timeout, room, cursor, now, reply)
+  local outcome = {visits = 0, newest = 0, counted = {}, left = {}}
+  for i, m in ipairs(whose) do
+    local flags, at = hits[2 * i - 1], math.min(hits[2 * i], now)
+    outcome.newest = math.max(outcome.newest, at)
+    if flags % 2 == BYE then
+      if online[m] and online[m] <= at - BYE_MS then
+        online[m], outcome.left[m] = false, true
+      end
+    elseif not seen[m] and (flags >= KNOWN_ONLY or room <= 0) then
+      table.insert(reply[3], cursor + i - 1)
+      reply[5] = reply[5] + (flags >= KNOWN_ONLY and 0 or 1)
+    else
+      if not seen[m] then
+        table.insert(reply[2], cursor + i - 1)
+        room = room - 1
+      end
+      if not seen[m] or at - seen[m] >= timeout then
+        outcome.visits = outcome.visits + 1
+      end
+      seen[m] = math.max(seen[m] or at, at)
+      online[m] = math.max(online[m] or at, at)
+      outcome.counted[m], outcome.left[m] = true, nil
+    end
+  end
+  return outcome
+end
+
+-- Writes scores of the chosen members to a set that expires when nobody comes any more.
+local function keep_scores(key, members, scores, chosen, life)
+  local flat = {}
+  for m in pairs(chosen) do
+    if scores[m] then
+      flat[#flat + 1] = scores[m]
+      flat[#flat + 1] = members[m]
+    end
+  end
+  if #flat > 0 then
+    redis.call('ZADD', key, unpack(flat))
+    redis.call('PEXPIRE', key, life)
+  end
+end
+
+-- Brings the sets of those online and of open visits up to date with a section's hits.
+-- Answers how many visits began and who is to be added to the sketches.
+local function attend(base, site, hits, ids, cursor, now, reply)
+  local window, timeout = site.window, site.timeout
+  local members, whose = visitors_of(hits, ids, cursor)
+  local seen = redis.call('ZMSCORE', base .. 'seen', unpack(members))
+  local online = redis.call('ZMSCORE', base .. 'online', unpack(members))
+  for m = 1, #members do
+    seen[m], online[m] = seen[m] and tonumber(seen[m]), online[m] and tonumber(online[m])
+  end
+  local room = MAX_IDS - redis.call('ZCARD', base .. 'seen')
+  local outcome = play(hits, whose, seen, online, timeout, room, cursor, now, reply)
+
+  keep_scores(base .. 'seen', members, seen, outcome.counted, timeout + LATE_MS)
+  keep_scores(base .. 'online', members, online, outcome.counted, window + LATE_MS)
+  for m in pairs(outcome.left) do
+    redis.call('ZREM', base .. 'online', members[m])
+  end
+  redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', outcome.newest - timeout - LATE_MS)
+  redis.call('ZREMRANGEBYSCORE', base .. 'online', '-inf', outcome.newest - window)
+  local visitors = {}
+  for m in pairs(outcome.counted) do
+    visitors[#visitors + 1] = members[m]
+  end
+  return outcome.visits, visitors
+end
+
+------------------------------------------------------------------------------------------- periods
+
+-- The number of an ended period no longer moves with its sketch, which may then expire.
+local function freeze(base, kind, label, now)
+  local sketch = sketch_of(base, kind, label)
+  if redis.call('EXISTS', sketch) == 0 then
+    return
+  end
+  local hash, field = place(kind, label)
+  redis.call('HSET', base .. hash, field .. 'u', redis.call('PFCOUNT', sketch))
+  redis.call('PEXPIRE', sketch, SKETCH_MS)
+  remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
+end
+
+-- The first hit of a newer label ends the running period of that kind.
+local function turn_periods(base, total, labels, now)
+  local changes = {}
+  for k, kind in ipairs(KINDS) do
+    local label, running = labels[k], total[kind]
+    if not running or label > running then
+      if running then
+        freeze(base, kind, running, now)
+      end
+      changes[kind] = label
+      remember(base, (place(kind, label)))
+      remember(base, 'visitors:' .. kind .. ':' .. label)
+    end
+  end
+  if changes.day then
+    changes.began = labels[2]
+    redis.call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
+  end
+  set_total(base, total, changes)
+end
+
+-- A late hit adds its visitor only while the sketch lives, and never lowers a frozen number.
+local function add_late_visitors(base, kind, label, visitors, now)
+  local sketch = sketch_of(base, kind, label)
+  local hash, field = place(kind, label)
+  local frozen = tonumber(redis.call('HGET', base .. hash, field .. 'u'))
+  local alive = redis.call('EXISTS', sketch) == 1
+  if frozen and not alive then
+    return
+  end
+  redis.call('PFADD', sketch, unpack(visitors))
+  if not alive then
+    redis.call('PEXPIRE', sketch, SKETCH_MS)
+    remember(base, (place(kind, label)))
+    remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
+  end
+  local visitors_now = redis.call('PFCOUNT', sketch)
+  redis.call('HSET', base .. hash, field .. 'u', math.max(frozen or 0, visitors_now))
+end
+
+-- Whoever changes nothing in the day's sketch is in the longer periods' sketches already, since
+-- every visitor of the day was added to all of them: to those of the labels the day began with.
+local function add_visitors(base, total, labels, visitors, now)
+  local todays = labels[1] == total.day
+  if todays and redis.call('PFADD', sketch_of(base, 'day', labels[1]), unpack(visitors)) == 0
+      and labels[2] == total.began then
+    return
+  end
+  for k, kind in ipairs(KINDS) do
+    if labels[k] < total[kind] then
+      add_late_visitors(base, kind, labels[k], visitors, now)
+    elseif k > 1 then
+      redis.call('PFADD', sketch_of(base, kind, labels[k]), unpack(visitors))
+    end
+  end
+  redis.call('PFADD', base .. 'visitors:total', unpack(visitors))
+end
+
+local function add_numbers(base, total, labels, pageviews, visits)
+  for k, kind in ipairs(KINDS) do
+    local hash, field = place(kind, labels[k])
+    if pageviews > 0 then
+      redis.call('HINCRBY', base .. hash, field .. 'p', pageviews)
+    end
+    if visits > 0 then
+      redis.call('HINCRBY', base .. hash, field .. 'v', visits)
+    end
+    if labels[k] < total[kind] then
+      remember(base, hash)
+    end
+  end
+  total.p = redis.call('HINCRBY', base .. 'total', 'p', pageviews)
+  total.v = redis.call('HINCRBY', base .. 'total', 'v', visits)
+end
+
+local function add_pages(base, pages, max_pages)
+  local paths, others = {}, 0
+  for path in pairs(pages) do
+    paths[#paths + 1] = path
+  end
+  if #paths == 0 then
+    return
+  end
+  local known = redis.call('ZMSCORE', base .. 'pages', unpack(paths))
+  local room = max_pages - redis.call('ZCARD', base .. 'pages')
+  for i, path in ipairs(paths) do
+    if known[i] or room > 0 then
+      redis.call('ZINCRBY', base .. 'pages', pages[path], path)
+      room = known[i] and room or room - 1
+    else
+      others = others + pages[path]
+    end
+  end
+  if others > 0 then
+    redis.call('ZINCRBY', base .. 'pages', others, OTHER)
+  end
+end
+
+local function add_drops(base, day, drops, now)
+  local name = 'drops:' .. string.sub(day, 1, 7)
+  for reason, hits in pairs(drops) do
+    redis.call('HINCRBY', base .. name, string.sub(day, 9) .. ':' .. reason, hits)
+  end
+  if next(drops) then
+    redis.call('PEXPIRE', base .. name, DROPS_MS)
+    remember(base, name, now + DROPS_MS)
+  end
+end
+
+-- Counts what a batch holds of one site and one day.
+local function count_section(base, total, site, section, ids, cursor, now, reply)
+  local visits, visitors = 0, {}
+  if #section.hits > 0 then
+    visits, visitors = attend(base, site, section.hits, ids, cursor, now, reply)
+  end
+  if section.pageviews > 0 or #visitors > 0 then
+    turn_periods(base, total, section.labels, now)
+    add_numbers(base, total, section.labels, section.pageviews, visits)
+    add_pages(base, section.pages, site.max_pages)
+    if #visitors > 0 then
+      add_visitors(base, total, section.labels, visitors, now)
+    end
+    local last = math.min(section.newest, now)
+    if last > tonumber(total.last or 0) then
+      set_total(base, total, {last = last})
+    end
+  end
+  add_drops(base, section.labels[1], section.drops, now)
+end
+
+------------------------------------------------------------------------------------------- reading
+
+local function online_now(base, window, now)
+  return redis.call('ZCOUNT', base .. 'online', '(' .. (now - window), '+inf')
+end
+
+local function raise_peak(base, total, window, now)
+  local online = online_now(base, window, now)
+  if online > tonumber(total.peak or 0) then
+    set_total(base, total, {peak = online, peak_at = now})
+  end
+end
+
+-- A period's {pageviews, visits, visitors} with what an admin added; never below 0.
+local function numbers_of(base, total, kind, label)
+  local numbers
+  if kind == 'total' then
+    numbers = {total.p, total.v, redis.call('PFCOUNT', base .. 'visitors:total')}
+  else
+    local hash, field = place(kind, label)
+    numbers = redis.call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u')
+    numbers[3] = numbers[3] or redis.call('PFCOUNT', sketch_of(base, kind, label))
+  end
+  for i, metric in ipairs(METRICS) do
+    local seed = total.seeded and total['seed:' .. kind .. ':' .. label .. ':' .. metric]
+    numbers[i] = math.max(0, tonumber(numbers[i] or 0) + tonumber(seed or 0))
+  end
+  return numbers
+end
+
+local NAMES = {p = 'pageviews', v = 'visits', u = 'visitors'}
+
+local function seeds_of(total, asked)
+  local seeds = {}
+  for _, period in ipairs(total.seeded and asked or {}) do
+    for _, metric in ipairs(METRICS) do
+      local seed = tonumber(total['seed:' .. period[2] .. ':' .. period[3] .. ':' .. metric] or 0)
+      if seed ~= 0 then
+        seeds[#seeds + 1] = {period[1], NAMES[metric], seed}
+      end
+    end
+  end
+  return seeds
+end
+
+-- `view` names the periods as of now: {today, yesterday, week, last week, last month}.
+local function counts_of(base, total, view, window, paths, now)
+  local month, year = string.sub(view[1], 1, 7), string.sub(view[1], 1, 4)
+  local asked = {
+    {'today', 'day', view[1]}, {'yesterday', 'day', view[2]},
+    {'week', 'week', view[3]}, {'last_week', 'week', view[4]},
+    {'month', 'month', month}, {'last_month', 'month', view[5]},
+    {'year', 'year', year}, {'total', 'total', ''},
+  }
+  local counts = {online_now(base, window, now)}
+  for i, period in ipairs(asked) do
+    counts[i + 1] = numbers_of(base, total, period[2], period[3])
+  end
+  for _, field in ipairs({'since', 'last', 'peak', 'peak_at'}) do
+    counts[#counts + 1] = tonumber(total[field] or 0)
+  end
+  counts[#counts + 1] = seeds_of(total, asked)
+  local pages = {}
+  for i, path in ipairs(paths) do
+    pages[i] = tonumber(redis.call('ZSCORE', base .. 'pages', path) or 0)
+  end
+  counts[#counts + 1] = pages
+  return counts
+end
+
+---------------------------------------------------------------------------------------------- undo
+
+-- Sketches merge while they live; else the numbers add, and the sum is marked approximate.
+-- Answers 1 for an approximate sum.
+local function merge_visitors(from, into, kind, label)
+  local source, target = sketch_of(from, kind, label), sketch_of(into, kind, label)
+  local hash, field = place(kind, label)
+  local theirs = redis.call('HGET', from .. hash, field .. 'u')
+  local ours = redis.call('HGET', into .. hash, field .. 'u')
+  local target_lives = redis.call('EXISTS', target) == 1
+  if redis.call('EXISTS', source) == 1 and (target_lives or not ours) then
+    redis.call('PFMERGE', target, source)
+    remember(into, 'visitors:' .. kind .. ':' .. label)
+    return 0
+  end
+  if not ours and not target_lives then
+    redis.call('HSET', into .. hash, field .. 'u', theirs)
+    return 0
+  end
+  local sum = (theirs or redis.call('PFCOUNT', source)) + (ours or redis.call('PFCOUNT', target))
+  redis.call('HSET', into .. hash, field .. 'u', sum, field .. 'a', 1)
+  return 1
+end
+
+-- Adds a hash of numbers; notes in `labels` the periods whose visitors are to be merged.
+local function merge_numbers(from, into, name, labels)
+  local kind, stem = string.match(name, '^(%a+):?(.*)$')
+  for field, value in pairs(read_hash(from .. name)) do
+    local part, metric = string.match(field, '^(.*)(%a)$')
+    if metric == 'u' then
+      local label = stem == '' and part or stem .. '-' .. part
+      labels[kind .. ' ' .. label] = true
+    elseif metric ~= 'a' then
+      redis.call('HINCRBY', into .. name, field, value)
+    end
+  end
+  remember(into, name)
+end
+
+local function merge_drops(from, into, name, now)
+  for field, hits in pairs(read_hash(from .. name)) do
+    redis.call('HINCRBY', into .. name, field, hits)
+  end
+  redis.call('PEXPIRE', into .. name, DROPS_MS)
+  remember(into, name, now + DROPS_MS)
+end
+
+local function merge_sets(from, into)
+  for name, aggregate in pairs({online = 'MAX', seen = 'MAX', pages = 'SUM'}) do
+    local life = math.max(redis.call('PTTL', from .. name), redis.call('PTTL', into .. name))
+    redis.call('ZUNIONSTORE', into .. name, 2, into .. name, from .. name, 'AGGREGATE', aggregate)
+    if life > 0 then
+      redis.call('PEXPIRE', into .. name, life)
+    end
+  end
+end
+
+local function merge_total(from, into, theirs, ours)
+  for field, value in pairs(theirs) do
+    if field == 'p' or field == 'v' or string.sub(field, 1, 5) == 'seed:' then
+      redis.call('HINCRBY', into .. 'total', field, value)
+    end
+  end
+  local changes = {seeded = theirs.seeded}
+  changes.since = math.min(tonumber(theirs.since), tonumber(ours.since))
+  changes.last = math.max(tonumber(theirs.last or 0), tonumber(ours.last or 0))
+  if tonumber(theirs.peak or 0) > tonumber(ours.peak or 0) then
+    changes.peak, changes.peak_at = theirs.peak, theirs.peak_at
+  end
+  set_total(into, ours, changes)
+  redis.call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
+end
+
+-- Of both generations' running periods the newer one runs on; the older one is frozen.
+local function merge_running(into, theirs, ours, now)
+  if theirs.day and theirs.day == ours.day and theirs.began ~= ours.began then
+    set_total(into, ours, {began = ''})
+  elseif theirs.day and theirs.day > (ours.day or '') then
+    set_total(into, ours, {began = theirs.began})
+  end
+  for _, kind in ipairs(KINDS) do
+    local older, newer = theirs[kind], ours[kind] or theirs[kind]
+    if older and older > newer then
+      older, newer = newer, older
+    end
+    if older and older < newer then
+      freeze(into, kind, older, now)
+    end
+    if newer then
+      set_total(into, ours, {[kind] = newer})
+    end
+  end
+end
+
+-- Adds all that one generation counted to another. Answers how many sums are approximate.
+local function merge(from, into, now)
+  local theirs, ours = read_hash(from .. 'total'), read_hash(into .. 'total')
+  local names, labels, approximate = redis.call('ZRANGE', from .. 'index', 0, -1), {}, 0
+  for _, name in ipairs(names) do
+    local kind, label = string.match(name, '^visitors:(%a+):(.*)$')
+    if kind then
+      if redis.call('EXISTS', from .. name) == 1 then
+        labels[kind .. ' ' .. label] = true
+      end
+    elseif string.sub(name, 1, 6) == 'drops:' then
+      merge_drops(from, into, name, now)
+    else
+      merge_numbers(from, into, name, labels)
+    end
+  end
+  for period in pairs(labels) do
+    local kind, label = string.match(period, '^(%a+) (.*)$')
+    approximate = approximate + merge_visitors(from, into, kind, label)
+    if ours[kind] and label < ours[kind] or theirs[kind] and label < theirs[kind] then
+      freeze(into, kind, label, now)
+    end
+  end
+  merge_sets(from, into)
+  merge_total(from, into, theirs, ours)
+  merge_running(into, theirs, ours, now)
+  for _, name in ipairs(names) do
+    redis.call('UNLINK', from .. name)
+  end
+  for _, name in ipairs({'total', 'online', 'seen', 'pages', 'index', 'visitors:total'}) do
+    redis.call('UNLINK', from .. name)
+  end
+  return approximate
+end
+
+----------------------------------------------------------------------------------------- functions
+
+local function site_named(packed)
+  return {
+    id = packed[1], generation = packed[2], window = packed[3], timeout = packed[4],
+    max_pages = packed[5], view = packed[6], paths = packed[7], sections = packed[8],
+  }
+end
+
+-- A section's hits are a flat list: flags, instant, flags, instant ...
+local function section_named(packed)
+  return {
+    labels = labels_of(packed[1], packed[2]), pageviews = packed[3], pages = packed[4],
+    drops = packed[5], hits = packed[6], newest = packed[7],
+  }
+end
+
+-- record(tag; sites, ids) counts one batch, all or nothing.
+-- sites: msgpack, see site_named; ids: the visitors of all hits of all sections, in their order.
+-- Answers msgpack {now, new visitors, held hits (both as places in ids, from 0), counts per site,
+-- hits held because a site's sets are full}.
+local function record(keys, args)
+  local tag, sites, ids, now = keys[1], cmsgpack.unpack(args[1]), args[2], store_time()
+  local reply, cursor = {now, {}, {}, {}, 0}, 0
+  for n, packed in ipairs(sites) do
+    local site = site_named(packed)
+    local generation, current = generations_of(tag, site.id, site.generation)
+    local base = base_of(tag, site.id, generation)
+    local total = read_hash(base .. 'total')
+    for _, packed_section in ipairs(site.sections) do
+      local section = section_named(packed_section)
+      count_section(base, total, site, section, ids, cursor, now, reply)
+      cursor = cursor + #section.hits / 2
+    end
+    raise_peak(base, total, site.window, now)
+    if generation ~= current then
+      base = base_of(tag, site.id, current)
+      total = read_hash(base .. 'total')
+    end
+    reply[4][n] = counts_of(base, total, site.view, site.window, site.paths, now)
+  end
+  return cmsgpack.pack(reply)
+end
+
+-- counts(tag; msgpack {site, online_window, view, paths}) answers msgpack {now, counts}.
+local function counts(keys, args)
+  local site, window, view, paths = unpack(cmsgpack.unpack(args[1]))
+  local base, now = current_base(keys[1], site), store_time()
+  if not base then
+    return redis.error_reply('NOSITE no such site')
+  end
+  local total = read_hash(base .. 'total')
+  return cmsgpack.pack({now, counts_of(base, total, view, window, paths, now)})
+end
+
+-- sites(tag; version) answers nothing if that is the version, else {version, site -> settings,
+-- site -> generation}, both as flat lists.
+local function sites(keys, args)
+  local version = redis.call('HGET', keys[1] .. ':sites', '#') or '0'
+  if version == args[1] then
+    return false
+  end
+  return {version, redis.call('HGETALL', keys[1] .. ':sites'),
+    redis.call('HGETALL', keys[1] .. ':generations')}
+end
+
+-- put_site(tag; site, settings, settings it replaces or '') makes a site or changes it.
+local function put_site(keys, args)
+  local tag, site, settings, before = keys[1], args[1], args[2], args[3]
+  local found = redis.call('HGET', tag .. ':sites', site)
+  if before == '' and found then
+    return redis.error_reply('EXISTS there is such a site')
+  elseif before ~= '' and found ~= before then
+    return redis.error_reply('CHANGED the site was changed meanwhile')
+  end
+  if not found then
+    redis.call('HSET', tag .. ':generations', site, 1)
+    redis.call('HSET', base_of(tag, site, 1) .. 'total', 'since', store_time())
+  end
+  redis.call('HSET', tag .. ':sites', site, settings)
+  return redis.call('HINCRBY', tag .. ':sites', '#', 1)
+end
+
+-- An operation is done once: its id answers for it 30 days long.
+local function done_before(tag, site, operation)
+  return redis.call('HGET', tag .. ':operations:' .. site, operation)
+end
+
+local function keep_operation(tag, site, operation, what, now)
+  local key = tag .. ':operations:' .. site
+  for id, done in pairs(read_hash(key)) do
+    if tonumber(string.match(done, ':(%d+)$')) < now - OPERATION_MS then
+      redis.call('HDEL', key, id)
+    end
+  end
+  redis.call('HSET', key, operation, what .. ':' .. now)
+  redis.call('HINCRBY', tag .. ':sites', '#', 1)
+end
+
+-- reset(tag; site, operation) begins the next generation; the operation's id undoes it.
+local function reset(keys, args)
+  local tag, site, operation, now = keys[1], args[1], args[2], store_time()
+  if done_before(tag, site, operation) then
+    return 0
+  elseif not current_base(tag, site) then
+    return redis.error_reply('NOSITE no such site')
+  end
+  local generation = redis.call('HINCRBY', tag .. ':generations', site, 1)
+  redis.call('HSET', base_of(tag, site, generation) .. 'total', 'since', now)
+  keep_operation(tag, site, operation, 'reset:' .. (generation - 1), now)
+  return 1
+end
+
+-- The generation that a reset moved away and that is the newest still away; else why not.
+local function moved_generation(tag, site, operation)
+  local done = done_before(tag, site, operation)
+  local moved = tonumber(done and string.match(done, '^reset:(%d+):') or nil)
+  if not moved then
+    return nil, 'NOOPERATION no such reset in the last 30 days'
+  end
+  local current = tonumber(redis.call('HGET', tag .. ':generations', site))
+  for later = moved + 1, current - 1 do
+    if redis.call('HEXISTS', tag .. ':generations', site .. ':' .. later) == 0 then
+      return nil, 'NEWER a newer reset must be undone first'
+    end
+  end
+  return moved, current
+end
+
+-- undo(tag; site, operation of a reset) adds the moved generation back to the current one.
+-- Answers {1 if it was done now, how many visitor numbers are approximate}.
+local function undo(keys, args)
+  local tag, site, operation, now = keys[1], args[1], args[2], store_time()
+  local moved, current = moved_generation(tag, site, operation)
+  if not moved then
+    return redis.error_reply(current)
+  elseif redis.call('HEXISTS', tag .. ':generations', site .. ':' .. moved) == 1 then
+    return {0, 0}
+  end
+  local approximate = merge(base_of(tag, site, moved), base_of(tag, site, current), now)
+  redis.call('HSET', tag .. ':generations', site .. ':' .. moved, 'undone')
+  redis.call('HINCRBY', tag .. ':sites', '#', 1)
+  return {1, approximate}
+end
+
+-- seed(tag; site, operation, metric, kind, label, amount ...) adds to periods.
+local function seed(keys, args)
+  local tag, site, operation = keys[1], args[1], args[2]
+  local base = current_base(tag, site)
+  if done_before(tag, site, operation) then
+    return 0
+  elseif not base then
+    return redis.error_reply('NOSITE no such site')
+  end
+  for i = 4, #args, 3 do
+    local field = 'seed:' .. args[i] .. ':' .. args[i + 1] .. ':' .. args[3]
+    redis.call('HINCRBY', base .. 'total', field, args[i + 2])
+  end
+  redis.call('HSET', base .. 'total', 'seeded', 1)
+  keep_operation(tag, site, operation, 'seed:0', store_time())
+  return 1
+end
+
+-- drops(tag; site, month ...) answers the drops of each month as a flat list: day:reason, hits.
+local function drops(keys, args)
+  local base, months = current_base(keys[1], args[1]), {}
+  if not base then
+    return redis.error_reply('NOSITE no such site')
+  end
+  for i = 2, #args do
+    months[i - 1] = redis.call('HGETALL', base .. 'drops:' .. args[i])
+  end
+  return months
+end
+
+-- install(meta key; schema, partitions, secret) makes the installation's record once; answers it.
+local function install(keys, args)
+  for i, field in ipairs({'schema', 'partitions', 'secret'}) do
+    redis.call('HSETNX', keys[1], field, args[i])
+  end
+  return redis.call('HMGET', keys[1], 'schema', 'partitions', 'secret')
+end
+
+-- While a library loads there is nothing but `redis`, not even pairs().
+redis.register_function('__library___record', record)
+redis.register_function('__library___put_site', put_site)
+redis.register_function('__library___reset', reset)
+redis.register_function('__library___undo', undo)
+redis.register_function('__library___seed', seed)
+redis.register_function('__library___install', install)
+-- PFCOUNT may write its cache, so `counts` is no read-only function, but it needs no memory.
+redis.register_function({
+  function_name = '__library___counts', callback = counts, flags = {'allow-oom'},
+})
+redis.register_function({
+  function_name = '__library___sites', callback = sites, flags = {'no-writes'},
+})
+redis.register_function({
+  function_name = '__library___drops', callback = drops, flags = {'no-writes'},
+})

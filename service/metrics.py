@@ -1,0 +1,53 @@
+"""The Prometheus series of this process: names here are a contract with those who scrape.
+
+No series carries a site, a path or an address: their number would be the visitors' to choose.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+HITS = Counter(
+    "visitcounter_hits",
+    "Hits by what became of them: counted, held (only the pageview counts), dropped, refused "
+    "(answered 503: the store did not confirm).",
+    ["outcome"],
+)
+DROPS = Counter(
+    "visitcounter_hits_dropped",
+    "Hits that were not counted, by reason; unknown_site hits belong to no site.",
+    ["reason"],
+)
+BATCH_HITS = Histogram(
+    "visitcounter_batch_hits",
+    "Hits and drops in one batch.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
+FLUSH_SECONDS = Histogram(
+    "visitcounter_flush_seconds",
+    "Time from sending batches to the store until all are answered.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+PENDING = Gauge("visitcounter_pending_hits", "Hits that wait for a batch.")
+REQUEST_SECONDS = Histogram(
+    "visitcounter_request_seconds",
+    "Time to answer a request, by route template, method and status class.",
+    ["route", "method", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+STORE_UP = Gauge("visitcounter_store_up", "1 while the store answers.")
+STORE_CHECK = Gauge("visitcounter_store_check", "1 where the store's setup is safe.", ["check"])
+CLOCK_SKEW = Gauge(
+    "visitcounter_clock_skew_seconds", "How far the store's clock is ahead of this machine's."
+)
+VISITORS_FULL = Counter(
+    "visitcounter_visitors_full_hits", "Hits held because a site's set of visitors is full."
+)
+FORWARDED_IGNORED = Counter(
+    "visitcounter_forwarded_ignored",
+    "Requests whose X-Forwarded-For came from a peer that is no trusted proxy.",
+)
+SITES = Gauge("visitcounter_sites", "Sites that this process knows.")
+BUILD_INFO = Gauge("visitcounter_build_info", "1, with the version.", ["version", "python"])

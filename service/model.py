@@ -1,0 +1,205 @@
+"""What the service talks about: sites, hits, drops, counts.
+
+A request becomes a `Hit` or a `Drop` in `web.collect`; `batch` packs them for the store; `Counts`
+are what comes back. Values only: nothing here reads a clock, a socket or the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+from zlib import crc32
+
+import msgspec
+from msgspec import Meta, Struct
+
+from service.addresses import Networks
+from service.origins import Origins
+from service.periods import WEEKDAYS, Calendar, zone
+
+PARTITIONS = 64
+MAX_PATH_BYTES = 512
+SITE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Kind(StrEnum):
+    """What a page reports: it was looked at, is still looked at, was left."""
+
+    VIEW = "view"
+    HERE = "here"
+    BYE = "bye"
+
+
+class Reason(StrEnum):
+    """Why a hit is not counted."""
+
+    BOT = "bot"
+    PREFETCH = "prefetch"
+    ORIGIN = "origin"
+    RATE_LIMIT = "rate_limit"
+    MALFORMED = "malformed"
+
+
+Metric = Literal["visits", "pageviews", "visitors"]
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+Seconds = Annotated[int, Meta(ge=10, le=86_400)]
+
+
+class SiteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A site as the API and the store spell it; durations in seconds."""
+
+    id: str
+    origins: tuple[str, ...]
+    name: Annotated[str, Meta(max_length=200)] = ""
+    timezone: str = "UTC"
+    week_start: Weekday = "monday"
+    online_window: Seconds = 300
+    visit_timeout: Seconds = 1800
+    identity: Literal["address", "browser"] = "address"
+    metric: Metric = "visits"
+    honour_dnt: bool = False
+    max_pages: Annotated[int, Meta(ge=0, le=100_000)] = 10_000
+    trusted_networks: tuple[str, ...] = ()
+    public: bool = True
+
+    def check(self) -> None:
+        """Refuse what the types cannot: raises ValueError as `field: what is wrong`."""
+        if not SITE_ID.match(self.id):
+            raise ValueError("id: use 1 to 63 of a-z 0-9 . _ -, the first a letter or digit")
+        if not self.origins:
+            raise ValueError('origins: name at least one, such as "https://example.vn", or "*"')
+        if self.online_window > self.visit_timeout:
+            raise ValueError("online_window: must not be longer than visit_timeout")
+        for field, parse in _PARSED.items():
+            try:
+                parse(getattr(self, field))
+            except ValueError as error:
+                raise ValueError(f"{field}: {error}") from None
+
+
+_PARSED: dict[str, Callable[[Any], object]] = {
+    "origins": Origins.parse,
+    "trusted_networks": Networks.parse,
+    "timezone": zone,
+}
+
+
+class StoredSite(Struct, frozen=True):
+    """What the store keeps of a site: its settings and the history of its calendar."""
+
+    settings: SiteSettings
+    calendar: Calendar
+
+
+class Site:
+    """A site as the hit path uses it: parsed once, replaced whole when a setting changes."""
+
+    __slots__ = (
+        "calendar", "generation", "id", "origins", "partition", "settings", "trusted"
+    )  # fmt: skip
+
+    def __init__(self, stored: StoredSite, generation: int) -> None:
+        self.settings = stored.settings
+        self.calendar = stored.calendar
+        self.generation = generation
+        self.id = stored.settings.id
+        self.partition = partition_of(self.id)
+        self.origins = Origins.parse(self.settings.origins)
+        self.trusted = Networks.parse(self.settings.trusted_networks)
+
+    @property
+    def stored(self) -> StoredSite:
+        return StoredSite(self.settings, self.calendar)
+
+
+class Hit(NamedTuple):
+    """One report from a page, ready to be counted."""
+
+    site: Site
+    kind: Kind
+    at: int
+    """The instant it was accepted, in ms since the epoch, by the store's clock."""
+    visitor: bytes = b""
+    """8 bytes, or none: the pageview counts and nobody is remembered."""
+    path: str = "/"
+    known_only: bool = False
+    """Hold the visitor back if the store has not seen them."""
+    wants_page: bool = False
+    """The answer shall carry this path's pageviews."""
+
+
+class Drop(NamedTuple):
+    """A hit that is not counted, and why."""
+
+    site: Site
+    reason: Reason
+    at: int
+
+
+class Numbers(Struct, frozen=True, array_like=True):
+    """What a period counted."""
+
+    pageviews: int
+    visits: int
+    visitors: int
+
+
+class Seed(Struct, frozen=True, array_like=True):
+    """What an admin added to a period."""
+
+    period: str
+    metric: Metric
+    amount: int
+
+
+class Counts(Struct, frozen=True, array_like=True):
+    """A site's numbers at one instant, in the order in which counter.lua sends them."""
+
+    online: int
+    today: Numbers
+    yesterday: Numbers
+    week: Numbers
+    last_week: Numbers
+    month: Numbers
+    last_month: Numbers
+    year: Numbers
+    total: Numbers
+    since: int
+    last_hit: int
+    peak: int
+    peak_at: int
+    seeds: list[Seed]
+    pages: list[int]
+    """Pageviews of the paths that were asked for, in that order."""
+
+
+def partition_of(site: str) -> int:
+    return crc32(site.encode()) % PARTITIONS
+
+
+def clean_path(path: str) -> str:
+    """The page's path as it is counted; raises ValueError for what is no path.
+
+    Query and fragment go, control characters are refused, more than 512 bytes are cut at a
+    character.
+    """
+    path = path.partition("#")[0].partition("?")[0]
+    if not path.startswith("/"):
+        raise ValueError('a path begins with "/"')
+    if CONTROL.search(path):
+        raise ValueError("a path has no control characters")
+    encoded = path.encode()
+    if len(encoded) <= MAX_PATH_BYTES:
+        return path
+    return encoded[:MAX_PATH_BYTES].decode(errors="ignore")
+
+
+def weekday_number(name: Weekday) -> int:
+    return WEEKDAYS.index(name)
+
+
+def decode_site(data: bytes) -> StoredSite:
+    return msgspec.json.decode(data, type=StoredSite)

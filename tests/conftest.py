@@ -1,0 +1,39 @@
+"""Fixtures that all tests share: a Valkey and a Redis for each worker, and a service over them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.servers import Server, run_server, server_binaries
+from tests.services import Service, run_service
+from tests.tools import need
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """A Valkey for this worker's tests."""
+    with run_server(server_binaries()["valkey"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Server]:
+    """Debian's Redis for this worker's tests."""
+    with run_server(server_binaries().get("redis") or need("redis-server")) as server:
+        yield server
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def store_server(request: pytest.FixtureRequest) -> Server:
+    """Each of the two servers in turn."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+async def service(valkey: Server) -> AsyncIterator[Service]:
+    """A service of its own namespace."""
+    async with run_service(valkey.url) as running:
+        yield running

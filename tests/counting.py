@@ -1,0 +1,102 @@
+"""Counting without HTTP: sites, hits and batches straight into a real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from service.batch import Batch, Outcome
+from service.clock import Clock
+from service.model import Counts, Drop, Hit, Kind, Site, SiteSettings, StoredSite, weekday_number
+from service.periods import Calendar
+from service.store import Store
+from tests.services import namespace
+
+
+def visitor(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def at(text: str, zone: str = "UTC") -> int:
+    """The instant of a local time: at("2026-11-22 12:00", "Asia/Ho_Chi_Minh")."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1000)
+
+
+class Counted:
+    """A site in a store, and short ways to count for it and to look."""
+
+    def __init__(self, store: Store, site: Site) -> None:
+        self.store = store
+        self.site = site
+        self.clock = store._clock
+
+    async def record(self, *entries: Hit | Drop, now: int | None = None) -> list[Outcome]:
+        """Count entries of this site as one batch."""
+        newest = max(entry.at for entry in entries)
+        batch = Batch(self.site.partition, entries, newest if now is None else now)
+        (result,) = await self.store.record([batch])
+        assert isinstance(result, list), result
+        return result
+
+    async def view(self, who: int, when: int, path: str = "/") -> Outcome:
+        (outcome,) = await self.record(self.hit(who, when, path=path))
+        return outcome
+
+    def hit(self, who: int, when: int, **fields: Any) -> Hit:
+        kind = Kind(fields.pop("kind", "view"))
+        return Hit(self.site, kind, when, visitor(who) if who else b"", **fields)
+
+    async def counts(self, now: int, *paths: str) -> Counts:
+        return await self.store.counts(self.site, now, paths)
+
+    async def visits(self, now: int) -> dict[str, int]:
+        """The visits of every period as of an instant."""
+        counts = msgspec.structs.asdict(await self.counts(now))
+        return {name: value[1] for name, value in _numbers(counts).items()}
+
+    async def visitors(self, now: int) -> dict[str, int]:
+        counts = msgspec.structs.asdict(await self.counts(now))
+        return {name: value[2] for name, value in _numbers(counts).items()}
+
+    def next_generation(self) -> None:
+        """As the sites component does after a reset: later hits are of the next generation."""
+        self.site = Site(self.site.stored, self.site.generation + 1)
+
+    def with_calendar(self, calendar: Calendar) -> None:
+        stored = StoredSite(self.site.settings, calendar)
+        self.site = Site(stored, self.site.generation)
+
+
+def _numbers(counts: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
+    return {
+        name: (value.pageviews, value.visits, value.visitors)
+        for name, value in counts.items()
+        if hasattr(value, "visitors")
+    }
+
+
+@asynccontextmanager
+async def open_store(url: str, name: str | None = None) -> AsyncIterator[Store]:
+    async with Store(url, name or namespace(), Clock()) as store:
+        yield store
+
+
+async def make_site(store: Store, site: str = "portal", **settings: Any) -> Counted:
+    made = SiteSettings(id=site, origins=("*",), **settings)
+    calendar = Calendar.of(made.timezone, weekday_number(made.week_start))
+    stored = StoredSite(made, calendar)
+    live = Site(stored, 1)
+    await store.put_site(live.partition, site, msgspec.json.encode(stored), b"")
+    return Counted(store, live)
+
+
+@asynccontextmanager
+async def counting(url: str, **settings: Any) -> AsyncIterator[Counted]:
+    """A store of its own namespace with one site."""
+    async with open_store(url) as store:
+        yield await make_site(store, **settings)

@@ -1,0 +1,356 @@
+"""The store and counter.lua, on a real Valkey and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from os import fsdecode
+
+import pytest
+
+from service.batch import Batch
+from service.errors import OutcomeUnknown, StoreUnavailable
+from service.model import Drop, Hit, Numbers, Reason, Seed
+from service.store import EXISTS, NEWER, NO_OPERATION, Refused
+from service.visitors import visitor_id
+from tests.counting import Counted, at, counting, make_site, open_store, visitor
+from tests.servers import Server, run_server, server_binaries
+
+NOON = at("2026-03-10 12:00")  # a Tuesday
+
+
+async def test_every_period_and_the_page_count_a_view(store_server: Server) -> None:
+    """A first view is one pageview, visit and visitor in all running periods, none in the last."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON, path="/a")
+        counts = await counted.counts(NOON, "/a", "/b")
+
+    one, none = Numbers(1, 1, 1), Numbers(0, 0, 0)
+    assert (counts.today, counts.week, counts.month, counts.year, counts.total) == (one,) * 5
+    assert (counts.yesterday, counts.last_week, counts.last_month) == (none,) * 3
+    assert counts.pages == [1, 0]
+    assert counts.last_hit == NOON
+
+
+async def test_a_batch_counts_many_sites_and_days_at_once(store_server: Server) -> None:
+    """One call applies the hits and drops of several sites, on both sides of midnight."""
+    midnight = at("2026-03-11 00:00")
+    async with open_store(store_server.url) as store:
+        sites: dict[int, list[Counted]] = {}
+        for name in (f"s{n}" for n in range(400)):
+            counted = await make_site(store, name)
+            sites.setdefault(counted.site.partition, []).append(counted)
+        one, two, *_ = next(group for group in sites.values() if len(group) > 1)
+        entries: list[Hit | Drop] = [
+            one.hit(1, midnight - 1),
+            two.hit(1, midnight),
+            Drop(two.site, Reason.BOT, midnight),
+            one.hit(2, midnight + 1),
+        ]
+        await one.record(*entries)
+        first, second = await one.counts(midnight), await two.counts(midnight)
+        dropped = await store.drops(two.site, ["2026-03"])
+
+    assert (first.today, first.yesterday, first.total) == (
+        Numbers(1, 1, 1), Numbers(1, 1, 1), Numbers(2, 2, 2),
+    )  # fmt: skip
+    assert second.total == Numbers(1, 1, 1)
+    assert dropped == {"2026-03-11": {"bot": 1}}
+
+
+async def test_a_thousand_visitors_fit_into_one_batch(store_server: Server) -> None:
+    """The largest batch stays within what Lua can unpack, and counts exactly."""
+    async with counting(store_server.url) as counted:
+        hits = [counted.hit(n, NOON + n, path=f"/{n}") for n in range(1, 1001)]
+        outcomes = await counted.record(*hits)
+        counts = await counted.counts(NOON)
+
+    assert all(outcome.new for outcome in outcomes)
+    assert (counts.total.pageviews, counts.total.visits) == (1000, 1000)
+    assert counts.total.visitors == pytest.approx(1000, rel=0.02)
+
+
+async def test_paths_beyond_the_cap_count_as_other(store_server: Server) -> None:
+    """At most max_pages paths are kept; those known go on counting, the rest is (other)."""
+    async with counting(store_server.url, max_pages=2) as counted:
+        for path in ("/a", "/b", "/c", "/d", "/a"):
+            await counted.view(1, NOON, path=path)
+        counts = await counted.counts(NOON, "/a", "/b", "/c", "(other)")
+
+    assert counts.pages == [2, 1, 0, 2]
+
+
+async def test_scores_are_never_later_than_the_stores_time(store_server: Server) -> None:
+    """A hit from a fast clock is online now, not for ever, and ends its visit in time."""
+    async with counting(store_server.url) as counted:
+        now = counted.clock.now()
+        (outcome,) = await counted.record(counted.hit(1, now + 86_400_000), now=now)
+
+    assert outcome.counts.online == 1
+    assert outcome.counts.last_hit <= now + 5000
+
+
+async def test_the_peak_stays_when_online_falls(store_server: Server) -> None:
+    """Peak keeps the greatest number online and its instant."""
+    async with counting(store_server.url) as counted:
+        now = counted.clock.now()
+        await counted.record(*(counted.hit(n, now - 10_000) for n in (1, 2, 3)), now=now)
+        await counted.record(*(counted.hit(n, now, kind="bye") for n in (1, 2)), now=now)
+        counts = await counted.counts(now)
+
+    assert (counts.online, counts.peak) == (1, 3)
+    assert abs(counts.peak_at - now) < 5000
+
+
+async def test_old_hits_raise_neither_online_nor_the_peak(store_server: Server) -> None:
+    """What is replayed later counts in its day, but nobody of it is online."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        counts = await counted.counts(NOON)
+
+    assert (counts.online, counts.peak, counts.total.visits) == (0, 0, 1)
+
+
+async def test_seeds_add_to_their_period_only(store_server: Server) -> None:
+    """A seed is shown in its period, is bound to that label, and never shows less than 0."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        seeds = {("total", ""): 1_891_450, ("day", "2026-03-10"): -5}
+        await counted.store.seed(counted.site, "op1", "visits", seeds)
+        today = await counted.counts(NOON)
+        tomorrow = await counted.counts(NOON + 86_400_000)
+
+    assert (today.total.visits, today.today.visits, today.week.visits) == (1_891_451, 0, 1)
+    assert (tomorrow.today.visits, tomorrow.yesterday.visits) == (0, 0)
+    assert today.seeds == [Seed("today", "visits", -5), Seed("total", "visits", 1_891_450)]
+
+
+async def test_a_seed_with_the_same_operation_id_counts_once(store_server: Server) -> None:
+    """Sending an operation again changes nothing."""
+    async with counting(store_server.url) as counted:
+        for _ in range(2):
+            await counted.store.seed(counted.site, "op1", "visits", {("total", ""): 10})
+        counts = await counted.counts(NOON)
+
+    assert counts.total.visits == 10
+
+
+async def test_reset_begins_at_zero_and_undo_adds_back(store_server: Server) -> None:
+    """After a reset all is 0; undo brings the moved numbers back beside what came since."""
+    async with counting(store_server.url) as counted:
+        now = counted.clock.now()
+        await counted.record(*(counted.hit(n, now - 1, path="/a") for n in (1, 2, 3)), now=now)
+        await counted.store.seed(counted.site, "op1", "visits", {("total", ""): 100})
+        await counted.record(Drop(counted.site, Reason.BOT, now))
+        await counted.store.reset(counted.site, "r1")
+        counted.next_generation()
+        zero = await counted.counts(now, "/a")
+        await counted.record(*(counted.hit(n, now, path="/a") for n in (3, 4)), now=now)
+        approximate = await counted.store.undo(counted.site, "r1")
+        back = await counted.counts(now, "/a")
+        dropped = await counted.store.drops(counted.site, [month_of(now)])
+
+    assert (zero.online, zero.total, zero.today, zero.pages) == (
+        0, Numbers(0, 0, 0), Numbers(0, 0, 0), [0],
+    )  # fmt: skip
+    assert approximate == 0
+    assert (back.online, back.today, back.pages) == (4, Numbers(5, 5, 4), [5])
+    assert back.total == Numbers(5, 105, 4)
+    assert list(dropped.values()) == [{"bot": 1}]
+
+
+def month_of(now: int) -> str:
+    return datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m")
+
+
+async def test_undo_takes_the_newest_reset_first(store_server: Server) -> None:
+    """An older reset waits for the newer one's undo; an unknown one is refused."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        await counted.store.reset(counted.site, "r1")
+        counted.next_generation()
+        await counted.view(2, NOON)
+        await counted.store.reset(counted.site, "r2")
+        counted.next_generation()
+        words = []
+        for operation in ("r1", "r9"):
+            with pytest.raises(Refused) as refused:
+                await counted.store.undo(counted.site, operation)
+            words.append(refused.value.word)
+        for operation in ("r2", "r1", "r1"):
+            await counted.store.undo(counted.site, operation)
+        counts = await counted.counts(NOON)
+
+    assert words == [NEWER, NO_OPERATION]
+    assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_late_hits_of_an_undone_generation_count_in_the_current_one(
+    store_server: Server,
+) -> None:
+    """A hit that was accepted before the reset and arrives after its undo is not lost."""
+    async with counting(store_server.url) as counted:
+        late = counted.hit(1, NOON)
+        await counted.store.reset(counted.site, "r1")
+        await counted.store.undo(counted.site, "r1")
+        await counted.record(late)
+        counted.next_generation()
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(1, 1, 1)
+
+
+async def test_undo_over_a_day_turn_freezes_the_older_day(store_server: Server) -> None:
+    """The moved day's sketch merges and is frozen under the newer running day."""
+    tomorrow = NOON + 86_400_000
+    async with counting(store_server.url) as counted:
+        await counted.record(counted.hit(1, NOON), counted.hit(2, NOON))
+        await counted.store.reset(counted.site, "r1")
+        counted.next_generation()
+        await counted.view(3, tomorrow)
+        await counted.store.undo(counted.site, "r1")
+        visitors = await counted.visitors(tomorrow)
+        await counted.view(4, NOON)
+        late = await counted.visitors(tomorrow)
+
+    assert (visitors["today"], visitors["yesterday"], visitors["week"], visitors["total"]) == (
+        1, 2, 3, 3,
+    )  # fmt: skip
+    assert (late["today"], late["yesterday"], late["week"], late["total"]) == (1, 3, 4, 4)
+
+
+async def test_undo_with_the_same_day_on_both_sides(store_server: Server) -> None:
+    """A visitor counted before the reset and again after the undo is one visitor in all periods."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        await counted.store.reset(counted.site, "r1")
+        counted.next_generation()
+        await counted.view(2, NOON)
+        await counted.store.undo(counted.site, "r1")
+        await counted.record(counted.hit(1, NOON + 1), counted.hit(3, NOON + 1))
+        visitors = await counted.visitors(NOON)
+
+    assert {visitors[name] for name in ("today", "week", "month", "year", "total")} == {3}
+
+
+async def test_sites_are_made_once_and_seen_by_version(store_server: Server) -> None:
+    """A second site of that id is refused; only changed partitions are read again."""
+    async with open_store(store_server.url) as store:
+        counted = await make_site(store)
+        with pytest.raises(Refused) as refused:
+            await make_site(store)
+        found = await store.sites_since([""] * 64)
+        again = await store.sites_since([found[n].version for n in range(64)])
+
+    assert refused.value.word == EXISTS
+    assert list(found[counted.site.partition].settings) == ["portal"]
+    assert found[counted.site.partition].generations == {"portal": 1}
+    assert again == {}
+
+
+async def test_a_lost_function_is_loaded_again(store_server: Server) -> None:
+    """After FUNCTION FLUSH the next batch and the next read count as before."""
+    async with counting(store_server.url) as counted:
+        await counted.store._client.function_flush()
+        await counted.view(1, NOON)
+        await counted.store._client.function_flush()
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(1, 1, 1)
+
+
+async def test_quiet_sites_keep_no_visitors(store_server: Server) -> None:
+    """The sets of ids expire by themselves; nothing that a total depends on does."""
+    async with counting(store_server.url) as counted:
+        await counted.record(counted.hit(1, NOON), Drop(counted.site, Reason.BOT, NOON))
+        client = counted.store._client
+        lives = {
+            fsdecode(key).split(":1:")[1]: await client.pttl(key)
+            for key in await client.keys(f"{counted.store._namespace}:*:1:*")
+        }
+
+    mortal = {name for name, life in lives.items() if life > 0}
+    assert mortal == {"seen", "online", "drops:2026-03"}
+    assert {name for name, life in lives.items() if life == -1} == {
+        "total", "day:2026-03", "week:2026", "month:2026", "year", "pages", "index",
+        "visitors:day:2026-03-10", "visitors:week:2026-03-09", "visitors:month:2026-03",
+        "visitors:year:2026", "visitors:total",
+    }  # fmt: skip
+
+
+async def test_a_store_that_is_gone_is_unavailable(store_server: Server) -> None:
+    """Nothing was sent: the batch is refused, not unknown."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted:
+            own.kill()
+            await counted.store._writer.disconnect()
+            batch = Batch(counted.site.partition, [counted.hit(1, NOON)], NOON)
+            (result,) = await counted.store.record([batch])
+
+    assert isinstance(result, StoreUnavailable)
+
+
+async def test_a_store_that_stops_answering_leaves_the_outcome_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch that was sent and not answered is unknown, is not sent again, and counts at most
+    once."""
+    monkeypatch.setattr("service.store.ANSWER_S", 0.2)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted:
+            await counted.view(1, NOON)
+            own.pause()
+            batch = Batch(counted.site.partition, [counted.hit(2, NOON)], NOON)
+            (result,) = await counted.store.record([batch])
+            own.resume()
+            await counted.view(3, NOON)
+            counts = await counted.counts(NOON)
+
+    assert isinstance(result, OutcomeUnknown)
+    assert counts.total.pageviews in (2, 3)
+
+
+async def test_a_full_store_refuses_the_batch_whole(store_server: Server) -> None:
+    """OOM is answered before anything runs: unavailable, and no number moved."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted:
+            await counted.view(1, NOON)
+            await counted.store._client.config_set("maxmemory", "1mb")
+            batch = Batch(counted.site.partition, [counted.hit(2, NOON)], NOON)
+            (result,) = await counted.store.record([batch])
+            counts = await counted.counts(NOON)
+
+    assert isinstance(result, StoreUnavailable)
+    assert counts.total == Numbers(1, 1, 1)
+
+
+async def test_visitors_cannot_choose_the_sketchs_registers(store_server: Server) -> None:
+    """The ids are keyed hashes: 20,000 visitors read as 20,000, within 3 standard errors."""
+    async with counting(store_server.url) as counted:
+        ids = [
+            visitor_id(counted.store.secret, "portal", f"10.0.{n >> 8}.{n & 255}", "ua", "vi")
+            for n in range(20_000)
+        ]
+        for start in range(0, len(ids), 1000):
+            hits = [
+                counted.hit(1, NOON)._replace(visitor=each) for each in ids[start : start + 1000]
+            ]
+            await counted.record(*hits)
+        counts = await counted.counts(NOON)
+
+    assert counts.total.visitors == pytest.approx(20_000, rel=3 * 0.0081)
+    assert visitor(1) not in ids
+
+
+async def test_two_stores_record_at_the_same_time(store_server: Server) -> None:
+    """Two connections, interleaved batches: every view counts once."""
+    async with counting(store_server.url) as counted:
+        other = open_store(store_server.url, counted.store._namespace)
+        async with other as second:
+            for _ in range(50):
+                mine = Batch(counted.site.partition, [counted.hit(1, NOON)], NOON)
+                theirs = Batch(counted.site.partition, [counted.hit(2, NOON)], NOON)
+                await asyncio.gather(counted.store.record([mine]), second.record([theirs]))
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(100, 2, 2)

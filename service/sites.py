@@ -1,0 +1,132 @@
+"""The sites this service counts for, as the store knows them, within half a second.
+
+Hits ask for a `Site` here; admins change sites through here. Every change raises its partition's
+version in the store, and each worker looks at the versions twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Self
+
+import msgspec
+import structlog
+
+from service import metrics
+from service.clock import Clock
+from service.errors import Problem, StoreError
+from service.model import (
+    PARTITIONS,
+    Site,
+    SiteSettings,
+    StoredSite,
+    decode_site,
+    partition_of,
+    weekday_number,
+)
+from service.periods import Calendar
+from service.store import CHANGED, EXISTS, PartitionSites, Refused, Store
+
+LOOK_S = 0.5
+
+log = structlog.get_logger()
+
+
+class Sites:
+    """All sites by id; entering reads them, and makes `demo` where there is none at all."""
+
+    def __init__(self, store: Store, clock: Clock, timezone: str) -> None:
+        self.timezone = timezone
+        self._store = store
+        self._clock = clock
+        self._sites: dict[str, Site] = {}
+        self._raw: dict[str, bytes] = {}
+        self._versions = [""] * PARTITIONS
+        self._looking = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.refresh()
+        if not self._sites:
+            await self._make_demo()
+        self._task = asyncio.create_task(self._run(), name="sites")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def get(self, site: str) -> Site | None:
+        return self._sites.get(site)
+
+    def all(self) -> list[Site]:
+        return sorted(self._sites.values(), key=lambda site: site.id)
+
+    async def create(self, settings: SiteSettings) -> Site:
+        """Make a site; Problem 409 if there is one of that id."""
+        calendar = Calendar.of(settings.timezone, weekday_number(settings.week_start))
+        return await self._put(StoredSite(settings, calendar), before=b"")
+
+    async def change(self, site: Site, settings: SiteSettings) -> Site:
+        """Give a site other settings; a change of its calendar keeps the calendar's history."""
+        calendar, now = site.calendar, self._clock.now()
+        if settings.timezone != site.settings.timezone:
+            calendar = calendar.with_timezone(settings.timezone, now)
+        if settings.week_start != site.settings.week_start:
+            calendar = calendar.with_week_start(weekday_number(settings.week_start), now)
+        return await self._put(StoredSite(settings, calendar), before=self._raw[site.id])
+
+    async def refresh(self) -> None:
+        """Read what changed since the last look."""
+        async with self._looking:
+            changed = await self._store.sites_since(self._versions)
+            for partition, found in changed.items():
+                self._replace(partition, found)
+            metrics.SITES.set(len(self._sites))
+
+    async def _make_demo(self) -> None:
+        settings = SiteSettings(id="demo", name="Demo", origins=("self",), timezone=self.timezone)
+        try:
+            await self.create(settings)
+        except Problem:  # another worker was faster
+            await self.refresh()
+
+    async def _put(self, stored: StoredSite, before: bytes) -> Site:
+        settings = stored.settings
+        raw = msgspec.json.encode(stored)
+        try:
+            await self._store.put_site(partition_of(settings.id), settings.id, raw, before)
+        except Refused as refused:
+            await self.refresh()
+            raise _conflict(refused, settings.id) from None
+        await self.refresh()
+        return self._sites[settings.id]
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with suppress(StoreError):  # the store has said so itself
+                await self.refresh()
+
+    def _replace(self, partition: int, found: PartitionSites) -> None:
+        for site in [s.id for s in self._sites.values() if s.partition == partition]:
+            if site not in found.settings:
+                del self._sites[site]
+        for site, raw in found.settings.items():
+            try:
+                self._sites[site] = Site(decode_site(raw), found.generations[site])
+                self._raw[site] = raw
+            except (msgspec.MsgspecError, ValueError, KeyError) as error:
+                log.error("a site's settings in the store cannot be read", site=site, error=error)
+        self._versions[partition] = found.version
+
+
+def _conflict(refused: Refused, site: str) -> Problem:
+    if refused.word == EXISTS:
+        return Problem(409, "Site exists", f'There is a site "{site}" already: change it with PUT.')
+    if refused.word == CHANGED:
+        return Problem(409, "Site changed", f'"{site}" was changed meanwhile: read it again.')
+    return Problem(409, "Refused", str(refused))

@@ -1,0 +1,112 @@
+"""The recorder: batches by themselves, answers after the commit, bounded in memory and time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client import REGISTRY
+
+from service.errors import OutcomeUnknown, StoreUnavailable
+from service.model import Drop, Reason
+from service.recorder import Recorder
+from tests.counting import counting
+from tests.servers import Server, run_server, server_binaries
+
+
+def batches() -> float:
+    return REGISTRY.get_sample_value("visitcounter_batch_hits_count") or 0
+
+
+async def test_hits_that_arrive_during_a_flush_share_the_next(valkey: Server) -> None:
+    """A thousand hits at once take few calls, and each is answered with counts that hold it."""
+    async with counting(valkey.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+        now, before = counted.clock.now(), batches()
+        first = recorder.record(counted.hit(1, now))
+        await asyncio.sleep(0)
+        waiters = [recorder.record(counted.hit(n, now)) for n in range(1, 1001)]
+        outcomes = await asyncio.gather(first, *waiters)
+
+    assert batches() - before <= 3
+    assert outcomes[0].counts.total.pageviews >= 1
+    assert max(outcome.counts.total.pageviews for outcome in outcomes) == 1001
+
+
+async def test_leaving_flushes_what_is_pending(valkey: Server) -> None:
+    """Hits recorded before the stop are counted and answered; later ones are refused."""
+    async with counting(valkey.url) as counted:
+        now = counted.clock.now()
+        async with Recorder(counted.store, counted.clock) as recorder:
+            waiters = [recorder.record(counted.hit(n, now)) for n in range(1, 2501)]
+        outcomes = await asyncio.gather(*waiters)
+        with pytest.raises(StoreUnavailable):
+            _ = recorder.record(counted.hit(1, now))
+        counts = await counted.counts(now)
+
+    assert len(outcomes) == 2500
+    assert counts.total.pageviews == 2500
+
+
+async def test_more_than_can_be_kept_is_refused_at_once(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buffer is bounded: the hit beyond it is refused before it is taken."""
+    monkeypatch.setattr("service.recorder.MAX_PENDING", 10)
+    async with counting(valkey.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+        now = counted.clock.now()
+        waiters = [recorder.record(counted.hit(n, now)) for n in range(1, 11)]
+        with pytest.raises(StoreUnavailable):
+            _ = recorder.record(counted.hit(11, now))
+        await asyncio.gather(*waiters)
+        counts = await counted.counts(now)
+
+    assert counts.total.pageviews == 10
+
+
+async def test_an_unanswered_flush_is_unknown_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the store hangs, its hits are answered as unknown; it goes on when the store does."""
+    monkeypatch.setattr("service.store.ANSWER_S", 0.2)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+            now = counted.clock.now()
+            await recorder.record(counted.hit(1, now))
+            own.pause()
+            with pytest.raises(OutcomeUnknown):
+                await recorder.record(counted.hit(2, now))
+            own.resume()
+            await recorder.record(counted.hit(3, now))
+            counts = await counted.counts(now)
+
+    assert counts.total.pageviews in (2, 3)
+
+
+async def test_a_dead_store_refuses_and_a_new_one_counts(valkey: Server) -> None:
+    """Hits while the store is down are refused, not kept; it is found again by itself."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+            now = counted.clock.now()
+            await recorder.record(counted.hit(1, now))
+            own.kill()
+            with pytest.raises((StoreUnavailable, OutcomeUnknown)):
+                await recorder.record(counted.hit(2, now))
+            with pytest.raises(StoreUnavailable):
+                await recorder.record(counted.hit(3, now))
+            own.start()
+            await recorder.record(counted.hit(4, now))
+            counts = await counted.counts(now)
+
+    assert counts.total.pageviews == 2
+
+
+async def test_a_waiter_that_gave_up_disturbs_nobody(valkey: Server) -> None:
+    """A cancelled waiter's hit is counted with its batch, and the others are answered."""
+    async with counting(valkey.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+        now = counted.clock.now()
+        gone = recorder.record(counted.hit(1, now))
+        stays = recorder.record(Drop(counted.site, Reason.BOT, now))
+        gone.cancel()
+        outcome = await stays
+
+    assert outcome.counts.total.pageviews == 1

@@ -1,0 +1,195 @@
+"""Composition: the components in the order in which they start, and the web applications on top.
+
+Entering goes down the list, leaving goes up: pages are let go first, then the recorder flushes,
+the store's connections close, and the embedded Valkey stops last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import signal
+import time
+import zoneinfo
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import structlog
+from aiohttp import web
+
+from service import metrics
+from service.addresses import Networks
+from service.admin_token import AdminToken, admin_token
+from service.clock import Clock
+from service.embedded import Embedded
+from service.errors import StartError
+from service.host import data_warning
+from service.limits import Limits
+from service.reader import Reader
+from service.recorder import Recorder
+from service.settings import Settings
+from service.sites import Sites
+from service.store import Store
+from service.values import Address
+from service.web.appkeys import (
+    ADMIN_TOKEN,
+    BASE_PATH,
+    CLOCK,
+    LIMITS,
+    READER,
+    RECORDER,
+    SITES,
+    STORE,
+    TRUSTED_PROXIES,
+)
+from service.web.auth import ATTEMPTS, Attempts
+from service.web.client import FORWARDING, MAX_BODY, Forwarding
+from service.web.middleware import answer_errors, measure
+from service.web.ops import READINESS, Readiness
+from service.web.routes import health_routes, ops_routes, page_routes
+
+KEEPALIVE_S = 75.0
+SHUTDOWN_S = 3.0
+LINGER_S = 1.0
+BACKLOG = 1024
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What the handlers work with."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    sites: Sites
+    recorder: Recorder
+    reader: Reader
+    token: AdminToken
+    limits: Limits
+    readiness: Readiness
+
+
+@asynccontextmanager
+async def components(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Components]:
+    """Start everything below the web, stop it in reverse; raises StartError."""
+    # The zones of the pinned package: two hosts' own zone files may disagree about a day.
+    zoneinfo.reset_tzpath(to=())
+    clock = clock or Clock()
+    async with (
+        store_url(settings) as url,
+        Store(url, settings.namespace, clock, allow_unsafe=settings.allow_unsafe_store) as store,
+        Sites(store, clock, settings.timezone) as sites,
+        Recorder(store, clock) as recorder,
+    ):
+        yield Components(
+            settings=settings,
+            clock=clock,
+            store=store,
+            sites=sites,
+            recorder=recorder,
+            reader=Reader(store, clock),
+            token=admin_token(settings.admin_token, settings.data_dir),
+            limits=Limits(time.monotonic),
+            readiness=Readiness(),
+        )
+
+
+@asynccontextmanager
+async def store_url(settings: Settings) -> AsyncIterator[str]:
+    """The store to speak to; the embedded one runs meanwhile."""
+    if settings.redis_url is not None:
+        yield settings.redis_url
+        return
+    if warning := data_warning(settings.data_dir):
+        log.warning(warning)
+    async with Embedded(settings.data_dir, settings.embedded_fsync) as embedded:
+        yield embedded.url
+
+
+def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
+    app = web.Application(middlewares=[measure, answer_errors], client_max_size=MAX_BODY)
+    app[BASE_PATH] = parts.settings.base_path
+    app[CLOCK] = parts.clock
+    app[STORE] = parts.store
+    app[SITES] = parts.sites
+    app[RECORDER] = parts.recorder
+    app[READER] = parts.reader
+    app[READINESS] = parts.readiness
+    app[ADMIN_TOKEN] = parts.token.token
+    app[TRUSTED_PROXIES] = Networks.parse(parts.settings.trusted_proxies)
+    app[LIMITS] = parts.limits
+    app[ATTEMPTS] = Attempts()
+    app[FORWARDING] = Forwarding()
+    app.add_routes(routes)
+    return app
+
+
+@asynccontextmanager
+async def listening(parts: Components) -> AsyncIterator[dict[str, str]]:
+    """Answer HTTP; gives the base URLs: `pages`, and `ops` where admins and Prometheus go."""
+    base, settings = parts.settings.base_path, parts.settings
+    if settings.ops_listen is None:
+        app = make_app(parts, page_routes(base) + ops_routes(base))
+        async with serving(app, settings.listen) as url:
+            yield {"pages": url + base, "ops": url + base}
+        return
+    pages = make_app(parts, page_routes(base))
+    ops = make_app(parts, health_routes(base) + ops_routes(base))
+    async with serving(ops, settings.ops_listen) as ops_url, serving(pages, settings.listen) as url:
+        yield {"pages": url + base, "ops": ops_url + base}
+
+
+@asynccontextmanager
+async def serving(app: web.Application, address: Address) -> AsyncIterator[str]:
+    """One application on one address; gives its URL."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,  # a few packed bytes may be gigabytes
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=SHUTDOWN_S,
+        lingering_time=LINGER_S,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, address.host, address.port, backlog=BACKLOG)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
+                "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
+            ) from None
+        yield f"http://{address._replace(port=site.port)}"
+    finally:
+        await runner.cleanup()
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    for warning in settings.warnings:
+        log.warning(warning)
+    metrics.BUILD_INFO.labels(version("visit-counter"), platform.python_version()).set(1)
+    async with components(settings) as parts, listening(parts) as urls:
+        welcome(parts, urls)
+        await stop.wait()
+        parts.readiness.stopping = True
+        log.info("stopping")
+    log.info("stopped")
+
+
+def welcome(parts: Components, urls: dict[str, str]) -> None:
+    token = parts.token
+    where = "from the settings" if token.path is None else f"in {token.path}"
+    log.info("counting", demo=f"{urls['pages']}/demo", admin_api=f"{urls['ops']}/api/v1")
+    if token.new:
+        print(f"\n  Admin token (shown once, kept {where}): {token.token}\n", flush=True)
+    else:
+        log.info(f"the admin token is {where}")

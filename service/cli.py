@@ -1,0 +1,264 @@
+"""The command line: `visit-counter serve`, and what asks a running service.
+
+Parses arguments, calls one thing, prints. Sites are managed through the admin API of the running
+service, so it works the same with an embedded store and from another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from service.admin_token import NAME as TOKEN_NAME
+from service.errors import SettingsError, StartError, VisitCounterError
+from service.settings import Settings
+
+CALL_S = 10.0
+PERIODS = ("total", "year", "month", "week", "today")
+
+
+class CallError(VisitCounterError):
+    """The service could not be asked, or refused."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        run: Callable[[argparse.Namespace, Settings], int] = options.run
+        return run(options, Settings.from_env(os.environ))
+    except SettingsError as error:
+        print(f"visit-counter: the settings are wrong.\n{error}", file=sys.stderr)
+        return 2
+    except (StartError, CallError) as error:
+        print(f"visit-counter: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="visit-counter",
+        description="A self-hosted visit counter. `config` shows its settings.",
+    )
+    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command(commands, "serve", serve, "run the service")
+    health = command(commands, "healthcheck", healthcheck, "exit 0 if the service here answers")
+    health.add_argument("--ready", action="store_true", help="ask whether it can count")
+    config = command(commands, "config", show_config, "show the settings in force")
+    config.add_argument("--markdown", action="store_true", help="all settings as a table")
+    site_commands(commands.add_parser("site", help="make, show and change sites"))
+    return root
+
+
+def site_commands(site: argparse.ArgumentParser) -> None:
+    site.add_argument("--url", help="the service's address (default: VISIT_COUNTER_LISTEN here)")
+    actions = site.add_subparsers(title="actions", required=True, metavar="ACTION")
+    named(actions, "add", add_site, "make a site").add_argument(
+        "settings", nargs="+", metavar="SETTING=VALUE", help="such as origins=https://example.vn"
+    )
+    command(actions, "list", list_sites, "list the sites")
+    named(actions, "show", show_site, "show a site's settings and counts")
+    named(actions, "set", set_site, "change settings").add_argument(
+        "settings", nargs="+", metavar="SETTING=VALUE", help="a list is written a,b"
+    )
+    reset = named(actions, "reset", reset_site, "count from 0; prints how to undo it")
+    reset.add_argument("--reason", default="", help="why, for the log")
+    reset.add_argument("--yes", action="store_true", help="do it, instead of showing what would go")
+    undo = named(actions, "undo", undo_reset, "undo a reset")
+    undo.add_argument("operation", help="what `reset` printed")
+    seed = named(actions, "seed", seed_site, "add an older counter's numbers")
+    seed.add_argument("--metric", choices=("visits", "pageviews", "visitors"), default="visits")
+    for period in PERIODS:
+        seed.add_argument(f"--{period}", type=int, default=0, help=f"add to {period}")
+
+
+def command(
+    commands: Any, name: str, run: Callable[..., int], help_text: str
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=help_text)
+    made.set_defaults(run=run)
+    return made
+
+
+def named(
+    commands: Any, name: str, run: Callable[..., int], help_text: str
+) -> argparse.ArgumentParser:
+    made = command(commands, name, run, help_text)
+    made.add_argument("site", help="the site's id")
+    return made
+
+
+# -- the service itself
+
+
+def serve(_options: argparse.Namespace, settings: Settings) -> int:
+    # Imported here: the other commands need neither the server nor its event loop.
+    import uvloop
+
+    from service import app, logs
+
+    logs.configure(settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(app.serve(settings))
+    return 0
+
+
+def healthcheck(options: argparse.Namespace, settings: Settings) -> int:
+    path = "/readyz" if options.ready else "/healthz"
+    print(json.dumps(call(here(settings) + path, "GET")))
+    return 0
+
+
+def show_config(options: argparse.Namespace, settings: Settings) -> int:
+    if options.markdown:
+        print(Settings.table())
+        return 0
+    for name, value in settings.shown().items():
+        print(f"{name}={value}")
+    return 0
+
+
+# -- sites, through the admin API
+
+
+def add_site(options: argparse.Namespace, settings: Settings) -> int:
+    body = {"id": options.site, **assignments(options.settings)}
+    return show(ask(options, settings, "POST", "", body))
+
+
+def list_sites(options: argparse.Namespace, settings: Settings) -> int:
+    for site in ask(options, settings, "GET", "")["sites"]:
+        print(f"{site['id']}\t{site['timezone']}\t{','.join(site['origins'])}\t{site['name']}")
+    return 0
+
+
+def show_site(options: argparse.Namespace, settings: Settings) -> int:
+    shown = ask(options, settings, "GET", path_of(options))
+    preview = ask(options, settings, "POST", path_of(options) + "/reset?preview=1")
+    drops = ask(options, settings, "GET", path_of(options) + "/drops")
+    return show({"settings": shown, "counts": preview["would_reset"], "drops": drops})
+
+
+def set_site(options: argparse.Namespace, settings: Settings) -> int:
+    return show(ask(options, settings, "PATCH", path_of(options), assignments(options.settings)))
+
+
+def reset_site(options: argparse.Namespace, settings: Settings) -> int:
+    path = path_of(options) + "/reset"
+    if not options.yes:
+        show(ask(options, settings, "POST", path + "?preview=1"))
+        print("Nothing was reset: add --yes to do it.", file=sys.stderr)
+        return 0
+    body = {"confirm": options.site, "reason": options.reason}
+    undo = ask(options, settings, "POST", path, body)["undo"]
+    print(f"Reset. To undo it within 30 days: visit-counter site undo {options.site} {undo}")
+    return 0
+
+
+def undo_reset(options: argparse.Namespace, settings: Settings) -> int:
+    path = f"{path_of(options)}/undo/{quote(options.operation, safe='')}"
+    return show(ask(options, settings, "POST", path))
+
+
+def seed_site(options: argparse.Namespace, settings: Settings) -> int:
+    add = {period: getattr(options, period) for period in PERIODS if getattr(options, period)}
+    body = {"metric": options.metric, "add": add}
+    return show(ask(options, settings, "POST", path_of(options) + "/seed", body))
+
+
+def path_of(options: argparse.Namespace) -> str:
+    return "/" + quote(options.site, safe="")
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """`timezone=Asia/Ho_Chi_Minh origins=https://a.vn,https://b.vn` as JSON fields."""
+    return dict(assignment(text) for text in texts)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CallError(f"{text!r} is no SETTING=VALUE, such as timezone=Asia/Ho_Chi_Minh")
+    if name in ("origins", "trusted_networks"):
+        return name, [part for part in value.split(",") if part]
+    if value in ("true", "false"):
+        return name, value == "true"
+    return name, int(value) if value.isdecimal() and name != "name" else value
+
+
+# -- asking
+
+
+def ask(
+    options: argparse.Namespace,
+    settings: Settings,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+) -> Any:
+    base = options.url.rstrip("/") if options.url else here(settings, ops=True)
+    token = token_of(settings)
+    return call(f"{base}/api/v1/sites{path}", method, body, token)
+
+
+def here(settings: Settings, *, ops: bool = False) -> str:
+    address = (ops and settings.ops_listen) or settings.listen
+    if address.host in ("0.0.0.0", "::"):
+        address = address._replace(host="127.0.0.1" if address.host == "0.0.0.0" else "::1")
+    return f"http://{address}{settings.base_path}"
+
+
+def token_of(settings: Settings) -> str:
+    path = Path(settings.data_dir) / TOKEN_NAME
+    if settings.admin_token is not None:
+        return settings.admin_token
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise CallError(
+            f"no admin token: {path} cannot be read ({error.strerror}). Run this where the service "
+            "runs, or set VISIT_COUNTER_ADMIN_TOKEN"
+        ) from None
+
+
+def call(
+    url: str, method: str, body: Mapping[str, Any] | None = None, token: str | None = None
+) -> Any:
+    request = Request(url, method=method)
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    if body is not None:
+        request.data = json.dumps(body).encode()
+        request.add_header("Content-Type", "application/json")
+    try:
+        with urlopen(request, timeout=CALL_S) as answer:
+            return json.load(answer)
+    except HTTPError as error:
+        raise CallError(refusal(error)) from None
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise CallError(f"no answer at {url} ({reason}): is the service running?") from None
+
+
+def refusal(error: HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        problem = json.loads(text)
+        return f"{problem.get('title', error.code)}: {problem.get('detail', text)}"
+    except (ValueError, AttributeError):
+        return f"HTTP {error.code}: {text[:500]}"
+
+
+def show(answer: Any) -> int:
+    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    return 0

@@ -1,0 +1,226 @@
+"""The admin API under /api/v1: sites, their reset, undo, seed and drops.
+
+Every handler here needs the admin token. Bodies are JSON; whatever is wrong with one is named by
+its field. What lowers or raises a number from outside (reset, undo, seed) carries an operation id,
+so that the store does it once.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from service.errors import Problem
+from service.model import Metric, Site, SiteSettings
+from service.store import NEWER, NO_OPERATION, Refused
+from service.web.appkeys import CLOCK, SITES, STORE
+from service.web.auth import require_admin
+from service.web.client import Malformed, known_site, read_body
+from service.web.counts import counts_json, json_answer
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+T = TypeVar("T")
+Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
+LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+
+log = structlog.get_logger()
+
+
+class Reset(Struct, forbid_unknown_fields=True):
+    confirm: str = ""
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+class SeedPeriods(Struct, forbid_unknown_fields=True):
+    """What to add to the running periods."""
+
+    total: Amount = 0
+    year: Amount = 0
+    month: Amount = 0
+    week: Amount = 0
+    today: Amount = 0
+
+
+class SeedOrder(Struct, forbid_unknown_fields=True):
+    metric: Metric
+    add: SeedPeriods
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+def admin(handler: Handler) -> Handler:
+    async def guarded(request: web.Request) -> web.Response:
+        require_admin(request)
+        return await handler(request)
+
+    return guarded
+
+
+@admin
+async def list_sites(request: web.Request) -> web.Response:
+    return json_answer({"sites": [site_json(site) for site in request.app[SITES].all()]})
+
+
+@admin
+async def create_site(request: web.Request) -> web.Response:
+    sites = request.app[SITES]
+    fields = {"timezone": sites.timezone, **await body_of(request, dict[str, Any])}
+    site = await sites.create(settings_of(fields))
+    log.info("site created", site=site.id)
+    location = {"Location": f"{request.path}/{site.id}"}
+    return json_answer(site_json(site), status=201, headers=location)
+
+
+@admin
+async def show_site(request: web.Request) -> web.Response:
+    return json_answer(site_json(known_site(request)))
+
+
+@admin
+async def replace_site(request: web.Request) -> web.Response:
+    """PUT: these settings, and the defaults for what is left out; makes the site if need be."""
+    sites, name = request.app[SITES], request.match_info["site"]
+    fields = {"timezone": sites.timezone, "id": name, **await body_of(request, dict[str, Any])}
+    settings = settings_of(fields, expected_id=name)
+    site = sites.get(name)
+    if site is None:
+        return json_answer(site_json(await sites.create(settings)), status=201)
+    return json_answer(site_json(await sites.change(site, settings)))
+
+
+@admin
+async def change_site(request: web.Request) -> web.Response:
+    """PATCH: these settings, the others as they are."""
+    site = known_site(request)
+    fields = site_json(site) | await body_of(request, dict[str, Any])
+    settings = settings_of(fields, expected_id=site.id)
+    return json_answer(site_json(await request.app[SITES].change(site, settings)))
+
+
+@admin
+async def reset_site(request: web.Request) -> web.Response:
+    """POST: everything from 0. `?preview=1` says what would go; the answer says how to undo."""
+    site = known_site(request)
+    if request.query.get("preview", "0") not in ("", "0"):
+        counts = await request.app[STORE].counts(site, request.app[CLOCK].now())
+        return json_answer({"would_reset": counts_json(site, counts, None)})
+    order = await body_of(request, Reset)
+    if order.confirm != site.id:
+        detail = f'Send {{"confirm": "{site.id}"}} to reset all numbers of this site.'
+        raise Problem(400, "Not confirmed", detail, "confirm")
+    operation = secrets.token_hex(8)
+    await request.app[STORE].reset(site, operation)
+    await request.app[SITES].refresh()
+    log.info("site reset", site=site.id, undo=operation, reason=order.reason)
+    return json_answer({"undo": operation})
+
+
+@admin
+async def undo_reset(request: web.Request) -> web.Response:
+    """POST: what a reset took away comes back, beside what was counted since."""
+    site, operation = known_site(request), request.match_info["operation"]
+    try:
+        approximate = await request.app[STORE].undo(site, operation)
+    except Refused as refused:
+        raise undo_problem(refused) from None
+    await request.app[SITES].refresh()
+    log.info("reset undone", site=site.id, undo=operation)
+    return json_answer({"undone": operation, "approximate": approximate})
+
+
+def undo_problem(refused: Refused) -> Problem:
+    if refused.word == NEWER:
+        return Problem(409, "Newer reset", "Undo the newer reset of this site first.")
+    if refused.word == NO_OPERATION:
+        return Problem(404, "Unknown reset", "There is no such reset in the last 30 days.")
+    return Problem(409, "Refused", str(refused))
+
+
+@admin
+async def seed_site(request: web.Request) -> web.Response:
+    """POST: add to the running periods of a metric, e.g. the total of an older counter."""
+    site = known_site(request)
+    order = await body_of(request, SeedOrder)
+    periods = site.calendar.periods(request.app[CLOCK].now())
+    added = {
+        ("total", ""): order.add.total,
+        ("year", periods.year): order.add.year,
+        ("month", periods.month): order.add.month,
+        ("week", periods.week): order.add.week,
+        ("day", periods.today): order.add.today,
+    }
+    amounts = {period: amount for period, amount in added.items() if amount}
+    if not amounts:
+        raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
+    await request.app[STORE].seed(site, secrets.token_hex(8), order.metric, amounts)
+    log.info("site seeded", site=site.id, metric=order.metric, reason=order.reason)
+    counts = await request.app[STORE].counts(site, request.app[CLOCK].now())
+    return json_answer(counts_json(site, counts, None))
+
+
+@admin
+async def show_drops(request: web.Request) -> web.Response:
+    """GET: dropped hits by day and reason; `?from=` and `?to=` (default today)."""
+    site = known_site(request)
+    today = site.calendar.periods(request.app[CLOCK].now()).today
+    first, last = day_of(request, "from", today), day_of(request, "to", today)
+    months = months_between(first[:7], last[:7])
+    days = await request.app[STORE].drops(site, months)
+    return json_answer({day: days[day] for day in sorted(days) if first <= day <= last})
+
+
+def day_of(request: web.Request, name: str, default: str) -> str:
+    day = request.query.get(name, default)
+    if not LABEL.match(day):
+        raise Problem(400, "Malformed day", "Write a day as 2026-11-22.", name)
+    return day
+
+
+def months_between(first: str, last: str) -> list[str]:
+    """The months from one to another; Problem for more than drops are kept (400 days)."""
+    begin, end = (int(month[:4]) * 12 + int(month[5:]) - 1 for month in (first, last))
+    if not 0 <= end - begin < 15:
+        raise Problem(400, "Bad range", "Ask for at most 14 months, the earlier day first.", "from")
+    return [f"{n // 12:04}-{n % 12 + 1:02}" for n in range(begin, end + 1)]
+
+
+def site_json(site: Site) -> dict[str, Any]:
+    return dict(msgspec.to_builtins(site.settings))
+
+
+def settings_of(fields: dict[str, Any], expected_id: str | None = None) -> SiteSettings:
+    try:
+        settings = msgspec.convert(fields, SiteSettings)
+        settings.check()
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except ValueError as error:
+        field, _, text = str(error).partition(": ")
+        raise Problem(400, "Bad setting", text, field) from None
+    if expected_id is not None and settings.id != expected_id:
+        raise Problem(400, "Bad setting", "A site keeps its id: leave it out.", "id")
+    return settings
+
+
+async def body_of(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await read_body(request), type=kind)
+    except Malformed as bad:
+        raise Problem(bad.status, "Malformed body", str(bad)) from None
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "No JSON", f"The body is no JSON object: {error}") from None
+
+
+def invalid(error: msgspec.ValidationError) -> Problem:
+    """A wrong type or an unknown field, by its name."""
+    field = re.search(r"`\$\.([\w.]+)|unknown field `(\w+)`|required field `(\w+)`", str(error))
+    name = next((part for part in field.groups() if part), None) if field else None
+    return Problem(400, "Bad field", str(error), name)

@@ -1,0 +1,96 @@
+"""What a request says of itself: which site it means, who sent it, and its body within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import structlog
+from aiohttp import web
+
+from service import metrics
+from service.addresses import client_address, network_key
+from service.errors import Problem
+from service.model import SITE_ID, Site
+from service.web.appkeys import SITES, TRUSTED_PROXIES
+
+MAX_BODY = 16 * 1024
+BODY_S = 5.0
+
+log = structlog.get_logger()
+
+HINT = (
+    "X-Forwarded-For comes from a peer that is no trusted proxy and is ignored, so all its "
+    "visitors are one. If that peer is your proxy, name it in VISIT_COUNTER_TRUSTED_PROXIES"
+)
+
+
+class Malformed(ValueError):
+    """A body or hit that cannot be read: what is wrong, and in which field."""
+
+    def __init__(self, message: str, field: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.field = field
+        self.status = status
+
+
+class Sender(NamedTuple):
+    """A client's address, and its network (IPv6: the /64) by which limits and identities go."""
+
+    address: str
+    network: str
+
+
+class Forwarding:
+    """Remembers whether a stranger's X-Forwarded-For was ever ignored, to hint at it once."""
+
+    def __init__(self) -> None:
+        self.ignored = False
+
+    def ignore(self) -> None:
+        metrics.FORWARDED_IGNORED.inc()
+        if not self.ignored:
+            log.warning(HINT)
+        self.ignored = True
+
+
+FORWARDING = web.AppKey("forwarding", Forwarding)
+
+
+def sender_of(request: web.Request) -> Sender:
+    forwarded = request.headers.getall("X-Forwarded-For", [])
+    client = client_address(request.remote or "", forwarded, request.app[TRUSTED_PROXIES])
+    if client.ignored_forwarded:
+        request.app[FORWARDING].ignore()
+    return Sender(client.address, network_key(client.address))
+
+
+def known_site(request: web.Request, *, hit: bool = False) -> Site:
+    """The site of the URL; Problem 404 names it. A hit is counted, but under no name: strangers
+    could invent any number of them."""
+    name = request.match_info["site"]
+    site = request.app[SITES].get(name)
+    if site is not None:
+        return site
+    if hit:
+        metrics.DROPS.labels("unknown_site").inc()
+    shown = f'"{name}"' if SITE_ID.match(name) else "of that name"
+    detail = f"There is no site {shown} here: make it, or mend the name in the page."
+    raise Problem(404, "Unknown site", detail)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, read within bounds of size and time; raises Malformed."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Malformed("send the body as it is, without a Content-Encoding", status=415)
+    if (request.content_length or 0) > MAX_BODY:
+        raise Malformed(f"the body has more than {MAX_BODY} bytes", status=413)
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Malformed(f"the body has more than {MAX_BODY} bytes", status=413) from None
+    except TimeoutError:
+        raise Malformed(f"the body did not arrive within {BODY_S:.0f} s", status=408) from None
+    except (ConnectionError, web.RequestPayloadError) as error:
+        raise Malformed(f"the body broke off: {error}") from None

@@ -1,0 +1,123 @@
+"""What every answer has in common: errors as problem+json, CORS, safety headers, the timing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+
+from service import metrics
+from service.errors import OutcomeUnknown, Problem, StoreError
+from service.web.appkeys import BASE_PATH
+from service.web.counts import json_answer
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PUBLIC = ("/w/", "/embed.")
+ADMIN = "/api/"
+
+log = structlog.get_logger()
+
+
+@web.middleware
+async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    began = time.perf_counter()
+    status = 500
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        labels = (route_of(request), method_of(request), f"{status // 100}xx")
+        metrics.REQUEST_SECONDS.labels(*labels).observe(time.perf_counter() - began)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error becomes an answer its reader can act on; only our own mistakes are logged."""
+    try:
+        if request.method == "OPTIONS" and is_public(request):
+            return preflight()
+        response = await handler(request)
+    except Problem as problem:
+        response = problem_answer(problem)
+    except StoreError as error:
+        response = problem_answer(store_problem(error))
+    except web.HTTPException as error:
+        response = problem_answer(http_problem(error))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        if isinstance(error, web.HTTPRedirection):
+            raise
+    except Exception:
+        log.exception("a request failed", route=route_of(request))
+        response = problem_answer(
+            Problem(500, "Our mistake", "This should not happen; the service's log says more.")
+        )
+    decorate(request, response)
+    return response
+
+
+def preflight() -> web.Response:
+    headers = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": "GET, HEAD, POST, OPTIONS",
+        "Access-Control-Allow-Headers": "Content-Type",
+        "Access-Control-Max-Age": "7200",
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def decorate(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if is_public(request):
+        response.headers["Access-Control-Allow-Origin"] = "*"
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+
+
+def problem_answer(problem: Problem) -> web.Response:
+    body = {"title": problem.title, "status": problem.status, "detail": problem.detail}
+    if problem.field is not None:
+        body["field"] = problem.field
+    response = json_answer(body, status=problem.status)
+    response.content_type = "application/problem+json"
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        response.headers["Retry-After"] = "5"
+    if problem.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        response.force_close()  # the rest of the body is not worth reading
+    return response
+
+
+def store_problem(error: StoreError) -> Problem:
+    if isinstance(error, OutcomeUnknown):
+        detail = "The store did not answer in time: this may or may not have been counted."
+        return Problem(503, "Outcome unknown", detail)
+    return Problem(503, "Store away", "The store cannot be reached: nothing was counted.")
+
+
+def http_problem(error: web.HTTPException) -> Problem:
+    if error.status == HTTPStatus.NOT_FOUND:
+        return Problem(404, "Not found", "There is nothing at this address.")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return Problem(405, "Wrong method", f"This address takes {allowed}.")
+    return Problem(error.status, error.reason, error.text or error.reason)
+
+
+def is_public(request: web.Request) -> bool:
+    return request.path.startswith(tuple(request.app[BASE_PATH] + path for path in PUBLIC))
+
+
+def route_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "other"
+
+
+def method_of(request: web.Request) -> str:
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS")
+    return request.method if request.method in known else "other"

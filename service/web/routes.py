@@ -1,0 +1,49 @@
+"""The whole URL table: what pages use, and what operators and admins use."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from service.web import admin, collect, counts, ops, widget
+
+
+def page_routes(base: str) -> list[web.RouteDef]:
+    """For pages and their visitors."""
+    return [
+        web.post(f"{base}/w/{{site}}", collect.post_hit),
+        web.get(f"{base}/w/{{site}}", counts.get_counts),
+        web.get(f"{base}/w/{{site}}/dot.gif", collect.dot_gif),
+        web.get(f"{base}/embed.js", widget.embed_js),
+        web.get(f"{base}/demo", widget.demo),
+        web.get(f"{base}/demo.css", widget.demo_css),
+        web.get(f"{base}/demo.js", widget.demo_js),
+        web.get(f"{base}/demo.svg", widget.demo_icon),
+        web.get(f"{base}/", widget.home),
+        web.get(f"{base}/healthz", ops.healthz),
+        web.get(f"{base}/readyz", ops.readyz),
+    ]
+
+
+def ops_routes(base: str) -> list[web.RouteDef]:
+    """For admins and for Prometheus; on an address of their own if one is set."""
+    site = f"{base}/api/v1/sites/{{site}}"
+    return [
+        web.get(f"{base}/api/v1/sites", admin.list_sites),
+        web.post(f"{base}/api/v1/sites", admin.create_site),
+        web.get(site, admin.show_site),
+        web.put(site, admin.replace_site),
+        web.patch(site, admin.change_site),
+        web.post(f"{site}/reset", admin.reset_site),
+        web.post(f"{site}/undo/{{operation}}", admin.undo_reset),
+        web.post(f"{site}/seed", admin.seed_site),
+        web.get(f"{site}/drops", admin.show_drops),
+        web.get(f"{base}/metrics", ops.metrics),
+    ]
+
+
+def health_routes(base: str) -> list[web.RouteDef]:
+    """What an ops address of its own answers as well."""
+    return [
+        web.get(f"{base}/healthz", ops.healthz),
+        web.get(f"{base}/readyz", ops.readyz),
+    ]

@@ -1,0 +1,98 @@
+"""What operators see: health, readiness and metrics, with the store well and away."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from pathlib import Path
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from service import metrics
+from tests.servers import run_server, server_binaries
+from tests.services import Service, run_service
+from tests.tools import need
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+async def get(service: Service, path: str) -> tuple[int, str]:
+    async with service.client.get(service.ops_url + path) as answer:
+        return answer.status, await answer.text()
+
+
+def promtool_check(scrape: str) -> subprocess.CompletedProcess[str]:
+    command = [str(need("promtool")), "check", "metrics"]
+    return subprocess.run(command, input=scrape, capture_output=True, text=True)
+
+
+async def test_promtool_accepts_a_live_scrape(service: Service) -> None:
+    """Names, types and help texts are as Prometheus wants them."""
+    await service.site()
+    await service.hit()
+    await service.hit(headers={"User-Agent": "curl/8"})
+    _, scrape = await get(service, "/metrics")
+    check = await asyncio.to_thread(promtool_check, scrape)
+
+    assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+    assert 'visitcounter_hits_dropped_total{reason="bot"}' in scrape
+
+
+def test_the_readme_lists_exactly_our_metrics() -> None:
+    """The names are a contract, so README and code agree."""
+    ours = {
+        each._name + ("_total" if each._type == "counter" else "")
+        for each in vars(metrics).values()
+        if isinstance(each, MetricWrapperBase)
+    }
+    listed = re.findall(r"^\| `(visitcounter_\w+)`", README.read_text(), re.MULTILINE)
+
+    assert sorted(listed) == sorted(ours)
+
+
+async def test_health_and_readiness_while_the_store_is_away() -> None:
+    """Alive stays 200; ready falls to 503 and says why; both are well again with the store."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            service.parts.readiness._asked_at = float("-inf")
+            well = await get(service, "/readyz")
+            own.kill()
+            service.parts.readiness._asked_at = float("-inf")
+            away, alive = await get(service, "/readyz"), await get(service, "/healthz")
+            _, scrape = await get(service, "/metrics")
+            own.start()
+            service.parts.readiness._asked_at = float("-inf")
+            again = await get(service, "/readyz")
+
+    assert (well[0], away[0], alive[0], again[0]) == (200, 503, 200, 200)
+    assert "store" in away[1]
+    assert "visitcounter_store_up 0.0" in scrape
+
+
+async def test_counts_stay_readable_while_the_store_is_away() -> None:
+    """GET gives the last counts with their own instant; POST is 503 and says what that means."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            await service.hit()
+            _, before = await get(service, "/w/portal")
+            own.kill()
+            refused = await service.hit(status=503)
+            status, after = await get(service, "/w/portal")
+
+    assert (status, after) == (200, before)
+    assert refused["title"] in ("Store away", "Outcome unknown")
+
+
+async def test_ops_can_have_an_address_of_their_own(service: Service) -> None:
+    """With OPS_LISTEN pages see neither the admin API nor the metrics."""
+    url = service.parts.store._pool.connection_kwargs["path"]
+    async with run_service(f"unix://{url}", ops_listen="127.0.0.1:0") as split:
+        statuses = [
+            (await split.client.get(base + path)).status
+            for base in (split.url, split.ops_url)
+            for path in ("/metrics", "/api/v1/sites", "/healthz")
+        ]
+
+    assert statuses == [404, 404, 200, 200, 401, 200]

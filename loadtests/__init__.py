@@ -1,0 +1,1 @@
+"""Load tests: clients against a real service, whose counts must equal what it acknowledged."""

@@ -1,0 +1,105 @@
+"""House rules that no other tool holds: names, locks, the README's table, reasons."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+LOCKS = [
+    ".ci/package-lock.json",
+    ".ci/requirements.txt",
+    "deploy/requirements-build.txt",
+    "deploy/requirements.txt",
+]
+
+# Names that say nothing of what is in the room.
+EMPTY_NAMES = {"base", "common", "core", "helper", "helpers", "manager", "util", "utils"}
+
+# What blocking lists look for in a URL (EasyPrivacy's general file, ignoring case): whoever uses
+# one would see no number.
+BLOCKED = re.compile(
+    r"hit[-_]?count|visit(or)?s?[-_]?count|view[-_]?count|web[-_]?count|jscounter|/counters?[/?.]"
+    r"|/count\.(gif|png)|/hit(\.png)?[/?]|/visit(\.gif)?[/?]|visitor\.min|/cnt\.js|/beacon|/collect"
+    r"|/events?/|/log/|/pixel|/track|/metrics/ping|/page-?(hit|view)|[?&]type=|/stats?[./]"
+    r"|analytics",
+    re.IGNORECASE,
+)
+
+
+def test_every_room_has_a_name_of_its_own() -> None:
+    """No module is called utils, core, common, helpers or manager."""
+    names = {path.stem for path in (ROOT / "service").rglob("*.py")}
+    assert not names & EMPTY_NAMES
+    assert not [name for name in names if name.endswith(("_utils", "_helpers", "_manager"))]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/hit-counter/x", "/HitCounter.js", "/count.gif?x", "/collect?x", "/v1/pixel?", "/cnt.js"],
+)
+def test_the_patterns_find_what_blocking_lists_find(url: str) -> None:
+    """A guard that nothing trips guards nothing."""
+    assert BLOCKED.search(url)
+
+
+def test_public_urls_are_not_on_blocking_lists() -> None:
+    """Every path of the URL table, and every one that the scripts and pages name, is plain."""
+    assets = [path for path in (ROOT / "service/web/assets").iterdir() if path.is_file()]
+    urls = _paths((ROOT / "service/web/routes.py").read_text())
+    urls += [f"/{path.name}" for path in assets]
+    urls += [url for path in assets for url in _links(path.read_text())]
+    assert {"/embed.js", "/w/{{site}}", "/w/${site}", "/w/demo"} <= set(urls)
+    assert not [url for url in urls if BLOCKED.search(url + "?")]
+
+
+def _paths(code: str) -> list[str]:
+    """The URL table's strings, with or without a prefix in braces."""
+    return re.findall(r"""["}](/[^\s"]*)\"""", code)
+
+
+def _links(text: str) -> list[str]:
+    """What `src`, `href` and a script's `${base}` lead to."""
+    found = re.findall(r"""(?:src="|href="|\$\{base\})/?([^"`]+)["`]""", text)
+    return [f"/{url}" for url in found]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_name_no_registry(lock: str) -> None:
+    """A lock holds versions and hashes; where they come from is the machine's matter."""
+    text = (ROOT / lock).read_text()
+    assert not re.search(r"--(extra-)?index|--find-links|\"resolved\"|@ (https?|file):", text)
+    assert re.search(r"sha256:|sha512-", text)
+
+
+def test_the_locks_agree() -> None:
+    """The service is tested with the versions that it is shipped with."""
+    everything, build, runtime = (_pins(lock) for lock in LOCKS[1:])
+    assert build | runtime <= everything
+
+
+def _pins(lock: str) -> set[str]:
+    return set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.M))
+
+
+def test_the_readme_shows_the_settings() -> None:
+    """The README's table is the one that the settings make."""
+    readme = (ROOT / "README.md").read_text()
+    found = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", readme, re.S)
+    assert found, "README.md lacks the markers <!-- settings --> and <!-- /settings -->"
+    assert Settings.table() == found[1].strip()
+
+
+def test_every_exception_from_the_linter_has_a_reason() -> None:
+    """An ignored rule carries a comment that says why, in pyproject.toml and in the code."""
+    ignored = re.findall(r"^ignore = \[\n(.*?)^\]", PYPROJECT, re.S | re.M)
+    assert ignored
+    assert not [line for block in ignored for line in block.splitlines() if ", # " not in line]
+    bare = re.compile(r"# noqa(: ?[A-Z0-9, ]+)?$", re.M)
+    code = [path for folder in ("service", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert not [str(path) for path in code if bare.search(path.read_text())]

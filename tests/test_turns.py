@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.periods import Calendar
 from tests.counting import Counted, at, counting
 from tests.servers import Server
 
@@ -187,3 +188,16 @@ async def test_a_change_of_week_start_waits_for_the_next_such_day(store_server: 
 
     # Tue 10 to Sun 15 the old week, Mon 16 to Sat 21 a short one, Sun 22 the first new one.
     assert (visits["week"], visits["last_week"], visits["total"]) == (1, 6, 13)
+
+
+async def test_a_day_that_gets_another_week_adds_its_visitors_to_it(store_server: Server) -> None:
+    """Whoever was counted this day under the old week is new in the other week's sketch."""
+    thursday = at("2026-03-12 12:00")
+    async with counting(store_server.url) as counted:
+        await counted.view(1, thursday)
+        await counted.view(2, thursday)
+        counted.with_calendar(Calendar.of("UTC", 3))
+        await counted.view(1, thursday)
+        visitors = await counted.visitors(thursday)
+
+    assert (visitors["today"], visitors["week"], visitors["total"]) == (2, 1, 2)

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Self
 
 import structlog
@@ -22,6 +21,7 @@ from service.clock import Clock
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from service.model import Drop, Hit
 from service.store import Store
+from service.tasks import supervised
 
 MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
 MAX_PENDING = 10_000
@@ -44,7 +44,7 @@ class Recorder:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="recorder")
+        self._task = supervised(self._run(), "recorder")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -54,8 +54,7 @@ class Recorder:
         if self._task is not None:
             unfinished = (await asyncio.wait({self._task}, timeout=STOP_S))[1]
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
             if unfinished:
                 log.error("stopped before all hits were counted", hits=len(self._pending))
         self._refuse(self._take(len(self._pending)), StoreUnavailable("the service stops"))
@@ -69,9 +68,9 @@ class Recorder:
 
         Never waits. Raises StoreUnavailable when nothing more can be kept.
         """
-        if self._closing or len(self._pending) >= MAX_PENDING:
+        if self._closing or not self.running or len(self._pending) >= MAX_PENDING:
             metrics.HITS.labels("refused").inc()
-            raise StoreUnavailable("too many hits wait for the store, or the service stops")
+            raise StoreUnavailable("too many hits wait for the store, or the recorder has ended")
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._pending.append((entry, waiter))
         self._arrived.set()

@@ -27,6 +27,7 @@ from service.model import (
 )
 from service.periods import Calendar
 from service.store import CHANGED, EXISTS, PartitionSites, Refused, Store
+from service.tasks import supervised
 
 LOOK_S = 0.5
 
@@ -50,14 +51,13 @@ class Sites:
         await self.refresh()
         if not self._sites:
             await self._make_demo()
-        self._task = asyncio.create_task(self._run(), name="sites")
+        self._task = supervised(self._run(), "sites")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     def get(self, site: str) -> Site | None:
         return self._sites.get(site)

@@ -127,6 +127,8 @@ class Hit(NamedTuple):
     path: str = "/"
     known_only: bool = False
     """Hold the visitor back if the store has not seen them."""
+    network: str = ""
+    """The network that is charged if the visitor is new; none for a trusted one."""
     wants_page: bool = False
     """The answer shall carry this path's pageviews."""
 

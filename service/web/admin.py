@@ -108,8 +108,7 @@ async def reset_site(request: web.Request) -> web.Response:
     """POST: everything from 0. `?preview=1` says what would go; the answer says how to undo."""
     site = known_site(request)
     if request.query.get("preview", "0") not in ("", "0"):
-        counts = await request.app[STORE].counts(site, request.app[CLOCK].now())
-        return json_answer({"would_reset": counts_json(site, counts, None)})
+        return json_answer({"would_reset": await fresh_counts(request, site)})
     order = await body_of(request, Reset)
     if order.confirm != site.id:
         detail = f'Send {{"confirm": "{site.id}"}} to reset all numbers of this site.'
@@ -160,8 +159,13 @@ async def seed_site(request: web.Request) -> web.Response:
         raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
     await request.app[STORE].seed(site, secrets.token_hex(8), order.metric, amounts)
     log.info("site seeded", site=site.id, metric=order.metric, reason=order.reason)
-    counts = await request.app[STORE].counts(site, request.app[CLOCK].now())
-    return json_answer(counts_json(site, counts, None))
+    return json_answer(await fresh_counts(request, site))
+
+
+async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:
+    """The counts past the reader, which may be a second behind."""
+    now = request.app[CLOCK].now()
+    return counts_json(site, await request.app[STORE].counts(site, now), now)
 
 
 @admin

@@ -129,8 +129,16 @@ def judge(
     visitor = b""
     if not (site.settings.honour_dnt and wants_no_identity(request)):
         visitor = identify(request, site, sender, user_agent, beacon.v)
-    known_only = not trusted and not app[LIMITS].may_bring_visitors(sender.network)
-    return Hit(site, beacon.k, at, visitor, path, known_only, beacon.page)
+    return Hit(
+        site,
+        beacon.k,
+        at,
+        visitor,
+        path,
+        known_only=not trusted and not app[LIMITS].may_bring_visitors(sender.network),
+        network="" if trusted else sender.network,
+        wants_page=beacon.page,
+    )
 
 
 def is_prefetch(request: web.Request) -> bool:
@@ -176,6 +184,6 @@ async def count(request: web.Request, entry: Hit | Drop) -> Outcome:
     if isinstance(entry, Drop):
         metrics.DROPS.labels(entry.reason.value).inc()
     outcome = await request.app[RECORDER].record(entry)
-    if outcome.new:
-        request.app[LIMITS].charge_visitor(sender_of(request).network)
+    if outcome.new and isinstance(entry, Hit) and entry.network:
+        request.app[LIMITS].charge_visitor(entry.network)
     return outcome

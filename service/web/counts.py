@@ -15,6 +15,7 @@ from aiohttp import web
 from service.batch import Outcome
 from service.errors import Problem
 from service.model import Counts, Drop, Hit, Numbers, Site, clean_path
+from service.periods import WEEKDAYS
 from service.web.appkeys import READER
 from service.web.auth import is_admin
 from service.web.client import known_site
@@ -32,7 +33,7 @@ async def get_counts(request: web.Request) -> web.Response:
     path = asked_path(request)
     reading = await request.app[READER].read(site, path)
     page = (path, reading.counts.pages[0]) if path is not None else None
-    body = counts_json(site, reading.counts, page)
+    body = counts_json(site, reading.counts, reading.as_of, page)
     headers = {"ETag": etag_of(body), "Cache-Control": "public, max-age=1"}
     if headers["ETag"] in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)
@@ -58,23 +59,25 @@ def answer_hit(site: Site, entry: Hit | Drop, outcome: Outcome, now: int) -> web
         page = None
         if isinstance(entry, Hit) and outcome.page is not None:
             page = (entry.path, outcome.page)
-        body |= counts_json(site, outcome.counts, page) | {"as_of": now // 1000}
+        body |= counts_json(site, outcome.counts, now, page) | {"as_of": now // 1000}
     return json_answer(body, headers={"Cache-Control": "no-store"})
 
 
-def counts_json(site: Site, counts: Counts, page: tuple[str, int] | None) -> dict[str, Any]:
-    """All but the instant, so that equal counts have equal tags."""
-    settings = site.settings
+def counts_json(
+    site: Site, counts: Counts, now: int, page: tuple[str, int] | None = None
+) -> dict[str, Any]:
+    """All but the instant itself, so that equal counts have equal tags."""
+    settings, calendar = site.settings, site.calendar
     body: dict[str, Any] = {
         "site": site.id,
-        "timezone": settings.timezone,
+        "timezone": calendar.timezone_at(now),
         "since": counts.since // 1000,
         "metric": settings.metric,
         "online": counts.online,
         **{period: numbers_json(getattr(counts, period)) for period in PERIODS},
         "peak": {"online": counts.peak, "at": counts.peak_at // 1000},
         "seeded": seeded_json(counts),
-        "week_start": settings.week_start,
+        "week_start": WEEKDAYS[calendar.week_start_at(now)],
         "online_window": settings.online_window,
         "visit_timeout": settings.visit_timeout,
         "identity": settings.identity,

@@ -50,7 +50,7 @@ def _make(path: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    token = path.read_text().strip()
-    if len(token) < 16:
-        raise StartError(f"the admin token in {path} is too short: remove the file to make another")
+    token = path.read_text(errors="replace").strip()
+    if len(token) < 16 or not (token.isascii() and token.isprintable()):
+        raise StartError(f"{path} holds no admin token: remove the file to make another")
     return token

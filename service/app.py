@@ -12,7 +12,7 @@ import signal
 import time
 import zoneinfo
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -170,19 +170,32 @@ async def serving(app: web.Application, address: Address) -> AsyncIterator[str]:
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    """Run until SIGTERM or SIGINT; before the service is up, they give up its start."""
+    up, stop = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(run(settings, up, stop))
+
+    def end() -> None:
+        if not (up.is_set() or stop.is_set()):
+            running.cancel()
+        stop.set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signum, end)
+    with suppress(asyncio.CancelledError):
+        await running
+    log.info("stopped")
+
+
+async def run(settings: Settings, up: asyncio.Event, stop: asyncio.Event) -> None:
     for warning in settings.warnings:
         log.warning(warning)
     metrics.BUILD_INFO.labels(version("visit-counter"), platform.python_version()).set(1)
     async with components(settings) as parts, listening(parts) as urls:
         welcome(parts, urls)
+        up.set()
         await stop.wait()
         parts.readiness.stopping = True
         log.info("stopping")
-    log.info("stopped")
 
 
 def welcome(parts: Components, urls: dict[str, str]) -> None:

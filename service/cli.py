@@ -12,11 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 from service.admin_token import NAME as TOKEN_NAME
 from service.errors import SettingsError, StartError, VisitCounterError
@@ -208,7 +209,8 @@ def ask(
 ) -> Any:
     base = options.url.rstrip("/") if options.url else here(settings, ops=True)
     token = token_of(settings)
-    return call(f"{base}/api/v1/sites{path}", method, body, token)
+    url = f"{base}/api/v1/sites{path}"
+    return call(url, method, body, token, elsewhere=bool(options.url))
 
 
 def here(settings: Settings, *, ops: bool = False) -> str:
@@ -223,31 +225,51 @@ def token_of(settings: Settings) -> str:
     if settings.admin_token is not None:
         return settings.admin_token
     try:
-        return path.read_text().strip()
+        token = path.read_text(errors="replace").strip()
     except OSError as error:
         raise CallError(
             f"no admin token: {path} cannot be read ({error.strerror}). Run this where the service "
             "runs, or set VISIT_COUNTER_ADMIN_TOKEN"
         ) from None
+    if not (token.isascii() and token.isprintable()):
+        raise CallError(f"{path} holds no admin token: set VISIT_COUNTER_ADMIN_TOKEN")
+    return token
 
 
 def call(
-    url: str, method: str, body: Mapping[str, Any] | None = None, token: str | None = None
+    url: str,
+    method: str,
+    body: Mapping[str, Any] | None = None,
+    token: str | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Any:
+    # The environment's proxy is for the way out, never for the service here.
+    opener = build_opener() if elsewhere else build_opener(ProxyHandler({}))
+    try:
+        with opener.open(request_of(url, method, body, token), timeout=CALL_S) as answer:
+            text = answer.read()
+    except HTTPError as error:
+        raise CallError(refusal(error)) from None
+    except (ValueError, InvalidURL):
+        raise CallError(f"{url!r} is no URL: write it like http://127.0.0.1:8080") from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise CallError(f"no answer at {url} ({reason}): is the service running?") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise CallError(f"what answers at {url} is no visit counter") from None
+
+
+def request_of(url: str, method: str, body: Mapping[str, Any] | None, token: str | None) -> Request:
     request = Request(url, method=method)
     if token is not None:
         request.add_header("Authorization", f"Bearer {token}")
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
-    try:
-        with urlopen(request, timeout=CALL_S) as answer:
-            return json.load(answer)
-    except HTTPError as error:
-        raise CallError(refusal(error)) from None
-    except (URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise CallError(f"no answer at {url} ({reason}): is the service running?") from None
+    return request
 
 
 def refusal(error: HTTPError) -> str:

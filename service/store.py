@@ -275,10 +275,10 @@ class Store:
                 async with self._speaking():
                     return await self._info()
             except StoreError as error:
-                if isinstance(error.__cause__, exceptions.AuthenticationError):
+                if _refused_for_good(error):
                     raise StartError(
-                        f"the store refuses our password or user: {error}. "
-                        "Mend VISIT_COUNTER_REDIS_URL"
+                        f"the store at {self._address()} refuses us ({error}): mend the user, "
+                        "password or database in VISIT_COUNTER_REDIS_URL"
                     ) from None
                 if asyncio.get_running_loop().time() + delay > deadline:
                     raise StartError(
@@ -387,6 +387,18 @@ def library(namespace: str) -> tuple[str, str]:
     digest = blake2b(source.encode(), digest_size=6).hexdigest()
     name = f"{namespace}_{digest}"
     return name, source.replace("__library__", name)
+
+
+def _refused_for_good(error: BaseException | None) -> bool:
+    """Whether the store has answered, and no waiting will make it take us: a wrong password, user
+    or database. While connecting, redis-py hides that behind a ConnectionError."""
+    while error is not None:
+        if isinstance(error, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
+            return True
+        if isinstance(error, exceptions.ResponseError) and not isinstance(error, REFUSING):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _pairs(flat: Any) -> list[tuple[str, bytes]]:

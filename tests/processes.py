@@ -1,0 +1,162 @@
+"""The service as users run it: `python -m service` as a process of its own.
+
+    with serving(DATA_DIR=str(directory)) as service:
+        urlopen(service.url + "/healthz")
+
+Settings are given without their prefix; nothing else of this environment that looks like a setting
+reaches the process. What it prints is kept in files, so that a full pipe never stops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tests.services import PERSON, TOKEN
+
+ROOT = Path(__file__).parents[1]
+START_S = 20.0
+STOP_S = 8.0
+
+
+class ServiceProcess:
+    """A started service; `url` waits until it answers."""
+
+    def __init__(self, scratch: Path, settings: dict[str, str]) -> None:
+        self._scratch = scratch
+        self.token = settings.get("VISIT_COUNTER_ADMIN_TOKEN", "")
+        with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service", "serve"],
+                cwd=ROOT,
+                env=environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def printed(self) -> str:
+        return self._file("out").read_text(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr so far."""
+        return self._file("err").read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        found: list[str] = []
+
+        def up() -> bool:
+            assert self.process.poll() is None, self.errors
+            found.extend(re.findall(r'"demo": "(http://[^"]*)/demo"', self.errors))
+            return bool(found)
+
+        until(up, START_S)
+        return found[0]
+
+    def exit_code(self, within_s: float) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self.process.wait(timeout=within_s)
+
+    def terminate(self) -> int:
+        """Stop it as a service manager would; its exit code."""
+        self.process.terminate()
+        return self.exit_code(STOP_S)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Call /api/v1 with its admin token; the answer must be a success."""
+        status, answer = call(method, f"{self.url}/api/v1{path}", body, self.token)
+        assert status < 300, answer
+        return answer
+
+    def site(self, site: str = "portal", **settings: Any) -> None:
+        self.api("POST", "/sites", {"id": site, "origins": ["*"], "timezone": "UTC", **settings})
+
+    def hit(self, site: str = "portal", **fields: Any) -> Any:
+        status, answer = call("POST", f"{self.url}/w/{site}", fields)
+        assert status == 200, answer
+        return answer
+
+    def counts(self, site: str = "portal") -> Any:
+        return self.api("POST", f"/sites/{site}/reset?preview=1")["would_reset"]
+
+    def _file(self, name: str) -> Path:
+        return self._scratch / name
+
+
+@contextmanager
+def serving(**settings: str) -> Iterator[ServiceProcess]:
+    """A service with these settings, over an embedded store if no other is set; killed at the end
+    if it runs."""
+    with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as scratch:
+        defaults = {
+            "LISTEN": "127.0.0.1:0",
+            "DATA_DIR": f"{scratch}/data",
+            "ADMIN_TOKEN": TOKEN,
+            "TIMEZONE": "UTC",
+        }
+        given = {f"VISIT_COUNTER_{name}": text for name, text in {**defaults, **settings}.items()}
+        service = ServiceProcess(
+            Path(scratch), {name: text for name, text in given.items() if text}
+        )
+        try:
+            yield service
+        finally:
+            if service.process.poll() is None:
+                # Not SIGKILL, which would leave an embedded Valkey behind.
+                service.process.terminate()
+                service.process.wait(timeout=2 * STOP_S)
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    ours = {name: v for name, v in os.environ.items() if not name.startswith("VISIT_COUNTER_")}
+    ours.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**ours, "PYTHONPYCACHEPREFIX": compiled(), **settings}
+
+
+@cache
+def compiled() -> str:
+    """Where services find their modules compiled, also in the next run: no test times a compiler,
+    not even where the environment keeps Python from writing beside the sources."""
+    path = ROOT / ".pytest_cache" / "compiled"
+    imports = [sys.executable, "-X", f"pycache_prefix={path}", "-c", "import service.app, uvloop"]
+    plain = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(imports, cwd=ROOT, env=plain, check=True)
+    return str(path)
+
+
+def call(method: str, url: str, body: Any = None, token: str = "") -> tuple[int, Any]:
+    """Status and JSON of a request, sent as a person's browser would."""
+    headers = {"User-Agent": PERSON, **({"Authorization": f"Bearer {token}"} if token else {})}
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urlopen(Request(url, data, headers, method=method), timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.01)

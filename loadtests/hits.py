@@ -29,7 +29,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-TOKEN = "token-of-the-load-test"
+TOKEN = "token-of-the-load-test-of-32-characters"
 START_S = 10.0
 SITE = "load"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import resource
 import signal
 import time
 import zoneinfo
@@ -33,6 +34,7 @@ from service.settings import Settings
 from service.sites import Sites
 from service.store import Store
 from service.values import Address
+from service.watch import Watch
 from service.web.appkeys import (
     ADMIN_TOKEN,
     BASE_PATH,
@@ -43,8 +45,9 @@ from service.web.appkeys import (
     SITES,
     STORE,
     TRUSTED_PROXIES,
+    WATCH,
 )
-from service.web.auth import ATTEMPTS, Attempts
+from service.web.auth import WRONG, WrongTokens
 from service.web.client import FORWARDING, MAX_BODY, Forwarding
 from service.web.middleware import answer_errors, measure
 from service.web.ops import READINESS, Readiness
@@ -65,6 +68,7 @@ class Components:
     settings: Settings
     clock: Clock
     store: Store
+    watch: Watch
     sites: Sites
     recorder: Recorder
     reader: Reader
@@ -82,6 +86,7 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
     async with (
         store_url(settings) as url,
         Store(url, settings.namespace, clock, allow_unsafe=settings.allow_unsafe_store) as store,
+        Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
         Recorder(store, clock) as recorder,
     ):
@@ -89,6 +94,7 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
             settings=settings,
             clock=clock,
             store=store,
+            watch=watch,
             sites=sites,
             recorder=recorder,
             reader=Reader(store, clock),
@@ -115,6 +121,7 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     app[BASE_PATH] = parts.settings.base_path
     app[CLOCK] = parts.clock
     app[STORE] = parts.store
+    app[WATCH] = parts.watch
     app[SITES] = parts.sites
     app[RECORDER] = parts.recorder
     app[READER] = parts.reader
@@ -122,7 +129,7 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     app[ADMIN_TOKEN] = parts.token.token
     app[TRUSTED_PROXIES] = Networks.parse(parts.settings.trusted_proxies)
     app[LIMITS] = parts.limits
-    app[ATTEMPTS] = Attempts()
+    app[WRONG] = WrongTokens()
     app[FORWARDING] = Forwarding()
     app.add_routes(routes)
     return app
@@ -186,7 +193,14 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
+def allow_many_connections() -> None:
+    """A connection is an open file, and the usual soft limit of 1,024 is soon reached."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def run(settings: Settings, up: asyncio.Event, stop: asyncio.Event) -> None:
+    allow_many_connections()
     for warning in settings.warnings:
         log.warning(warning)
     metrics.BUILD_INFO.labels(version("visit-counter"), platform.python_version()).set(1)

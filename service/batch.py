@@ -63,6 +63,11 @@ class Batch:
             part = self._parts[key] = _SitePart(site)
         return part
 
+    def not_later_than(self, now: int) -> Batch:
+        """The same batch, where this machine's clock was ahead of the store's."""
+        entries = [entry._replace(at=min(entry.at, now)) for entry in self.entries]
+        return Batch(self.partition, entries, now)
+
     def outcomes(self, reply: bytes) -> tuple[Applied, list[Outcome]]:
         """The reply, and what it means for each entry, in the entries' order."""
         applied = msgspec.msgpack.decode(reply, type=Applied)
@@ -90,7 +95,7 @@ class _SitePart:
         periods = self.site.calendar.periods(entry.at)
         section = self._sections.setdefault((periods.today, periods.week), _Section())
         if isinstance(entry, Drop):
-            section.drops[entry.reason] = section.drops.get(entry.reason, 0) + 1
+            section.drop(entry)
             return
         section.add(index, entry)
         if entry.wants_page:
@@ -127,6 +132,10 @@ class _Section:
         self.drops: dict[str, int] = {}
         self.newest = 0
         self._hits: list[tuple[int, Hit]] = []
+
+    def drop(self, drop: Drop) -> None:
+        self.newest = max(self.newest, drop.at)
+        self.drops[drop.reason] = self.drops.get(drop.reason, 0) + 1
 
     def add(self, index: int, hit: Hit) -> None:
         self.newest = max(self.newest, hit.at)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from service.admin_token import NAME as TOKEN_NAME
 from service.errors import SettingsError, StartError, VisitCounterError
@@ -29,6 +29,13 @@ PERIODS = ("total", "year", "month", "week", "today")
 
 class CallError(VisitCounterError):
     """The service could not be asked, or refused."""
+
+
+class Unmoved(HTTPRedirectHandler):
+    """Follows no redirect: the admin token is for the address that was asked."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,11 +252,14 @@ def call(
     elsewhere: bool = False,
 ) -> Any:
     # The environment's proxy is for the way out, never for the service here.
-    opener = build_opener() if elsewhere else build_opener(ProxyHandler({}))
+    handlers: list[BaseHandler] = [Unmoved()] if elsewhere else [Unmoved(), ProxyHandler({})]
+    opener = build_opener(*handlers)
     try:
         with opener.open(request_of(url, method, body, token), timeout=CALL_S) as answer:
             text = answer.read()
     except HTTPError as error:
+        if moved := error.headers.get("Location"):
+            raise CallError(f"{url} has moved to {moved}: use that with --url") from None
         raise CallError(refusal(error)) from None
     except (ValueError, InvalidURL):
         raise CallError(f"{url!r} is no URL: write it like http://127.0.0.1:8080") from None

@@ -26,14 +26,15 @@
 --   drops:2026-11             hash  22:bot -> hits                                400 days
 --   index                     zset  dated key of this generation -> when it is gone
 --
--- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER) and are raised
--- before the first write.
+-- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER, EARLY) and are
+-- raised before the first write.
 
 local DAY_MS = 86400000
 local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
 local SKETCH_MS = 8 * DAY_MS
 local DROPS_MS = 431 * DAY_MS -- 400 days behind the last day of a month
 local OPERATION_MS = 30 * DAY_MS
+local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
 local KINDS = {'day', 'week', 'month', 'year'}
@@ -103,6 +104,16 @@ end
 
 local function remember(base, name, gone_at)
   redis.call('ZADD', base .. 'index', gone_at or '+inf', name)
+end
+
+-- Removes all that a generation counted.
+local function forget(base)
+  for _, name in ipairs(redis.call('ZRANGE', base .. 'index', 0, -1)) do
+    redis.call('UNLINK', base .. name)
+  end
+  for _, name in ipairs({'total', 'online', 'seen', 'pages', 'index', 'visitors:total'}) do
+    redis.call('UNLINK', base .. name)
+  end
 end
 
 --------------------------------------------------------------------------------- visitors of a hit
@@ -202,7 +213,9 @@ local function freeze(base, kind, label, now)
     return
   end
   local hash, field = place(kind, label)
-  redis.call('HSET', base .. hash, field .. 'u', redis.call('PFCOUNT', sketch))
+  local known = tonumber(redis.call('HGET', base .. hash, field .. 'u') or 0)
+  local visitors = math.max(known, redis.call('PFCOUNT', sketch))
+  redis.call('HSET', base .. hash, field .. 'u', visitors)
   redis.call('PEXPIRE', sketch, SKETCH_MS)
   remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
 end
@@ -439,7 +452,9 @@ local function merge_numbers(from, into, name, labels)
     if metric == 'u' then
       local label = stem == '' and part or stem .. '-' .. part
       labels[kind .. ' ' .. label] = true
-    elseif metric ~= 'a' then
+    elseif metric == 'a' then
+      redis.call('HSET', into .. name, field, value)
+    else
       redis.call('HINCRBY', into .. name, field, value)
     end
   end
@@ -454,14 +469,37 @@ local function merge_drops(from, into, name, now)
   remember(into, name, now + DROPS_MS)
 end
 
-local function merge_sets(from, into)
-  for name, aggregate in pairs({online = 'MAX', seen = 'MAX', pages = 'SUM'}) do
-    local life = math.max(redis.call('PTTL', from .. name), redis.call('PTTL', into .. name))
-    redis.call('ZUNIONSTORE', into .. name, 2, into .. name, from .. name, 'AGGREGATE', aggregate)
-    if life > 0 then
-      redis.call('PEXPIRE', into .. name, life)
-    end
+-- The smaller set goes into the larger: after a reset that is little, and the larger one may have
+-- a million members.
+local function merge_set(from, into, name, add)
+  local source, target, few = from .. name, into .. name, from .. name
+  if redis.call('EXISTS', source) == 0 then
+    return
   end
+  local life = math.max(redis.call('PTTL', source), redis.call('PTTL', target))
+  if redis.call('ZCARD', source) > redis.call('ZCARD', target) then
+    few = from .. 'few'
+    if redis.call('EXISTS', target) == 1 then
+      redis.call('RENAME', target, few)
+    end
+    redis.call('RENAME', source, target)
+  end
+  local members = redis.call('ZRANGE', few, 0, -1, 'WITHSCORES')
+  for i = 1, #members, 2 do
+    add(target, members[i + 1], members[i])
+  end
+  redis.call('UNLINK', few)
+  if life > 0 then
+    redis.call('PEXPIRE', target, life)
+  end
+end
+
+local function keep_later(key, score, member)
+  redis.call('ZADD', key, 'GT', score, member)
+end
+
+local function add_score(key, score, member)
+  redis.call('ZINCRBY', key, score, member)
 end
 
 local function merge_total(from, into, theirs, ours)
@@ -524,15 +562,12 @@ local function merge(from, into, now)
       freeze(into, kind, label, now)
     end
   end
-  merge_sets(from, into)
+  merge_set(from, into, 'online', keep_later)
+  merge_set(from, into, 'seen', keep_later)
+  merge_set(from, into, 'pages', add_score)
   merge_total(from, into, theirs, ours)
   merge_running(into, theirs, ours, now)
-  for _, name in ipairs(names) do
-    redis.call('UNLINK', from .. name)
-  end
-  for _, name in ipairs({'total', 'online', 'seen', 'pages', 'index', 'visitors:total'}) do
-    redis.call('UNLINK', from .. name)
-  end
+  forget(from)
   return approximate
 end
 
@@ -553,6 +588,16 @@ local function section_named(packed)
   }
 end
 
+local function newest_of(sites)
+  local newest = 0
+  for _, packed in ipairs(sites) do
+    for _, packed_section in ipairs(packed[8]) do
+      newest = math.max(newest, packed_section[7])
+    end
+  end
+  return newest
+end
+
 -- record(tag; sites, ids) counts one batch, all or nothing.
 -- sites: msgpack, see site_named; ids: the visitors of all hits of all sections, in their order.
 -- Answers msgpack {now, new visitors, held hits (both as places in ids, from 0), counts per site,
@@ -560,6 +605,9 @@ end
 local function record(keys, args)
   local tag, sites, ids, now = keys[1], cmsgpack.unpack(args[1]), args[2], store_time()
   local reply, cursor = {now, {}, {}, {}, 0}, 0
+  if newest_of(sites) > now + AHEAD_MS then
+    return redis.error_reply('EARLY ' .. now)
+  end
   for n, packed in ipairs(sites) do
     local site = site_named(packed)
     local generation, current = generations_of(tag, site.id, site.generation)
@@ -627,8 +675,12 @@ end
 local function keep_operation(tag, site, operation, what, now)
   local key = tag .. ':operations:' .. site
   for id, done in pairs(read_hash(key)) do
-    if tonumber(string.match(done, ':(%d+)$')) < now - OPERATION_MS then
+    local kind, generation, at = string.match(done, '^(%a+):(%d+):(%d+)$')
+    if tonumber(at) < now - OPERATION_MS then
       redis.call('HDEL', key, id)
+      if kind == 'reset' then -- nothing can bring that generation back any more
+        forget(base_of(tag, site, generation))
+      end
     end
   end
   redis.call('HSET', key, operation, what .. ':' .. now)
@@ -719,6 +771,11 @@ local function install(keys, args)
   return redis.call('HMGET', keys[1], 'schema', 'partitions', 'secret')
 end
 
+-- probe(meta key) answers {now, secret}. It writes nothing, but is refused whenever writes are.
+local function probe(keys)
+  return {store_time(), redis.call('HGET', keys[1], 'secret')}
+end
+
 -- While a library loads there is nothing but `redis`, not even pairs().
 redis.register_function('__library___record', record)
 redis.register_function('__library___put_site', put_site)
@@ -726,6 +783,7 @@ redis.register_function('__library___reset', reset)
 redis.register_function('__library___undo', undo)
 redis.register_function('__library___seed', seed)
 redis.register_function('__library___install', install)
+redis.register_function('__library___probe', probe)
 -- PFCOUNT may write its cache, so `counts` is no read-only function, but it needs no memory.
 redis.register_function({
   function_name = '__library___counts', callback = counts, flags = {'allow-oom'},

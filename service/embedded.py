@@ -25,9 +25,9 @@ from urllib.parse import quote
 
 import structlog
 
-from . import locks, valkey_process
-from .errors import StartError
-from .valkey_process import SOCKET, Fsync
+from service import locks, valkey_process
+from service.errors import StartError
+from service.valkey_process import SOCKET, Fsync
 
 ORPHAN_S, KILL_S = 10.0, 2.0
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
@@ -46,6 +46,7 @@ class Embedded:
         self._data_dir = data_dir.absolute()
         self._home = self._data_dir / "valkey"
         self._fsync = fsync
+        self._log_bytes = 0
         self._held = ExitStack()
         self._server: Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -101,10 +102,12 @@ class Embedded:
             self.alive = False
             lived = clock() - since
             pause = RESTART_MIN_S if lived > RESTART_MAX_S else min(pause * 2, RESTART_MAX_S)
-            log.error("the embedded Valkey ended by itself, restarting", code=code, pause_s=pause)
+            why = valkey_process.why_it_ended(self._home, self._log_bytes, code)
+            log.error(f"{why} Starting it again.", pause_s=pause)
             await asyncio.sleep(pause)
             try:
                 with _explained(self._data_dir):
+                    _prove_space(self._home / "probe")
                     # The server is gone, so a holder can only be its AOF rewrite, deaf to SIGTERM.
                     await self._launch(signal.SIGKILL)
             except StartError as problem:
@@ -137,6 +140,7 @@ class Embedded:
             )
         finally:
             os.close(lock)  # never LOCK_UN: the server's copy of the descriptor keeps the lock
+        self._log_bytes = (self._home / "valkey.log").stat().st_size
         self.alive = True
 
 

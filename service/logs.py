@@ -18,7 +18,7 @@ CLIENT = " from %s"  # so ends a sentence of aiohttp's that names the client's a
 def configure(log_format: Literal["console", "json"]) -> None:
     timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     renderer: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_console()]
         if log_format == "console"
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -30,6 +30,12 @@ def configure(log_format: Literal["console", "json"]) -> None:
     )
     # What aiohttp and asyncio report goes the same way; their debug chatter does not.
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # Plain: the fancier formatters show local variables, which hold tokens and addresses.
+    plain = structlog.dev.plain_traceback
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
 
 
 class _ToStructlog(logging.Handler):

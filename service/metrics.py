@@ -49,5 +49,8 @@ FORWARDED_IGNORED = Counter(
     "visitcounter_forwarded_ignored",
     "Requests whose X-Forwarded-For came from a peer that is no trusted proxy.",
 )
+WRONG_TOKENS = Counter(
+    "visitcounter_wrong_tokens", "Requests with an admin token that is not ours."
+)
 SITES = Gauge("visitcounter_sites", "Sites that this process knows.")
 BUILD_INFO = Gauge("visitcounter_build_info", "1, with the version.", ["version", "python"])

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote
 from zlib import crc32
 
 import msgspec
@@ -98,10 +99,18 @@ class Site:
     """A site as the hit path uses it: parsed once, replaced whole when a setting changes."""
 
     __slots__ = (
-        "calendar", "generation", "id", "origins", "partition", "settings", "trusted"
-    )  # fmt: skip
+        "calendar",
+        "generation",
+        "id",
+        "origins",
+        "partition",
+        "raw",
+        "settings",
+        "trusted",
+    )
 
-    def __init__(self, stored: StoredSite, generation: int) -> None:
+    def __init__(self, stored: StoredSite, generation: int, raw: bytes = b"") -> None:
+        self.raw = raw  # as the store has it: a change is made to exactly this
         self.settings = stored.settings
         self.calendar = stored.calendar
         self.generation = generation
@@ -109,10 +118,6 @@ class Site:
         self.partition = partition_of(self.id)
         self.origins = Origins.parse(self.settings.origins)
         self.trusted = Networks.parse(self.settings.trusted_networks)
-
-    @property
-    def stored(self) -> StoredSite:
-        return StoredSite(self.settings, self.calendar)
 
 
 class Hit(NamedTuple):
@@ -185,10 +190,10 @@ def partition_of(site: str) -> int:
 def clean_path(path: str) -> str:
     """The page's path as it is counted; raises ValueError for what is no path.
 
-    Query and fragment go, control characters are refused, more than 512 bytes are cut at a
-    character.
+    Query and fragment go, escapes are decoded (a page is one page however its address is written),
+    control characters are refused, more than 512 bytes are cut at a character.
     """
-    path = path.partition("#")[0].partition("?")[0]
+    path = _decoded(path.partition("#")[0].partition("?")[0])
     if not path.startswith("/"):
         raise ValueError('a path begins with "/"')
     if CONTROL.search(path):
@@ -197,6 +202,15 @@ def clean_path(path: str) -> str:
     if len(encoded) <= MAX_PATH_BYTES:
         return path
     return encoded[:MAX_PATH_BYTES].decode(errors="ignore")
+
+
+def _decoded(path: str) -> str:
+    """Without percent escapes, if they stand for text; else as it was written."""
+    try:
+        decoded = unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        return path
+    return path if CONTROL.search(decoded) else decoded
 
 
 def weekday_number(name: Weekday) -> int:

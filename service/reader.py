@@ -11,12 +11,13 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from service.clock import Clock
-from service.errors import StoreError
+from service.errors import StoreError, StoreUnavailable
 from service.model import Counts, Site
 from service.store import Store
 
 FRESH_MS = 1000
 MOST_KEPT = 10_000
+MOST_FLIGHTS = 500
 
 
 class Reading(NamedTuple):
@@ -44,6 +45,8 @@ class Reader:
         if kept and self._is_fresh(kept, site):
             return kept
         flight = self._flights.get(key)
+        if flight is None and len(self._flights) >= MOST_FLIGHTS:
+            raise StoreUnavailable("too many reads at once")
         if flight is None:
             flight = self._flights[key] = asyncio.create_task(self._fly(key, site, path))
         try:
@@ -52,6 +55,10 @@ class Reader:
             if kept is None:
                 raise
             return kept
+
+    def keep(self, site: Site, counts: Counts, now: int) -> None:
+        """Counts that came with the answer to a hit: what there is to show if the store goes."""
+        self._keep((site.id, None), Reading(counts, now, site.generation))
 
     def _is_fresh(self, kept: Reading, site: Site) -> bool:
         age = self._clock.now() - kept.as_of

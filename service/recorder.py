@@ -81,7 +81,10 @@ class Recorder:
             await self._arrived.wait()
             self._arrived.clear()
             while self._pending:
-                await self._flush(self._take(MAX_BATCH))
+                try:
+                    await self._flush(self._take(MAX_BATCH))
+                except Exception:  # a mistake of ours: its hits are answered, the next ones count
+                    log.exception("a flush failed")
 
     def _take(self, most: int) -> list[tuple[Hit | Drop, Waiter]]:
         taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]

@@ -128,7 +128,7 @@ class Settings:
         "ADMIN_TOKEN",
         parse_token,
         "",
-        "The bearer token of the admin API, 16 or more characters.",
+        "The bearer token of the admin API, 32 or more characters.",
         unset="made at the first start",
         secret=True,
     )

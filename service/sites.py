@@ -26,10 +26,12 @@ from service.model import (
     weekday_number,
 )
 from service.periods import Calendar
-from service.store import CHANGED, EXISTS, PartitionSites, Refused, Store
+from service.refusals import CHANGED, EXISTS, Refused
+from service.store import PartitionSites, Store
 from service.tasks import supervised
 
 LOOK_S = 0.5
+NEVER = "0"  # the version of a partition that never had a site
 
 log = structlog.get_logger()
 
@@ -42,7 +44,6 @@ class Sites:
         self._store = store
         self._clock = clock
         self._sites: dict[str, Site] = {}
-        self._raw: dict[str, bytes] = {}
         self._versions = [""] * PARTITIONS
         self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -58,6 +59,10 @@ class Sites:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def get(self, site: str) -> Site | None:
         return self._sites.get(site)
@@ -77,7 +82,7 @@ class Sites:
             calendar = calendar.with_timezone(settings.timezone, now)
         if settings.week_start != site.settings.week_start:
             calendar = calendar.with_week_start(weekday_number(settings.week_start), now)
-        return await self._put(StoredSite(settings, calendar), before=self._raw[site.id])
+        return await self._put(StoredSite(settings, calendar), before=site.raw)
 
     async def refresh(self) -> None:
         """Read what changed since the last look."""
@@ -108,17 +113,18 @@ class Sites:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            with suppress(StoreError):  # the store has said so itself
+            with suppress(StoreError):  # the watch tells
                 await self.refresh()
 
     def _replace(self, partition: int, found: PartitionSites) -> None:
+        if found.version == NEVER and self._versions[partition] not in ("", NEVER):
+            return  # the store was emptied: the watch says so, and we go on with what we know
         for site in [s.id for s in self._sites.values() if s.partition == partition]:
             if site not in found.settings:
                 del self._sites[site]
         for site, raw in found.settings.items():
             try:
-                self._sites[site] = Site(decode_site(raw), found.generations[site])
-                self._raw[site] = raw
+                self._sites[site] = Site(decode_site(raw), found.generations[site], raw)
             except (msgspec.MsgspecError, ValueError, KeyError) as error:
                 log.error("a site's settings in the store cannot be read", site=site, error=error)
         self._versions[partition] = found.version

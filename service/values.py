@@ -84,8 +84,8 @@ def parse_switch(text: str) -> bool:
 
 
 def parse_token(text: str) -> str:
-    if not re.fullmatch(r"[!-~]{16,}", text):
-        raise ValueError("the token needs 16 or more characters, ASCII without spaces")
+    if not re.fullmatch(r"[!-~]{32,}", text):
+        raise ValueError("the token needs 32 or more characters, ASCII without spaces")
     return text
 
 

@@ -65,11 +65,13 @@ class Counted:
 
     def next_generation(self) -> None:
         """As the sites component does after a reset: later hits are of the next generation."""
-        self.site = Site(self.site.stored, self.site.generation + 1)
+        self.site = self._site(self.site.calendar, self.site.generation + 1)
 
     def with_calendar(self, calendar: Calendar) -> None:
-        stored = StoredSite(self.site.settings, calendar)
-        self.site = Site(stored, self.site.generation)
+        self.site = self._site(calendar, self.site.generation)
+
+    def _site(self, calendar: Calendar, generation: int) -> Site:
+        return Site(StoredSite(self.site.settings, calendar), generation)
 
 
 def _numbers(counts: dict[str, Any]) -> dict[str, tuple[int, int, int]]:

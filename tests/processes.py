@@ -56,6 +56,12 @@ class ServiceProcess:
         """What it wrote to stderr so far."""
         return self._file("err").read_text(errors="replace")
 
+    def metric(self, series: str) -> float:
+        """A series of /metrics without labels."""
+        with urlopen(f"{self.url}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(f"{series} "))
+
     @property
     def url(self) -> str:
         found: list[str] = []

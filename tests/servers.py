@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,10 +41,11 @@ def server_binaries() -> dict[str, Path]:
 
 
 @contextmanager
-def run_server(binary: Path, *args: str) -> Iterator[Server]:
-    """A server that answers, ended when the block ends; `args` win over ours."""
+def run_server(binary: Path, *args: str, under: Sequence[str] = ()) -> Iterator[Server]:
+    """A server that answers, ended when the block ends; `args` win over ours, `under` is a command
+    that starts it, such as faketime's."""
     directory = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
-    server = Server(binary, directory, args)
+    server = Server(binary, directory, args, under)
     try:
         server.start()
         yield server
@@ -56,10 +57,16 @@ def run_server(binary: Path, *args: str) -> Iterator[Server]:
 class Server:
     """One server and its directory, which outlives `stop` and `kill` so that it can start again."""
 
-    def __init__(self, binary: Path, directory: Path, args: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        directory: Path,
+        args: Sequence[str] = (),
+        under: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.socket_path = str(directory / "s")
-        self._command = [str(binary), *_own_arguments(), *SAFE, *args]
+        self._command = [*under, str(binary), *_own_arguments(), *SAFE, *args]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -25,7 +25,7 @@ from service.clock import Clock
 from service.settings import Settings
 
 PERSON = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
-TOKEN = "token-of-the-tests"
+TOKEN = "token-of-the-tests-with-32-characters"
 
 _namespaces = itertools.count(1)
 

@@ -579,7 +579,7 @@ async def test_a_foreign_forwarded_for_is_ignored_and_told(valkey: Server) -> No
 
     assert answer["total"] == {"pageviews": 5, "visits": 1, "visitors": 1}
     assert (REGISTRY.get_sample_value(ignored) or 0.0) - before >= 5
-    assert (status, told["status"]) == (200, "degraded")
+    assert (status, told["status"]) == (200, "ok")
     assert "VISIT_COUNTER_TRUSTED_PROXIES" in told["hints"][0]
     assert len([line for line in log if "VISIT_COUNTER_TRUSTED_PROXIES" in line["event"]]) == 1
 
@@ -723,15 +723,16 @@ def test_without_the_admin_token_nothing_is_told(
     assert "Authorization: Bearer" in answer.problem()["detail"]
 
 
-def test_guessing_tokens_ends_soon(service: ServiceProcess) -> None:
-    """Ten wrong tokens, then 429 for that address; others are not concerned."""
+def test_wrong_tokens_are_counted_and_lock_nobody_out(service: ServiceProcess) -> None:
+    """Each guess is 401 and counted; whoever shares the guesser's address still gets in."""
+    before = service.metric("visitcounter_wrong_tokens_total")
     wrong = ("Authorization: Bearer guess", "X-Forwarded-For: 198.51.100.8")
     tries = [exchange(service, head("GET", "/api/v1/sites", *wrong)) for _ in range(11)]
+    right = (f"Authorization: Bearer {service.token}", "X-Forwarded-For: 198.51.100.8")
 
-    assert [answer.status for answer in tries] == [401] * 10 + [429]
-    assert tries[-1].headers["Retry-After"]
-    assert "Wait" in tries[-1].problem()["detail"]
-    assert service.api("GET", "/sites")["sites"]
+    assert [answer.status for answer in tries] == [401] * 11
+    assert exchange(service, head("GET", "/api/v1/sites", *right)).status == 200
+    assert service.metric("visitcounter_wrong_tokens_total") - before == 11
 
 
 NEW = {"id": "new", "origins": ["*"]}

@@ -175,7 +175,10 @@ def test_what_is_no_command_is_answered_with_the_usage(arguments: list[str]) -> 
 def test_a_wrong_token_is_refused(service: ServiceProcess) -> None:
     """The sentence says which token is needed."""
     ran = run(
-        "site", "list", LISTEN=service.url.removeprefix("http://"), ADMIN_TOKEN="0123456789abcdef"
+        "site",
+        "list",
+        LISTEN=service.url.removeprefix("http://"),
+        ADMIN_TOKEN="0123456789abcdef" * 2,
     )
 
     assert "Admin token needed" in ran.sentence

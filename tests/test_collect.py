@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from orjson import dumps
 
 from service.limits import Buckets
 from tests.servers import Server
@@ -161,3 +162,31 @@ async def test_everything_works_under_a_base_path(valkey: Server) -> None:
 
     assert service.url.endswith("/thongke")
     assert (answer["counted"], script.status, outside.status) == (True, 200, 404)
+
+
+@pytest.mark.parametrize(
+    ("way", "query"),
+    [
+        pytest.param({"p": "/tin-t%E1%BB%A9c"}, "", id="escaped, as location.pathname"),
+        pytest.param({"p": "/tin-tức?x=1#y"}, "", id="written out, with a query"),
+        pytest.param({}, "?p=/tin-t%E1%BB%A9c", id="the pixel's query"),
+        pytest.param({}, "", id="the Referer"),
+    ],
+)
+async def test_a_page_is_one_page_however_its_address_is_written(
+    service: Service, way: dict[str, str], query: str
+) -> None:
+    """All ways in count the same path, and it reads back in both spellings."""
+    await service.site()
+    headers = {"Referer": f"{PAGE}/tin-t%E1%BB%A9c"}
+    if query:
+        await pixel(service, query, headers)
+    else:
+        await service.hit(body=dumps(way), headers=headers)
+    url = f"{service.url}/w/portal?path="
+    found = [
+        await (await service.client.get(url + p)).json()
+        for p in ("/tin-tức", "/tin-t%25E1%25BB%25A9c")
+    ]
+
+    assert [each["page"]["pageviews"] for each in found] == [1, 1]

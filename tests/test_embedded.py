@@ -359,8 +359,8 @@ async def test_it_is_restarted_after_a_crash(data_dir: Path) -> None:
             await until(lambda: server.alive and server.pid != first)
 
         assert await client.get("visits") == "1"
-        assert {"code": lines[0]["code"]} == {"code": -9}
-        assert lines[0]["event"] == "the embedded Valkey ended by itself, restarting"
+        assert "ended (status -9" in lines[0]["event"]
+        assert lines[0]["event"].endswith("Starting it again.")
 
 
 async def test_a_rewrite_that_outlives_a_crash_does_not_delay_the_restart(data_dir: Path) -> None:
@@ -390,9 +390,9 @@ async def test_a_server_that_cannot_be_restarted_is_said_to_be_dead(data_dir: Pa
     assert not server.alive
     assert [
         word
-        for line, word in zip(lines, ("restarting", "valkey-check-aof"), strict=False)
+        for line, word in zip(lines, ("Starting it again", "valkey-check-aof"), strict=False)
         if word in line["event"]
-    ] == ["restarting", "valkey-check-aof"]
+    ] == ["Starting it again", "valkey-check-aof"]
     assert lines[0]["pause_s"] < lines[2]["pause_s"]
 
 
@@ -525,10 +525,10 @@ def script(path: Path, text: str, mode: int = 0o755) -> Path:
 @pytest.mark.parametrize(
     ("text", "mode", "words"),
     [
-        ("#!/bin/sh\nexit 3", 0o755, "ended while it started (status 3"),
+        ("#!/bin/sh\nexit 3", 0o755, "ended (status 3"),
         ("#!/bin/sh\necho bad library; exit 127", 0o755, "bad library"),
         ("#!/no/such/interpreter", 0o755, "cannot be run here (No such file"),
-        ("no program", 0o755, "cannot be run here (Exec format error"),
+        ("no program", 0o755, "ended (status 127"),
         ("#!/bin/sh", 0o644, "cannot be run here (Permission denied"),
         ("#!/bin/sh\nexec sleep 60", 0o755, "did not answer within"),
     ],

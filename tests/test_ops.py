@@ -7,11 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from service import metrics
 from tests.servers import run_server, server_binaries
-from tests.services import Service, run_service
+from tests.services import Service, run_service, until
 from tests.tools import need
 
 README = Path(__file__).parents[1] / "README.md"
@@ -55,14 +56,14 @@ async def test_health_and_readiness_while_the_store_is_away() -> None:
     """Alive stays 200; ready falls to 503 and says why; both are well again with the store."""
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url) as service:
-            service.parts.readiness._asked_at = float("-inf")
+            watch = service.parts.watch
             well = await get(service, "/readyz")
             own.kill()
-            service.parts.readiness._asked_at = float("-inf")
+            await until(lambda: watch.fault)
             away, alive = await get(service, "/readyz"), await get(service, "/healthz")
             _, scrape = await get(service, "/metrics")
             own.start()
-            service.parts.readiness._asked_at = float("-inf")
+            await until(lambda: not watch.fault)
             again = await get(service, "/readyz")
 
     assert (well[0], away[0], alive[0], again[0]) == (200, 503, 200, 200)
@@ -96,3 +97,61 @@ async def test_ops_can_have_an_address_of_their_own(service: Service) -> None:
         ]
 
     assert statuses == [404, 404, 200, 200, 401, 200]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("CONFIG", "SET", "maxmemory", "900kb"), ("REPLICAOF", "127.0.0.1", "1"), ("FLUSHALL",)],
+    ids=["out of memory", "turned replica", "emptied"],
+)
+async def test_a_store_that_answers_but_cannot_count_is_not_ready(command: tuple[str, ...]) -> None:
+    """Readiness and the gauge tell what hits would meet, not whether something answers."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            own.call(*command)
+            await until(lambda: service.parts.watch.fault)
+            status, text = await get(service, "/readyz")
+            _, scrape = await get(service, "/metrics")
+            still_known = service.parts.sites.get("portal")
+
+    assert status == 503
+    assert "The store cannot count" in text
+    assert "visitcounter_store_up 0.0" in scrape
+    assert still_known is not None
+
+
+async def test_a_store_that_turns_unsafe_is_told_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keep serving, alarm: degraded, the check's gauge at 0, and hits count."""
+    monkeypatch.setattr("service.watch.EXAMINE_EVERY", 1)
+    monkeypatch.setattr("service.watch.LOOK_S", 0.05)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            own.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+            await until(lambda: not all(check.ok for check in service.parts.watch.checks))
+            status, text = await get(service, "/readyz")
+            answer = await service.hit()
+
+    assert (status, answer["counted"]) == (200, True)
+    assert '"degraded"' in text
+    assert "maxmemory-policy" in text
+
+
+async def test_a_flood_of_reads_does_not_turn_the_service_unready(service: Service) -> None:
+    """Hundreds of different reads at once cost some of them, never readiness or hits."""
+    await service.site()
+    urls = [f"{service.url}/w/portal?path=/{n}" for n in range(800)]
+    statuses = await asyncio.gather(*(status_of(service, url) for url in urls))
+    ready, _ = await get(service, "/readyz")
+    answer = await service.hit()
+
+    assert set(statuses) <= {200, 503}
+    assert (ready, answer["counted"]) == (200, True)
+
+
+async def status_of(service: Service, url: str) -> int:
+    async with service.client.get(url) as answer:
+        return answer.status

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import groupby
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from aiohttp import ClientSession, TCPConnector
@@ -135,7 +136,15 @@ def is_program(user_agent: str) -> bool:
 
 
 def path_of(target: str) -> str:
-    return re.split("[?#]", target)[0].encode()[:512].decode(errors="ignore")
+    """Without the query, and without escapes where they stand for text."""
+    path = re.split("[?#]", target)[0]
+    try:
+        decoded = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        decoded = path
+    if any(ord(character) < 32 or 126 < ord(character) < 160 for character in decoded):
+        decoded = path
+    return decoded.encode()[:512].decode(errors="ignore")
 
 
 def days_from(ordinal: int, number: int) -> list[str]:
@@ -179,9 +188,9 @@ async def test_a_real_log_counts_as_its_lines_say(store_server: Server) -> None:
     lines = read_log()
     expected = Expected(lines)
     clock = StoppedClock(lines[0].at)
-    async with run_service(store_server.url, clock=clock) as service:
-        # How far a sketch errs depends on the ids, so on the secret: the same in every run.
-        service.parts.store.secret = b"the secret of this test"
+    # How far a sketch errs depends on the ids, so on the secret: the same in every run.
+    store_server.call("HSET", "reallog:{meta}", "secret", b"the secret of this test".hex())
+    async with run_service(store_server.url, clock=clock, namespace="reallog") as service:
         await service.site(trusted_networks=["0.0.0.0/0", "::/0"])
         await replay(service, clock, lines)
         seen = {day: await look_on(service, clock, day) for day in DAYS}

@@ -110,3 +110,50 @@ async def test_a_waiter_that_gave_up_disturbs_nobody(valkey: Server) -> None:
         outcome = await stays
 
     assert outcome.counts.total.pageviews == 1
+
+
+async def test_a_mistake_of_ours_costs_its_batch_and_not_the_recorder(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a flush raises, its hits are answered and the next ones count."""
+    async with counting(valkey.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+        now = counted.clock.now()
+        with monkeypatch.context() as patch:
+            patch.setattr(counted.store, "record", broken)
+            with pytest.raises(OutcomeUnknown):
+                await recorder.record(counted.hit(1, now))
+        outcome = await recorder.record(counted.hit(2, now))
+
+    assert outcome.counts.total.pageviews == 1
+
+
+async def broken(_: object) -> None:
+    raise RuntimeError("a mistake")
+
+
+async def test_a_store_without_memory_and_function_is_found_again(valkey: Server) -> None:
+    """FUNCTION FLUSH while memory is full refuses hits; with memory back they count."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+            now = counted.clock.now()
+            own.call("FUNCTION", "FLUSH")
+            own.call("CONFIG", "SET", "maxmemory", "1mb")
+            with pytest.raises(StoreUnavailable):
+                await recorder.record(counted.hit(1, now))
+            own.call("CONFIG", "SET", "maxmemory", "0")
+            outcome = await recorder.record(counted.hit(2, now))
+
+    assert outcome.counts.total.pageviews == 1
+
+
+async def test_a_connection_that_was_reset_costs_no_later_hit(valkey: Server) -> None:
+    """CLIENT KILL, as a firewall's reset of an idle connection, is met with a new connection."""
+    async with counting(valkey.url) as counted, Recorder(counted.store, counted.clock) as recorder:
+        now = counted.clock.now()
+        await recorder.record(counted.hit(1, now))
+        stream = counted.store._writer._connection._writer
+        assert stream is not None
+        stream.transport.abort()
+        outcome = await recorder.record(counted.hit(2, now))
+
+    assert outcome.counts.total.pageviews == 2

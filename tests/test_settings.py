@@ -12,7 +12,7 @@ from service.errors import SettingsError
 from service.settings import PREFIX, Settings
 from service.values import Address, parse_address, parse_base_path
 
-TOKEN = "a-token-of-24-characters"
+TOKEN = "a-token-of-32-characters-or-more"
 
 
 def settings(host: Path | None = None, /, **values: str) -> Settings:
@@ -90,7 +90,7 @@ def test_a_variable_becomes_a_value(name: str, text: str, field: str, expected: 
         ("NAMESPACE", "a" * 32, "a letter a-z"),
         ("EMBEDDED_FSYNC", "no", "always, everysec"),
         ("ALLOW_UNSAFE_STORE", "maybe", "true, false"),
-        ("ADMIN_TOKEN", "short", "16 or more characters"),
+        ("ADMIN_TOKEN", "short", "32 or more characters"),
         ("TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.1/8 has host bits set"),
         ("TRUSTED_PROXIES", "127.0.0.0/8,proxy", "'proxy'"),
         ("TIMEZONE", "asia/ho_chi_min", "did you mean Asia/Ho_Chi_Minh?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -74,3 +75,38 @@ async def test_a_restart_keeps_every_number(
 async def everything(service: Service) -> list[Any]:
     paths = ("/sites/a", "/sites/a/drops")
     return [await service.counts("a"), *[await service.api("GET", path) for path in paths]]
+
+
+async def test_a_slow_change_does_not_undo_a_faster_one(service: Service) -> None:
+    """A PATCH whose body takes its time changes what it names, and nothing else."""
+    await service.site("a", name="old")
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield b'{"na'
+        await service.api("PATCH", "/sites/a", {"public": False, "online_window": 60})
+        yield b'me": "new"}'
+
+    headers = {"Authorization": f"Bearer {service.token}"}
+    url = f"{service.ops_url}/api/v1/sites/a"
+    async with service.client.patch(url, data=slow_body(), headers=headers) as answer:
+        changed = await answer.json()
+
+    assert (changed["name"], changed["public"], changed["online_window"]) == ("new", False, 60)
+
+
+async def test_the_same_operation_is_done_once(service: Service) -> None:
+    """Reset and seed with an id of the caller's may be sent again after an unclear answer."""
+    await service.site("a")
+    order = {"metric": "visits", "add": {"total": 10}, "operation": "my-seed-1"}
+    for _ in range(2):
+        seeded = await service.api("POST", "/sites/a/seed", order)
+    for _ in range(2):
+        undo = await service.api(
+            "POST", "/sites/a/reset", {"confirm": "a", "operation": "my-reset"}
+        )
+    await service.api("POST", "/sites/a/undo/my-reset")
+    back = await service.counts("a")
+
+    assert seeded["total"]["visits"] == 10
+    assert undo == {"undo": "my-reset"}
+    assert back["total"]["visits"] == 10

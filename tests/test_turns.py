@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from service.periods import Calendar
 from tests.counting import Counted, at, counting
-from tests.servers import Server
+from tests.servers import Server, run_server, server_binaries
+from tests.tools import need
 
 DAY = 86_400_000
+
+
+@pytest.fixture(scope="module")
+def late_valkey() -> Iterator[Server]:
+    """A Valkey in June 2027, since hits later than the store's time are refused. Debian's Redis
+    cannot: its jemalloc and faketime do not go together."""
+    faketime = [str(need("faketime")), "2027-06-01 12:00"]
+    with run_server(server_binaries()["valkey"], under=faketime) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -35,17 +47,19 @@ async def test_the_day_turns_at_the_sites_midnight(
     assert (visits["today"], visits["yesterday"], visits["total"]) == (1, 1, 2)
 
 
-@pytest.mark.parametrize(
-    ("last", "first"),
-    [("2021-01-03 23:59", "2021-01-04 00:00"), ("2027-01-03 23:59", "2027-01-04 00:00")],
-    ids=["2020-W53 ends on 2021-01-03", "2026-W53 ends on 2027-01-03"],
-)
-async def test_the_last_week_of_a_year_reaches_into_the_next(
-    store_server: Server, last: str, first: str
-) -> None:
+async def test_2020_w53_ends_on_2021_01_03(store_server: Server) -> None:
     """Week 53 is one week on both sides of New Year and ends on Sunday night."""
+    await week_53(store_server, "2021-01-03 23:59", "2021-01-04 00:00")
+
+
+async def test_2026_w53_ends_on_2027_01_03(late_valkey: Server) -> None:
+    """The next week 53 too."""
+    await week_53(late_valkey, "2027-01-03 23:59", "2027-01-04 00:00")
+
+
+async def week_53(server: Server, last: str, first: str) -> None:
     new_year = at(last[:4] + "-01-01 00:00")
-    async with counting(store_server.url) as counted:
+    async with counting(server.url) as counted:
         await counted.view(1, new_year - 1)
         await counted.view(2, at(last))
         in_week = await counted.visits(at(last))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -17,9 +18,9 @@ import structlog
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from service.errors import Problem
+from service.errors import OutcomeUnknown, Problem
 from service.model import Metric, Site, SiteSettings
-from service.store import NEWER, NO_OPERATION, Refused
+from service.refusals import NEWER, NO_OPERATION, Refused
 from service.web.appkeys import CLOCK, SITES, STORE
 from service.web.auth import require_admin
 from service.web.client import Malformed, known_site, read_body
@@ -28,6 +29,7 @@ from service.web.counts import counts_json, json_answer
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 T = TypeVar("T")
 Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
+Operation = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 
 log = structlog.get_logger()
@@ -35,6 +37,7 @@ log = structlog.get_logger()
 
 class Reset(Struct, forbid_unknown_fields=True):
     confirm: str = ""
+    operation: Operation | None = None
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
@@ -51,6 +54,7 @@ class SeedPeriods(Struct, forbid_unknown_fields=True):
 class SeedOrder(Struct, forbid_unknown_fields=True):
     metric: Metric
     add: SeedPeriods
+    operation: Operation | None = None
     reason: Annotated[str, Meta(max_length=500)] = ""
 
 
@@ -90,17 +94,27 @@ async def replace_site(request: web.Request) -> web.Response:
     settings = settings_of(fields, expected_id=name)
     site = sites.get(name)
     if site is None:
+        log.info("site created", site=name)
         return json_answer(site_json(await sites.create(settings)), status=201)
-    return json_answer(site_json(await sites.change(site, settings)))
+    return json_answer(site_json(await change(request, site, settings)))
 
 
 @admin
 async def change_site(request: web.Request) -> web.Response:
     """PATCH: these settings, the others as they are."""
-    site = known_site(request)
-    fields = site_json(site) | await body_of(request, dict[str, Any])
+    changes = await body_of(request, dict[str, Any])
+    site = known_site(request)  # not before: the body may take its time, and others change too
+    fields = site_json(site) | changes
     settings = settings_of(fields, expected_id=site.id)
-    return json_answer(site_json(await request.app[SITES].change(site, settings)))
+    return json_answer(site_json(await change(request, site, settings)))
+
+
+async def change(request: web.Request, site: Site, settings: SiteSettings) -> Site:
+    before, after = site_json(site), msgspec.to_builtins(settings)
+    changed = await request.app[SITES].change(site, settings)
+    changes = {name: value for name, value in after.items() if before[name] != value}
+    log.info("site changed", site=site.id, changes=changes)
+    return changed
 
 
 @admin
@@ -113,8 +127,9 @@ async def reset_site(request: web.Request) -> web.Response:
     if order.confirm != site.id:
         detail = f'Send {{"confirm": "{site.id}"}} to reset all numbers of this site.'
         raise Problem(400, "Not confirmed", detail, "confirm")
-    operation = secrets.token_hex(8)
-    await request.app[STORE].reset(site, operation)
+    operation = order.operation or secrets.token_hex(8)
+    async with done_once(operation):
+        await request.app[STORE].reset(site, operation)
     await request.app[SITES].refresh()
     log.info("site reset", site=site.id, undo=operation, reason=order.reason)
     return json_answer({"undo": operation})
@@ -157,9 +172,27 @@ async def seed_site(request: web.Request) -> web.Response:
     amounts = {period: amount for period, amount in added.items() if amount}
     if not amounts:
         raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
-    await request.app[STORE].seed(site, secrets.token_hex(8), order.metric, amounts)
-    log.info("site seeded", site=site.id, metric=order.metric, reason=order.reason)
+    operation = order.operation or secrets.token_hex(8)
+    async with done_once(operation):
+        await request.app[STORE].seed(site, operation, order.metric, amounts)
+    log.info(
+        "site seeded",
+        site=site.id,
+        metric=order.metric,
+        add=msgspec.to_builtins(order.add),
+        reason=order.reason,
+    )
     return json_answer(await fresh_counts(request, site))
+
+
+@asynccontextmanager
+async def done_once(operation: str) -> AsyncIterator[None]:
+    """Where nobody can say whether it was done, the id lets the caller ask again without risk."""
+    try:
+        yield
+    except OutcomeUnknown:
+        detail = f'Send it again with "operation": "{operation}": then it is done once in any case.'
+        raise Problem(503, "Outcome unknown", detail, "operation") from None
 
 
 async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """The typed keys under which the application holds its components, so that handlers need not
-import `app`."""
+import `app`. What only one module of the web needs has its key there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from service.reader import Reader
 from service.recorder import Recorder
 from service.sites import Sites
 from service.store import Store
+from service.watch import Watch
 
+WATCH = web.AppKey("watch", Watch)
 STORE = web.AppKey("store", Store)
 SITES = web.AppKey("sites", Sites)
 RECORDER = web.AppKey("recorder", Recorder)

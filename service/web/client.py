@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NamedTuple
 
 import structlog
@@ -16,6 +17,7 @@ from service.web.appkeys import SITES, TRUSTED_PROXIES
 
 MAX_BODY = 16 * 1024
 BODY_S = 5.0
+HINT_S = 3600.0
 
 log = structlog.get_logger()
 
@@ -42,16 +44,21 @@ class Sender(NamedTuple):
 
 
 class Forwarding:
-    """Remembers whether a stranger's X-Forwarded-For was ever ignored, to hint at it once."""
+    """Remembers when a stranger's X-Forwarded-For was last ignored: logged once, hinted at for an
+    hour."""
 
     def __init__(self) -> None:
-        self.ignored = False
+        self._ignored_s: float | None = None
+
+    @property
+    def lately_ignored(self) -> bool:
+        return self._ignored_s is not None and time.monotonic() - self._ignored_s < HINT_S
 
     def ignore(self) -> None:
         metrics.FORWARDED_IGNORED.inc()
-        if not self.ignored:
+        if self._ignored_s is None:
             log.warning(HINT)
-        self.ignored = True
+        self._ignored_s = time.monotonic()
 
 
 FORWARDING = web.AppKey("forwarding", Forwarding)

@@ -53,7 +53,7 @@ async def post_hit(request: web.Request) -> web.Response:
         await count(request, Drop(site, Reason.MALFORMED, request.app[CLOCK].now()))
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
     entry = judge(request, site, beacon, path, destination="empty")
-    return answer_hit(site, entry, await count(request, entry), request.app[CLOCK].now())
+    return answer_hit(request, site, entry, await count(request, entry))
 
 
 async def dot_gif(request: web.Request) -> web.Response:

@@ -16,7 +16,7 @@ from service.batch import Outcome
 from service.errors import Problem
 from service.model import Counts, Drop, Hit, Numbers, Site, clean_path
 from service.periods import WEEKDAYS
-from service.web.appkeys import READER
+from service.web.appkeys import CLOCK, READER
 from service.web.auth import is_admin
 from service.web.client import known_site
 
@@ -34,7 +34,8 @@ async def get_counts(request: web.Request) -> web.Response:
     reading = await request.app[READER].read(site, path)
     page = (path, reading.counts.pages[0]) if path is not None else None
     body = counts_json(site, reading.counts, reading.as_of, page)
-    headers = {"ETag": etag_of(body), "Cache-Control": "public, max-age=1"}
+    shared = "public, max-age=1" if site.settings.public else "private, no-store"
+    headers = {"ETag": etag_of(body), "Cache-Control": shared}
     if headers["ETag"] in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)
     return json_answer({**body, "as_of": reading.as_of // 1000}, headers=headers)
@@ -48,8 +49,12 @@ def asked_path(request: web.Request) -> str | None:
         raise Problem(400, "Malformed path", str(error), "path") from None
 
 
-def answer_hit(site: Site, entry: Hit | Drop, outcome: Outcome, now: int) -> web.Response:
+def answer_hit(
+    request: web.Request, site: Site, entry: Hit | Drop, outcome: Outcome
+) -> web.Response:
     """The answer to POST /w/{site}: whether it counted, why not, and the counts."""
+    now = request.app[CLOCK].now()
+    request.app[READER].keep(site, outcome.counts, now)
     body: dict[str, Any] = {"counted": isinstance(entry, Hit)}
     if isinstance(entry, Drop):
         body["reason"] = entry.reason.value

@@ -84,6 +84,7 @@ def problem_answer(problem: Problem) -> web.Response:
         body["field"] = problem.field
     response = json_answer(body, status=problem.status)
     response.content_type = "application/problem+json"
+    response.headers["Cache-Control"] = "no-store"
     if problem.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
@@ -95,9 +96,11 @@ def problem_answer(problem: Problem) -> web.Response:
 
 def store_problem(error: StoreError) -> Problem:
     if isinstance(error, OutcomeUnknown):
-        detail = "The store did not answer in time: this may or may not have been counted."
+        detail = "The store did not answer: this may or may not have been done. /readyz says why."
         return Problem(503, "Outcome unknown", detail)
-    return Problem(503, "Store away", "The store cannot be reached: nothing was counted.")
+    return Problem(
+        503, "Store away", "The store did not take this: nothing was done. /readyz says why."
+    )
 
 
 def http_problem(error: web.HTTPException) -> Problem:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.errors import StoreError
-from service.store import Store
-from service.web.appkeys import RECORDER, STORE
+from service.web.appkeys import RECORDER, SITES, WATCH
 from service.web.client import FORWARDING, HINT
 from service.web.counts import json_answer
 
-PING_S = 1.0
-
 
 class Readiness:
-    """Whether the store answers, asked at most once a second."""
+    """Whether the service is about to stop."""
 
     def __init__(self) -> None:
         self.stopping = False
-        self._asked_at = float("-inf")
-        self._fault: str | None = None
-
-    async def store_fault(self, store: Store) -> str | None:
-        if time.monotonic() - self._asked_at >= PING_S:
-            self._asked_at = time.monotonic()
-            try:
-                await store.ping()
-                self._fault = None
-            except StoreError as error:
-                self._fault = str(error)
-        return self._fault
 
 
 READINESS = web.AppKey("readiness", Readiness)
@@ -47,20 +30,21 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: 200 while hits can be counted, else 503; what is wrong and how to mend it."""
     app = request.app
-    fault = await app[READINESS].store_fault(app[STORE])
-    faults = [f"The store does not answer: {fault}"] if fault else []
+    watch = app[WATCH]
+    faults = [f"The store cannot count: {watch.fault}"] if watch.fault else []
     if not app[RECORDER].running:
         faults.append("The recorder has ended: restart the service.")
+    if not app[SITES].running:
+        faults.append("Changes of sites are no longer read: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
-    checks = app[STORE].checks
-    hints = [check.detail for check in checks if not check.ok]
-    hints += [HINT] if app[FORWARDING].ignored else []
+    unsafe = [check.detail for check in watch.checks if not check.ok]
+    hints = [HINT] if app[FORWARDING].lately_ignored else []
     body: dict[str, Any] = {
-        "status": "unavailable" if faults else "degraded" if hints else "ok",
+        "status": "unavailable" if faults else "degraded" if unsafe else "ok",
         "faults": faults,
-        "hints": hints,
-        "checks": {check.name: check.ok for check in checks},
+        "hints": unsafe + hints,
+        "checks": {check.name: check.ok for check in watch.checks},
     }
     return json_answer(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
 

@@ -1,0 +1,89 @@
+"""What an error of the store means: was anything written, and is it worth another try?
+
+redis-py and counter.lua speak in error texts; above this module there are only the StoreErrors:
+`StoreUnavailable` where nothing ran, `OutcomeUnknown` where nobody can say.
+"""
+
+from __future__ import annotations
+
+from redis import exceptions
+
+from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
+
+# What counter.lua answers before its first write.
+NO_SITE = "NOSITE"
+EXISTS = "EXISTS"
+CHANGED = "CHANGED"
+NO_OPERATION = "NOOPERATION"
+NEWER = "NEWER"
+EARLY = "EARLY"
+
+# What a server answers when it refuses a call before running it. redis-py knows some of these by
+# their first word, which it takes away, and leaves the others as they are.
+REFUSING = (
+    exceptions.BusyLoadingError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.NoPermissionError,
+    exceptions.AuthenticationError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.ClusterCrossSlotError,
+    exceptions.TryAgainError,
+    exceptions.AskError,  # and MovedError
+)
+REFUSING_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
+FUNCTION_MISSING = "Function not found"
+
+# What ends a connection. uvloop tells of one that was reset by a RuntimeError.
+LOST = (exceptions.RedisError, OSError, RuntimeError)
+
+
+class Refused(StoreError):
+    """counter.lua refused an operation; `word` says why."""
+
+    def __init__(self, message: str) -> None:
+        self.word, _, text = message.partition(" ")
+        super().__init__(text)
+
+
+class Again(StoreUnavailable):
+    """Nothing ran, and once more will do."""
+
+
+class FunctionMissing(Again):
+    """The server has lost our functions (FUNCTION FLUSH, a new primary)."""
+
+
+class Early(Again):
+    """The batch has hits later than the store's `now`: our clock was ahead."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.now = int(message.partition(" ")[2])
+
+
+def meaning(error: Exception) -> StoreError:
+    """Of an error that the store answered with."""
+    message = str(error)
+    if isinstance(error, REFUSING) or message.startswith(REFUSING_WORDS):
+        return StoreUnavailable(message)
+    if FUNCTION_MISSING in message:
+        return FunctionMissing(message)
+    if message.startswith(EARLY):
+        return Early(message)
+    if message.startswith((NO_SITE, EXISTS, CHANGED, NO_OPERATION, NEWER)):
+        return Refused(message)
+    return OutcomeUnknown(message)
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether the store has answered, and no waiting will make it take us: a wrong password, user
+    or database. While connecting, redis-py hides that behind a ConnectionError."""
+    while error is not None:
+        if isinstance(error, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
+            return True
+        if isinstance(error, exceptions.ResponseError) and not isinstance(error, REFUSING):
+            return True
+        error = error.__cause__
+    return False

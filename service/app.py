@@ -27,7 +27,9 @@ from service.clock import Clock
 from service.embedded import Embedded
 from service.errors import StartError
 from service.host import data_warning
+from service.ledger import Ledger
 from service.limits import Limits
+from service.producer import producer_of
 from service.reader import Reader
 from service.recorder import Recorder
 from service.settings import Settings
@@ -88,7 +90,8 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
         Store(url, settings.namespace, clock, allow_unsafe=settings.allow_unsafe_store) as store,
         Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
-        Recorder(store, clock) as recorder,
+        ledger_of(store, settings) as ledger,
+        Recorder(ledger, clock) as recorder,
     ):
         yield Components(
             settings=settings,
@@ -102,6 +105,13 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
             limits=Limits(time.monotonic),
             readiness=Readiness(),
         )
+
+
+@asynccontextmanager
+async def ledger_of(store: Store, settings: Settings) -> AsyncIterator[Ledger]:
+    with producer_of(settings.data_dir) as producer:
+        async with Ledger(store, producer) as ledger:
+            yield ledger
 
 
 @asynccontextmanager

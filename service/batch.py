@@ -30,6 +30,20 @@ class Outcome(NamedTuple):
     """The visitor was held back."""
 
 
+class Packed(NamedTuple):
+    """A batch as it travels: all that is needed to send it again."""
+
+    partition: int
+    seq: int
+    """Its number among its producer's batches of the partition: given once, never changed."""
+    sites: bytes
+    ids: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.sites) + len(self.ids)
+
+
 class Applied(Struct, frozen=True, array_like=True):
     """The reply of `record`."""
 
@@ -39,13 +53,14 @@ class Applied(Struct, frozen=True, array_like=True):
     counts: list[Counts]
     full: int
     """Hits held because a site's sets of visitors are full."""
+    dup: int
+    """1 for a batch that had been counted before: then nobody is new or held in it."""
 
 
 class Batch:
     """Hits and drops of one partition, in the order in which they were accepted."""
 
-    def __init__(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> None:
-        self.partition = partition
+    def __init__(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
         self.entries = entries
         self._parts: dict[tuple[str, int], _SitePart] = {}
         self._places: dict[int, int] = {}
@@ -53,8 +68,8 @@ class Batch:
             self._part(entry.site).add(index, entry)
         visitors: list[bytes] = []
         sites = [part.pack(now, visitors, self._places) for part in self._parts.values()]
-        self.sites = msgspec.msgpack.encode(sites)
-        self.ids = b"".join(visitors)
+        packed = msgspec.msgpack.encode(sites)
+        self.packed = Packed(partition, seq, packed, b"".join(visitors))
 
     def _part(self, site: Site) -> _SitePart:
         key = (site.id, site.generation)
@@ -66,7 +81,7 @@ class Batch:
     def not_later_than(self, now: int) -> Batch:
         """The same batch, where this machine's clock was ahead of the store's."""
         entries = [entry._replace(at=min(entry.at, now)) for entry in self.entries]
-        return Batch(self.partition, entries, now)
+        return Batch(self.packed.partition, self.packed.seq, entries, now)
 
     def outcomes(self, reply: bytes) -> tuple[Applied, list[Outcome]]:
         """The reply, and what it means for each entry, in the entries' order."""

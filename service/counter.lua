@@ -9,6 +9,7 @@
 --   <tag>:sites               hash  site -> settings (JSON); `#` -> version, raised by every change
 --   <tag>:generations         hash  site -> current generation; site:n -> "undone"
 --   <tag>:operations:<site>   hash  operation id -> kind:generation:instant       30 days
+--   <tag>:ledger              hash  producer -> epoch:seq:day of its last batch   400 days
 --
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
@@ -26,14 +27,15 @@
 --   drops:2026-11             hash  22:bot -> hits                                400 days
 --   index                     zset  dated key of this generation -> when it is gone
 --
--- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER, EARLY) and are
--- raised before the first write.
+-- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER, EARLY, GAP,
+-- FENCED) and are raised before the first write; REJECTED has advanced the ledger and written nothing else.
 
 local DAY_MS = 86400000
 local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
 local SKETCH_MS = 8 * DAY_MS
 local DROPS_MS = 431 * DAY_MS -- 400 days behind the last day of a month
 local OPERATION_MS = 30 * DAY_MS
+local LEDGER_DAYS = 400
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
@@ -102,6 +104,10 @@ local function set_total(base, total, changes)
   end
 end
 
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
 local function remember(base, name, gone_at)
   redis.call('ZADD', base .. 'index', gone_at or '+inf', name)
 end
@@ -113,6 +119,28 @@ local function forget(base)
   end
   for _, name in ipairs({'total', 'online', 'seen', 'pages', 'index', 'visitors:total'}) do
     redis.call('UNLINK', base .. name)
+  end
+end
+
+------------------------------------------------------------------------------------------ ledger
+
+-- The epoch and seq of a producer's last batch here; of one that is unknown 0 and 0.
+local function ledger_of(tag, producer)
+  local entry = redis.call('HGET', tag .. ':ledger', producer)
+  local epoch, seq = string.match(entry or '0:0:0', '^(%d+):(%d+):')
+  return tonumber(epoch), tonumber(seq)
+end
+
+local function write_ledger(tag, producer, epoch, seq, now)
+  local entry = whole(epoch) .. ':' .. whole(seq) .. ':' .. whole(math.floor(now / DAY_MS))
+  redis.call('HSET', tag .. ':ledger', producer, entry)
+end
+
+local function prune_ledger(tag, now)
+  for producer, entry in pairs(read_hash(tag .. ':ledger')) do
+    if tonumber(string.match(entry, ':(%d+)$')) < now / DAY_MS - LEDGER_DAYS then
+      redis.call('HDEL', tag .. ':ledger', producer)
+    end
   end
 end
 
@@ -588,44 +616,113 @@ local function section_named(packed)
   }
 end
 
-local function newest_of(sites)
-  local newest = 0
-  for _, packed in ipairs(sites) do
-    for _, packed_section in ipairs(packed[8]) do
-      newest = math.max(newest, packed_section[7])
+-- The batch's sites by name, and its newest hit; raises an error for what we did not pack.
+local function unpack_batch(packed, ids)
+  local sites, newest, hits = {}, 0, 0
+  for n, packed_site in ipairs(cmsgpack.unpack(packed)) do
+    local site = site_named(packed_site)
+    for s, packed_section in ipairs(site.sections) do
+      local section = section_named(packed_section)
+      site.sections[s] = section
+      newest, hits = math.max(newest, section.newest), hits + #section.hits / 2
     end
+    sites[n] = site
   end
-  return newest
+  assert(#ids == hits * 8, 'ids do not match the hits')
+  return sites, newest
 end
 
--- record(tag; sites, ids) counts one batch, all or nothing.
+-- Counts one site's part of a batch; answers the site's counts. `reply.cursor` is how many hits of
+-- the batch came before.
+local function count_site(tag, site, ids, now, reply)
+  local generation, current = generations_of(tag, site.id, site.generation)
+  local base = base_of(tag, site.id, generation)
+  local total = read_hash(base .. 'total')
+  for _, section in ipairs(site.sections) do
+    count_section(base, total, site, section, ids, reply.cursor, now, reply)
+    reply.cursor = reply.cursor + #section.hits / 2
+  end
+  raise_peak(base, total, site.window, now)
+  if generation ~= current then
+    base = base_of(tag, site.id, current)
+    total = read_hash(base .. 'total')
+  end
+  return counts_of(base, total, site.view, site.window, site.paths, now)
+end
+
+local function counts_now(tag, site, now)
+  local base = current_base(tag, site.id) or base_of(tag, site.id, site.generation)
+  local total = read_hash(base .. 'total')
+  return counts_of(base, total, site.view, site.window, site.paths, now)
+end
+
+-- record(tag; producer, epoch, seq, sites, ids) counts one batch, all or nothing, and only once: a
+-- producer numbers its batches of a partition 1, 2, 3 ... and the ledger, written in the same unit
+-- as the counts, knows the last. A batch that comes again (DUP) only reads.
 -- sites: msgpack, see site_named; ids: the visitors of all hits of all sections, in their order.
 -- Answers msgpack {now, new visitors, held hits (both as places in ids, from 0), counts per site,
--- hits held because a site's sets are full}.
+-- hits held because a site's sets are full, 1 for DUP}.
 local function record(keys, args)
-  local tag, sites, ids, now = keys[1], cmsgpack.unpack(args[1]), args[2], store_time()
-  local reply, cursor = {now, {}, {}, {}, 0}, 0
-  if newest_of(sites) > now + AHEAD_MS then
+  local tag, producer, now = keys[1], args[1], store_time()
+  local epoch, seq = tonumber(args[2]), tonumber(args[3])
+  local known_epoch, last = ledger_of(tag, producer)
+  if known_epoch > epoch then
+    return redis.error_reply('FENCED ' .. whole(known_epoch))
+  elseif seq > last + 1 then
+    return redis.error_reply('GAP ' .. whole(last))
+  end
+  local well, sites, newest = pcall(unpack_batch, args[4], args[5])
+  if not well then
+    write_ledger(tag, producer, epoch, math.max(seq, last), now)
+    return redis.error_reply('REJECTED ' .. tostring(sites))
+  end
+  local reply = {now, {}, {}, {}, 0, 0, cursor = 0}
+  if seq <= last then
+    write_ledger(tag, producer, epoch, last, now) -- so that a WAIT behind this call means something
+    reply[6] = 1
+  elseif newest > now + AHEAD_MS then
     return redis.error_reply('EARLY ' .. now)
+  else
+    write_ledger(tag, producer, epoch, seq, now)
   end
-  for n, packed in ipairs(sites) do
-    local site = site_named(packed)
-    local generation, current = generations_of(tag, site.id, site.generation)
-    local base = base_of(tag, site.id, generation)
-    local total = read_hash(base .. 'total')
-    for _, packed_section in ipairs(site.sections) do
-      local section = section_named(packed_section)
-      count_section(base, total, site, section, ids, cursor, now, reply)
-      cursor = cursor + #section.hits / 2
+  for n, site in ipairs(sites) do
+    if reply[6] == 1 then
+      reply[4][n] = counts_now(tag, site, now)
+    else
+      reply[4][n] = count_site(tag, site, args[5], now, reply)
     end
-    raise_peak(base, total, site.window, now)
-    if generation ~= current then
-      base = base_of(tag, site.id, current)
-      total = read_hash(base .. 'total')
-    end
-    reply[4][n] = counts_of(base, total, site.view, site.window, site.paths, now)
   end
+  reply.cursor = nil
   return cmsgpack.pack(reply)
+end
+
+-- open(tag; producer, epoch, seq or '') begins a producer's epoch and answers the seq of its last
+-- batch here. FENCED, with the epoch in force, for one that is not later. With a seq it passes a
+-- hole: batches up to that one are given up.
+local function open(keys, args)
+  local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
+  local known_epoch, last = ledger_of(tag, producer)
+  if known_epoch >= epoch then
+    return redis.error_reply('FENCED ' .. whole(known_epoch))
+  end
+  prune_ledger(tag, now)
+  last = tonumber(args[3]) or last
+  write_ledger(tag, producer, epoch, last, now)
+  return last
+end
+
+-- last_seq(tag; producer, epoch) answers the seq of the producer's last batch here, and notes that
+-- the producer lives.
+local function last_seq(keys, args)
+  local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
+  local known_epoch, last = ledger_of(tag, producer)
+  if known_epoch > epoch then
+    return redis.error_reply('FENCED ' .. whole(known_epoch))
+  end
+  if known_epoch == epoch then
+    write_ledger(tag, producer, epoch, last, now)
+  end
+  return last
 end
 
 -- counts(tag; msgpack {site, online_window, view, paths}) answers msgpack {now, counts}.
@@ -778,6 +875,8 @@ end
 
 -- While a library loads there is nothing but `redis`, not even pairs().
 redis.register_function('__library___record', record)
+redis.register_function('__library___open', open)
+redis.register_function('__library___last_seq', last_seq)
 redis.register_function('__library___put_site', put_site)
 redis.register_function('__library___reset', reset)
 redis.register_function('__library___undo', undo)

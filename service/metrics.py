@@ -49,6 +49,15 @@ FORWARDED_IGNORED = Counter(
     "visitcounter_forwarded_ignored",
     "Requests whose X-Forwarded-For came from a peer that is no trusted proxy.",
 )
+LOST_BATCHES = Counter(
+    "visitcounter_lost_batches", "Answered batches that the store lost and nobody holds any more."
+)
+REPLAYED_BATCHES = Counter(
+    "visitcounter_replayed_batches", "Answered batches that the store had lost and got again."
+)
+RETAINED_BYTES = Gauge(
+    "visitcounter_retained_bytes", "Answered batches kept in case the store loses them."
+)
 WRONG_TOKENS = Counter(
     "visitcounter_wrong_tokens", "Requests with an admin token that is not ours."
 )

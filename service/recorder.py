@@ -1,8 +1,9 @@
-"""The recorder: takes hits from the handlers, hands batches to the store, answers after the commit.
+"""The recorder: takes hits from handlers, hands batches to the ledger, answers after the commit.
 
 Natural batching: while a flush is in flight, the hits that arrive form the next one. With little
 load a hit is flushed at once, with much the batches grow by themselves; there is no timer to tune.
-What the store did not confirm is answered with its error and never sent again.
+A batch that was sent is sent again, as it is, until the store has answered for it; meanwhile its
+partition's later hits wait, and whoever has waited too long is refused before being numbered.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import structlog
 
@@ -19,26 +20,44 @@ from service import metrics
 from service.batch import Batch, Outcome
 from service.clock import Clock
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from service.model import Drop, Hit
-from service.store import Store
+from service.ledger import Ledger
+from service.model import PARTITIONS, Drop, Hit
+from service.refusals import Fenced, Rejected
 from service.tasks import supervised
 
 MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
 MAX_PENDING = 10_000
-STOP_S = 5.0
-
-Waiter = asyncio.Future[Outcome]
+WAIT_S = 1.0  # for an answer of the store, before the page gets one without it
+AGAIN_MIN_S, AGAIN_MAX_S = 0.02, 0.5
+STOP_S = 2.5
 
 log = structlog.get_logger()
+
+
+class Waiting(NamedTuple):
+    """A hit or drop, who waits for its outcome, and since when (monotonic seconds)."""
+
+    entry: Hit | Drop
+    waiter: asyncio.Future[Outcome]
+    since_s: float
+
+
+class Unconfirmed(NamedTuple):
+    """A batch that was sealed and not yet answered for, and who waits for it."""
+
+    batch: Batch
+    waiting: list[Waiting]
 
 
 class Recorder:
     """Counts hits in the order in which they are recorded."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
         self._clock = clock
-        self._pending: deque[tuple[Hit | Drop, Waiter]] = deque()
+        self._pending: list[deque[Waiting]] = [deque() for _ in range(PARTITIONS)]
+        self._number_pending = 0
+        self._unconfirmed: dict[int, Unconfirmed] = {}
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -56,77 +75,110 @@ class Recorder:
             self._task.cancel()
             await asyncio.wait({self._task})
             if unfinished:
-                log.error("stopped before all hits were counted", hits=len(self._pending))
-        self._refuse(self._take(len(self._pending)), StoreUnavailable("the service stops"))
+                log.error("stopped before all hits were counted", hits=self._number_pending)
+        self._give_up(waited_s=0)
 
     @property
     def running(self) -> bool:
-        return self._task is not None and not self._task.done()
+        return self._task is not None and not self._task.done() and not self._ledger.fenced
 
-    def record(self, entry: Hit | Drop) -> Waiter:
+    def record(self, entry: Hit | Drop) -> asyncio.Future[Outcome]:
         """Put a hit into the next batch; the future holds its outcome or a StoreError.
 
         Never waits. Raises StoreUnavailable when nothing more can be kept.
         """
-        if self._closing or not self.running or len(self._pending) >= MAX_PENDING:
+        if self._closing or not self.running or self._number_pending >= MAX_PENDING:
             metrics.HITS.labels("refused").inc()
             raise StoreUnavailable("too many hits wait for the store, or the recorder has ended")
-        waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._pending.append((entry, waiter))
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._pending[entry.site.partition].append(Waiting(entry, waiter, time.monotonic()))
+        self._count_pending(1)
         self._arrived.set()
         return waiter
 
     async def _run(self) -> None:
-        while not self._closing or self._pending:
-            await self._arrived.wait()
+        pause_s = AGAIN_MIN_S
+        while not self._closing or self._number_pending or self._unconfirmed:
+            if not self._number_pending and not self._unconfirmed:
+                await self._arrived.wait()
             self._arrived.clear()
-            while self._pending:
-                try:
-                    await self._flush(self._take(MAX_BATCH))
-                except Exception:  # a mistake of ours: its hits are answered, the next ones count
-                    log.exception("a flush failed")
+            try:
+                confirmed = await self._flush()
+            except Exception:  # a mistake of ours: the batches stay, and are sent again
+                log.exception("a flush failed")
+                confirmed = False
+            if confirmed:
+                pause_s = AGAIN_MIN_S
+                continue
+            self._give_up(waited_s=WAIT_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, AGAIN_MAX_S)
 
-    def _take(self, most: int) -> list[tuple[Hit | Drop, Waiter]]:
-        taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
-        metrics.PENDING.set(len(self._pending))
-        return taken
-
-    async def _flush(self, taken: Sequence[tuple[Hit | Drop, Waiter]]) -> None:
-        partitions: dict[int, list[tuple[Hit | Drop, Waiter]]] = {}
-        for pair in taken:
-            partitions.setdefault(pair[0].site.partition, []).append(pair)
-        now = self._clock.now()
-        batches = [
-            Batch(partition, [entry for entry, _ in pairs], now)
-            for partition, pairs in partitions.items()
-        ]
+    async def _flush(self) -> bool:
+        """Send what is unconfirmed or pending; says whether all of it was answered for."""
+        self._seal()
+        sent = [*self._unconfirmed.values()]
+        if not sent:
+            return True
         began = time.perf_counter()
-        try:
-            results = await self._store.record(batches)
-        except BaseException:
-            self._refuse(taken, OutcomeUnknown("the flush was broken off"))
-            raise
+        results = await self._ledger.commit([each.batch for each in sent])
         metrics.FLUSH_SECONDS.observe(time.perf_counter() - began)
-        for pairs, result in zip(partitions.values(), results, strict=True):
-            metrics.BATCH_HITS.observe(len(pairs))
-            self._answer(pairs, result)
+        answered = [self._answer(*pair) for pair in zip(sent, results, strict=True)]
+        return all(answered)
 
-    def _answer(
-        self, pairs: Sequence[tuple[Hit | Drop, Waiter]], result: list[Outcome] | StoreError
-    ) -> None:
+    def _seal(self) -> None:
+        """Make a batch of what waits, in each partition that has none under way."""
+        room, now = MAX_BATCH, self._clock.now()
+        for partition, pending in enumerate(self._pending):
+            if not pending or partition in self._unconfirmed or not room:
+                continue
+            waiting = [pending.popleft() for _ in range(min(room, len(pending)))]
+            room -= len(waiting)
+            self._count_pending(-len(waiting))
+            metrics.BATCH_HITS.observe(len(waiting))
+            batch = self._ledger.seal(partition, [each.entry for each in waiting], now)
+            self._unconfirmed[partition] = Unconfirmed(batch, waiting)
+
+    def _answer(self, sent: Unconfirmed, result: list[Outcome] | StoreError) -> bool:
+        if isinstance(result, StoreError) and not isinstance(result, (Rejected, Fenced)):
+            return False
+        del self._unconfirmed[sent.batch.packed.partition]
         if isinstance(result, StoreError):
-            self._refuse(pairs, result)
-            return
-        for (entry, waiter), outcome in zip(pairs, result, strict=True):
-            if isinstance(entry, Drop):
-                metrics.HITS.labels("dropped").inc()
-            else:
-                metrics.HITS.labels("held" if outcome.held else "counted").inc()
-            if not waiter.done():
-                waiter.set_result(outcome)
+            log.error("a batch is not counted", reason=str(result), hits=len(sent.waiting))
+            self._refuse(sent.waiting, result)
+            return True
+        for each, outcome in zip(sent.waiting, result, strict=True):
+            if not each.waiter.done():
+                metrics.HITS.labels(_what_became(each.entry, outcome)).inc()
+                each.waiter.set_result(outcome)
+        return True
 
-    def _refuse(self, pairs: Sequence[tuple[Hit | Drop, Waiter]], error: StoreError) -> None:
-        metrics.HITS.labels("refused").inc(len(pairs))
-        for _, waiter in pairs:
-            if not waiter.done():
-                waiter.set_exception(error)
+    def _give_up(self, waited_s: float) -> None:
+        """Answer those who have waited that long. A pending hit is forgotten, it has no number yet;
+        a sealed one may be counted later."""
+        oldest_s = time.monotonic() - waited_s
+        for sent in self._unconfirmed.values():
+            late = [each for each in sent.waiting if each.since_s <= oldest_s]
+            self._refuse(late, OutcomeUnknown("the store has not answered"))
+        for pending in self._pending:
+            late = []
+            while pending and pending[0].since_s <= oldest_s:
+                late.append(pending.popleft())
+            self._count_pending(-len(late))
+            self._refuse(late, StoreUnavailable("the store does not answer"))
+
+    def _refuse(self, waiting: Sequence[Waiting], error: StoreError) -> None:
+        for each in waiting:
+            if not each.waiter.done():
+                metrics.HITS.labels("refused").inc()
+                each.waiter.set_exception(error)
+
+    def _count_pending(self, change: int) -> None:
+        self._number_pending += change
+        metrics.PENDING.set(self._number_pending)
+
+
+def _what_became(entry: Hit | Drop, outcome: Outcome) -> str:
+    if isinstance(entry, Drop):
+        return "dropped"
+    return "held" if outcome.held else "counted"

@@ -17,6 +17,10 @@ CHANGED = "CHANGED"
 NO_OPERATION = "NOOPERATION"
 NEWER = "NEWER"
 EARLY = "EARLY"
+GAP = "GAP"
+FENCED = "FENCED"
+# ... and of a batch that it cannot read: its number is used up, nothing else was written.
+REJECTED = "REJECTED"
 
 # What a server answers when it refuses a call before running it. redis-py knows some of these by
 # their first word, which it takes away, and leaves the others as they are.
@@ -63,6 +67,26 @@ class Early(Again):
         self.now = int(message.partition(" ")[2])
 
 
+class Gap(StoreError):
+    """The store has only this producer's batches up to `last`: it has lost later ones."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"the store lacks batches of ours behind number {message.split()[1]}")
+        self.last = int(message.partition(" ")[2])
+
+
+class Fenced(StoreError):
+    """Another process goes on as this producer, in a later epoch."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("another process has taken over this producer's directory")
+        self.epoch = int(message.partition(" ")[2])
+
+
+class Rejected(StoreError):
+    """The store cannot read the batch and never will."""
+
+
 def meaning(error: Exception) -> StoreError:
     """Of an error that the store answered with."""
     message = str(error)
@@ -70,8 +94,9 @@ def meaning(error: Exception) -> StoreError:
         return StoreUnavailable(message)
     if FUNCTION_MISSING in message:
         return FunctionMissing(message)
-    if message.startswith(EARLY):
-        return Early(message)
+    for word, kind in ((EARLY, Early), (GAP, Gap), (FENCED, Fenced), (REJECTED, Rejected)):
+        if message.startswith(word):
+            return kind(message)
     if message.startswith((NO_SITE, EXISTS, CHANGED, NO_OPERATION, NEWER)):
         return Refused(message)
     return OutcomeUnknown(message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from importlib.resources import files
@@ -26,11 +26,12 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from service import metrics
-from service.batch import Batch, Outcome, view_of
+from service.batch import Batch, Outcome, Packed, view_of
 from service.checks import Check, examine, refusals
 from service.clock import Clock
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.model import PARTITIONS, Counts, Metric, Site
+from service.producer import Producer
 from service.refusals import (
     FUNCTION_MISSING,
     LOST,
@@ -41,11 +42,12 @@ from service.refusals import (
     is_final,
     meaning,
 )
-from service.writer import Writer
+from service.writer import Call, Writer
 
 SCHEMA = 1
 START_WAIT_S = 30.0
 ANSWER_S = 2.0
+WRITE_S = 1.0  # a batch that is not answered is sent again, so this may be short
 INFO = ("server", "memory", "persistence")
 CONNECT_S = 1.0
 READERS, OTHERS = 16, 4  # connections
@@ -79,10 +81,10 @@ class Store:
         self._allow_unsafe = allow_unsafe
         self._library, self._source = library(namespace)
         # Whoever reads counts cannot take the connections of admins and of the watch.
-        self._readers = Redis(connection_pool=_pool(url, READERS))
-        self._client = Redis(connection_pool=_pool(url, OTHERS))
+        self._readers = Redis(connection_pool=_pool(url, READERS, ANSWER_S))
+        self._client = Redis(connection_pool=_pool(url, OTHERS, ANSWER_S))
         self._pool = self._client.connection_pool
-        make_connection: Callable[[], AbstractConnection] = self._pool.make_connection
+        make_connection: Callable[[], AbstractConnection] = _pool(url, 1, WRITE_S).make_connection
         self._writer = Writer(make_connection())
 
     async def __aenter__(self) -> Self:
@@ -101,29 +103,52 @@ class Store:
 
     # -- hits
 
-    async def record(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
+    async def record(
+        self, producer: Producer, batches: Sequence[Batch]
+    ) -> list[list[Outcome] | StoreError]:
         """Count batches, one call each, in one round trip; for each its outcomes or its error."""
-        results = await self._exchange(batches)
+        results = await self._exchange(producer, batches)
         again = {n: result for n, result in enumerate(results) if isinstance(result, Again)}
         if any(isinstance(result, FunctionMissing) for result in again.values()):
             with suppress(StoreError):
                 await self._load()
         if again:
             once_more = [_in_time(batches[n], result) for n, result in again.items()]
-            for n, result in zip(again, await self._exchange(once_more), strict=True):
+            for n, result in zip(again, await self._exchange(producer, once_more), strict=True):
                 results[n] = result
         return results
 
-    async def _exchange(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
+    async def replay(self, producer: Producer, packed: Packed) -> None:
+        """Send a batch again that was answered long ago; raises StoreError."""
+        (reply,) = await self._writer.exchange([self._record_call(producer, packed)])
+        if isinstance(reply, StoreError):
+            raise reply
+
+    async def open(self, producer: Producer, seqs: Mapping[int, int] | None = None) -> list[int]:
+        """Begin the producer's epoch in every partition: the seqs of its last batches there. With
+        `seqs` only in those partitions, giving up batches up to that seq. Raises Fenced if the
+        epoch is not a later one."""
+        passed: Mapping[int, int | str] = seqs or dict.fromkeys(range(PARTITIONS), "")
+        calls = [(n, producer.id, producer.epoch, seq) for n, seq in passed.items()]
+        return [int(last) for last in await self._calls("open", calls)]
+
+    async def last_seqs(self, producer: Producer, partitions: Sequence[int]) -> list[int]:
+        """The seq of the producer's last batch in each partition."""
+        calls = [(n, producer.id, producer.epoch) for n in partitions]
+        return [int(last) for last in await self._calls("last_seq", calls)]
+
+    async def _exchange(
+        self, producer: Producer, batches: Sequence[Batch]
+    ) -> list[list[Outcome] | StoreError]:
         sent = self._clock.local()
-        function = f"{self._library}_record"
-        replies = await self._writer.exchange(
-            [
-                ("FCALL", function, 1, self._tag(batch.partition), batch.sites, batch.ids)
-                for batch in batches
-            ]
-        )
+        calls = [self._record_call(producer, batch.packed) for batch in batches]
+        replies = await self._writer.exchange(calls)
         return [self._read(*pair, sent) for pair in zip(batches, replies, strict=True)]
+
+    def _record_call(self, producer: Producer, packed: Packed) -> Call:
+        function, tag = f"{self._library}_record", self._tag(packed.partition)
+        numbered = (producer.id, producer.epoch, packed.seq)
+        return ("FCALL", function, 1, tag, *numbered, packed.sites, packed.ids)
 
     def _read(
         self, batch: Batch, reply: bytes | StoreError, sent: int
@@ -168,19 +193,12 @@ class Store:
 
     async def sites_since(self, versions: Sequence[str]) -> dict[int, PartitionSites]:
         """The partitions whose sites changed; `versions` holds what is known of each."""
-        async with self._speaking():
-            replies = await self._run(lambda: self._ask_sites(versions))
+        replies = await self._calls("sites", list(enumerate(versions)))
         return {
             partition: _partition_sites(reply)
             for partition, reply in enumerate(replies)
             if reply is not None
         }
-
-    async def _ask_sites(self, versions: Sequence[str]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for partition, version in enumerate(versions):
-            _ = pipeline.fcall(f"{self._library}_sites", 1, self._tag(partition), version)
-        return list(await pipeline.execute())
 
     async def put_site(self, partition: int, site: str, settings: bytes, before: bytes) -> None:
         """Make a site (`before` empty) or change it; Refused with EXISTS or CHANGED."""
@@ -310,6 +328,21 @@ class Store:
                 raise
             raise OutcomeUnknown(str(error)) from error
 
+    async def _calls(self, name: str, calls: Sequence[tuple[Any, ...]]) -> Any:
+        """The same function in many partitions, in one round trip; raises the first error."""
+        async with self._speaking():
+            return await self._run(lambda: self._pipeline(f"{self._library}_{name}", calls))
+
+    async def _pipeline(self, function: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for partition, *arguments in calls:
+            _ = pipeline.fcall(function, 1, self._tag(partition), *arguments)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
     async def _run(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """A call; if the server has lost the function, once more with it (nothing ran)."""
         try:
@@ -333,13 +366,13 @@ class Store:
             raise StoreUnavailable(str(error)) from error
 
 
-def _pool(url: str, connections: int) -> BlockingConnectionPool:
+def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool:
     return BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
-        timeout=ANSWER_S,
+        timeout=answer_s,
         protocol=3,
-        socket_timeout=ANSWER_S,
+        socket_timeout=answer_s,
         socket_connect_timeout=CONNECT_S,
         retry=Retry(NoBackoff(), 0),
         # Valkey does not know the command that redis-py would send on every connect.

@@ -6,6 +6,7 @@ Whatever goes wrong ends the connection, and the next exchange makes a new one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +24,17 @@ class Writer:
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
+        self._turn = asyncio.Lock()
 
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """For each call its reply, or a StoreError."""
+        async with self._turn:
+            return await self._exchange(calls)
+
+    async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
         try:
             await self._connect()
         except LOST as error:

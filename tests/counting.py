@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -12,8 +13,11 @@ import msgspec
 
 from service.batch import Batch, Outcome
 from service.clock import Clock
+from service.errors import StoreError
+from service.ledger import Ledger
 from service.model import Counts, Drop, Hit, Kind, Site, SiteSettings, StoredSite, weekday_number
 from service.periods import Calendar
+from service.producer import Producer
 from service.store import Store
 from tests.services import namespace
 
@@ -30,18 +34,28 @@ def at(text: str, zone: str = "UTC") -> int:
 class Counted:
     """A site in a store, and short ways to count for it and to look."""
 
-    def __init__(self, store: Store, site: Site) -> None:
-        self.store = store
+    def __init__(self, ledger: Ledger, site: Site) -> None:
+        self.ledger = ledger
+        self.store = store = ledger._store
         self.site = site
         self.clock = store._clock
 
     async def record(self, *entries: Hit | Drop, now: int | None = None) -> list[Outcome]:
         """Count entries of this site as one batch."""
-        newest = max(entry.at for entry in entries)
-        batch = Batch(self.site.partition, entries, newest if now is None else now)
-        (result,) = await self.store.record([batch])
+        result = await self.commit(*entries, now=now)
         assert isinstance(result, list), result
         return result
+
+    async def commit(
+        self, *entries: Hit | Drop, now: int | None = None
+    ) -> list[Outcome] | StoreError:
+        """The same, or why it is not confirmed."""
+        (result,) = await self.ledger.commit([self.seal(*entries, now=now)])
+        return result
+
+    def seal(self, *entries: Hit | Drop, now: int | None = None) -> Batch:
+        newest = max(entry.at for entry in entries)
+        return self.ledger.seal(self.site.partition, entries, newest if now is None else now)
 
     async def view(self, who: int, when: int, path: str = "/") -> Outcome:
         (outcome,) = await self.record(self.hit(who, when, path=path))
@@ -83,22 +97,24 @@ def _numbers(counts: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 
 @asynccontextmanager
-async def open_store(url: str, name: str | None = None) -> AsyncIterator[Store]:
-    async with Store(url, name or namespace(), Clock()) as store:
-        yield store
+async def open_store(url: str, name: str | None = None) -> AsyncIterator[Ledger]:
+    """A store of its own namespace, and the ledger of a new producer in it."""
+    producer = Producer(secrets.token_hex(16), 1, None)
+    async with Store(url, name or namespace(), Clock()) as store, Ledger(store, producer) as ledger:
+        yield ledger
 
 
-async def make_site(store: Store, site: str = "portal", **settings: Any) -> Counted:
+async def make_site(ledger: Ledger, site: str = "portal", **settings: Any) -> Counted:
     made = SiteSettings(id=site, origins=("*",), **settings)
     calendar = Calendar.of(made.timezone, weekday_number(made.week_start))
     stored = StoredSite(made, calendar)
     live = Site(stored, 1)
-    await store.put_site(live.partition, site, msgspec.json.encode(stored), b"")
-    return Counted(store, live)
+    await ledger._store.put_site(live.partition, site, msgspec.json.encode(stored), b"")
+    return Counted(ledger, live)
 
 
 @asynccontextmanager
 async def counting(url: str, **settings: Any) -> AsyncIterator[Counted]:
     """A store of its own namespace with one site."""
-    async with open_store(url) as store:
-        yield await make_site(store, **settings)
+    async with open_store(url) as ledger:
+        yield await make_site(ledger, **settings)

@@ -9,8 +9,7 @@ from os import fsdecode
 import pytest
 from prometheus_client import REGISTRY
 
-from service.batch import Batch
-from service.errors import OutcomeUnknown, StoreUnavailable
+from service.errors import StoreUnavailable
 from service.model import Drop, Hit, Numbers, Reason, Seed
 from service.refusals import EXISTS, NEWER, NO_OPERATION, Refused
 from service.store import library
@@ -38,10 +37,10 @@ async def test_every_period_and_the_page_count_a_view(store_server: Server) -> N
 async def test_a_batch_counts_many_sites_and_days_at_once(store_server: Server) -> None:
     """One call applies the hits and drops of several sites, on both sides of midnight."""
     midnight = at("2026-03-11 00:00")
-    async with open_store(store_server.url) as store:
+    async with open_store(store_server.url) as ledger:
         sites: dict[int, list[Counted]] = {}
         for name in (f"s{n}" for n in range(400)):
-            counted = await make_site(store, name)
+            counted = await make_site(ledger, name)
             sites.setdefault(counted.site.partition, []).append(counted)
         one, two, *_ = next(group for group in sites.values() if len(group) > 1)
         entries: list[Hit | Drop] = [
@@ -52,7 +51,7 @@ async def test_a_batch_counts_many_sites_and_days_at_once(store_server: Server) 
         ]
         await one.record(*entries)
         first, second = await one.counts(midnight), await two.counts(midnight)
-        dropped = await store.drops(two.site, ["2026-03"])
+        dropped = await ledger._store.drops(two.site, ["2026-03"])
 
     assert (first.today, first.yesterday, first.total) == (
         Numbers(1, 1, 1), Numbers(1, 1, 1), Numbers(2, 2, 2),
@@ -261,12 +260,12 @@ async def test_undo_with_the_same_day_on_both_sides(store_server: Server) -> Non
 
 async def test_sites_are_made_once_and_seen_by_version(store_server: Server) -> None:
     """A second site of that id is refused; only changed partitions are read again."""
-    async with open_store(store_server.url) as store:
-        counted = await make_site(store)
+    async with open_store(store_server.url) as ledger:
+        counted = await make_site(ledger)
         with pytest.raises(Refused) as refused:
-            await make_site(store)
-        found = await store.sites_since([""] * 64)
-        again = await store.sites_since([found[n].version for n in range(64)])
+            await make_site(ledger)
+        found = await counted.store.sites_since([""] * 64)
+        again = await counted.store.sites_since([found[n].version for n in range(64)])
 
     assert refused.value.word == EXISTS
     assert list(found[counted.site.partition].settings) == ["portal"]
@@ -310,30 +309,9 @@ async def test_a_store_that_is_gone_is_unavailable(store_server: Server) -> None
         async with counting(own.url) as counted:
             own.kill()
             await counted.store._writer.close()
-            batch = Batch(counted.site.partition, [counted.hit(1, NOON)], NOON)
-            (result,) = await counted.store.record([batch])
+            result = await counted.commit(counted.hit(1, NOON))
 
     assert isinstance(result, StoreUnavailable)
-
-
-async def test_a_store_that_stops_answering_leaves_the_outcome_unknown(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A batch that was sent and not answered is unknown, is not sent again, and counts at most
-    once."""
-    monkeypatch.setattr("service.store.ANSWER_S", 0.2)
-    with run_server(server_binaries()["valkey"]) as own:
-        async with counting(own.url) as counted:
-            await counted.view(1, NOON)
-            own.pause()
-            batch = Batch(counted.site.partition, [counted.hit(2, NOON)], NOON)
-            (result,) = await counted.store.record([batch])
-            own.resume()
-            await counted.view(3, NOON)
-            counts = await counted.counts(NOON)
-
-    assert isinstance(result, OutcomeUnknown)
-    assert counts.total.pageviews in (2, 3)
 
 
 async def test_a_full_store_refuses_the_batch_whole(store_server: Server) -> None:
@@ -342,8 +320,7 @@ async def test_a_full_store_refuses_the_batch_whole(store_server: Server) -> Non
         async with counting(own.url) as counted:
             await counted.view(1, NOON)
             await counted.store._client.config_set("maxmemory", "1mb")
-            batch = Batch(counted.site.partition, [counted.hit(2, NOON)], NOON)
-            (result,) = await counted.store.record([batch])
+            result = await counted.commit(counted.hit(2, NOON))
             counts = await counted.counts(NOON)
 
     assert isinstance(result, StoreUnavailable)
@@ -367,15 +344,13 @@ async def test_ids_are_as_good_as_random_for_the_sketch(store_server: Server) ->
     assert counts.total.visitors == pytest.approx(20_000, rel=3 * 0.0081)
 
 
-async def test_two_stores_record_at_the_same_time(store_server: Server) -> None:
+async def test_two_producers_record_at_the_same_time(store_server: Server) -> None:
     """Two connections, interleaved batches: every view counts once."""
     async with counting(store_server.url) as counted:
-        other = open_store(store_server.url, counted.store._namespace)
-        async with other as second:
+        async with open_store(store_server.url, counted.store._namespace) as ledger:
+            other = Counted(ledger, counted.site)
             for _ in range(50):
-                mine = Batch(counted.site.partition, [counted.hit(1, NOON)], NOON)
-                theirs = Batch(counted.site.partition, [counted.hit(2, NOON)], NOON)
-                await asyncio.gather(counted.store.record([mine]), second.record([theirs]))
+                await asyncio.gather(counted.view(1, NOON), other.view(2, NOON))
         counts = await counted.counts(NOON)
 
     assert counts.total == Numbers(100, 2, 2)

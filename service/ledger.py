@@ -1,0 +1,169 @@
+"""Our side of the ledger: numbers batches, and sees to it that each is counted once.
+
+The store keeps, in one unit with the counts, the number of this producer's last batch in each
+partition. A batch is sent with its number until the store has answered for it; what was answered
+is kept a while, so that a store that was promoted without it (a gap) gets exactly what it lacks. A
+hole that nothing can fill is counted as lost and passed, never guessed at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple, Self
+
+import structlog
+
+from service import metrics
+from service.batch import Batch, Outcome, Packed
+from service.errors import StartError, StoreError
+from service.model import PARTITIONS, Drop, Hit
+from service.producer import Producer
+from service.refusals import Fenced, Gap, Rejected
+from service.store import Store
+from service.tasks import supervised
+
+RETAIN_S = 60.0
+RETAIN_BYTES = 64 * 1024 * 1024
+VERIFY_S = 5.0
+TOUCH_S = 86_400.0
+
+log = structlog.get_logger()
+
+
+class Kept(NamedTuple):
+    """A batch that the store has answered for, and when (monotonic seconds)."""
+
+    since_s: float
+    packed: Packed
+
+
+class Ledger:
+    """The numbers of this producer's batches; entering opens its epoch in every partition."""
+
+    def __init__(self, store: Store, producer: Producer) -> None:
+        self.fenced = False
+        self._store = store
+        self._producer = producer
+        self._sealed = [0] * PARTITIONS
+        self._confirmed = [0] * PARTITIONS
+        self._kept: deque[Kept] = deque()
+        self._kept_bytes = 0
+        self._touched_s = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._sealed = await self._open()
+        except StoreError as error:
+            raise StartError(f"the store does not open the ledger: {error}") from None
+        self._confirmed = [*self._sealed]
+        self._task = supervised(self._run(), "ledger")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
+        """Number what has gathered. The partition's last batch must have been confirmed."""
+        self._sealed[partition] += 1
+        return Batch(partition, self._sealed[partition], entries, now)
+
+    async def commit(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
+        """Send batches, at most one of a partition; for each its outcomes or why there are none.
+
+        Rejected and Fenced are final; after any other error the same batch is to be sent again.
+        """
+        results = await self._store.record(self._producer, batches)
+        for n, result in enumerate(results):
+            if isinstance(result, Gap):
+                results[n] = result = await self._after_gap(batches[n], result)
+            if isinstance(result, (list, Rejected)):
+                self._confirm(batches[n].packed)
+            if isinstance(result, Fenced):
+                self._fence(result)
+        return results
+
+    # -- repair
+
+    async def _after_gap(self, batch: Batch, gap: Gap) -> list[Outcome] | StoreError:
+        """Fill the gap, and send the batch again."""
+        try:
+            await self._fill(batch.packed.partition, gap.last, batch.packed.seq - 1)
+        except StoreError as error:
+            return error
+        (result,) = await self._store.record(self._producer, [batch])
+        return result
+
+    async def _fill(self, partition: int, last: int, wanted: int) -> None:
+        """Replay what the store lacks, from behind `last` up to `wanted`; pass what nobody has."""
+        await self._store.probe()  # an emptied or foreign store is not to be filled
+        missing = [
+            kept.packed
+            for kept in self._kept
+            if kept.packed.partition == partition and last < kept.packed.seq <= wanted
+        ]
+        lost = wanted - last - len(missing)
+        if lost:
+            metrics.LOST_BATCHES.inc(lost)
+            log.error("the store has lost batches that we no longer hold", batches=lost)
+            await self._pass(partition, wanted - len(missing))
+        for packed in missing:
+            await self._store.replay(self._producer, packed)
+        metrics.REPLAYED_BATCHES.inc(len(missing))
+        log.warning("the store had lost batches; sent again", batches=len(missing))
+
+    async def _pass(self, partition: int, seq: int) -> None:
+        self._producer.raise_epoch()
+        await self._store.open(self._producer, {partition: seq})
+
+    async def _open(self) -> list[int]:
+        """Begin our epoch, a later one if this one is taken (of a copied directory)."""
+        try:
+            return await self._store.open(self._producer)
+        except Fenced as fenced:
+            self._producer.raise_epoch(fenced.epoch + 1)
+            return await self._store.open(self._producer)
+
+    def _fence(self, fenced: Fenced) -> None:
+        if not self.fenced:
+            log.error("another process has taken over: this one counts nothing more, stop it")
+        self.fenced = True
+
+    # -- retention
+
+    def _confirm(self, packed: Packed) -> None:
+        self._confirmed[packed.partition] = packed.seq
+        self._kept.append(Kept(time.monotonic(), packed))
+        self._kept_bytes += packed.size
+        self._let_go()
+
+    def _let_go(self) -> None:
+        oldest_s = time.monotonic() - RETAIN_S
+        while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0].since_s < oldest_s):
+            self._kept_bytes -= self._kept.popleft().packed.size
+        metrics.RETAINED_BYTES.set(self._kept_bytes)
+
+    async def _run(self) -> None:
+        """Look whether the store still has what it answered for: a store that was promoted without
+        our last batch shows no gap until we send another."""
+        while True:
+            await asyncio.sleep(VERIFY_S)
+            with suppress(StoreError):  # the watch tells
+                await self._verify()
+
+    async def _verify(self) -> None:
+        self._let_go()
+        partitions = sorted({kept.packed.partition for kept in self._kept})
+        if time.monotonic() - self._touched_s > TOUCH_S:
+            partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()
+        expected = [self._confirmed[partition] for partition in partitions]
+        found = await self._store.last_seqs(self._producer, partitions)
+        for partition, wanted, last in zip(partitions, expected, found, strict=True):
+            if last < wanted:
+                await self._fill(partition, last, wanted)

@@ -1,0 +1,91 @@
+"""Who numbers the batches: a producer, with the epoch of this start.
+
+A producer is a directory that one process at a time holds locked. Its id is made once; the epoch
+grows with every start, so that the store can fence a process that was believed dead. Where nothing
+can be kept, a producer of this run alone does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from service import locks
+from service.errors import StartError
+
+NAME = "producer"
+
+log = structlog.get_logger()
+
+
+class Producer:
+    """An id and an epoch; the epoch is on disk before it is used."""
+
+    def __init__(self, producer_id: str, epoch: int, path: Path | None) -> None:
+        self.id = producer_id
+        self.epoch = epoch
+        self._path = path
+
+    def raise_epoch(self, least: int = 0) -> None:
+        """Begin a later epoch, at least the given one."""
+        self.epoch = max(self.epoch + 1, least)
+        if self._path is not None:
+            _write(self._path, {"id": self.id, "epoch": self.epoch})
+
+
+@contextmanager
+def producer_of(data_dir: Path) -> Iterator[Producer]:
+    """The producer of a data directory, locked meanwhile; raises StartError if another process has
+    it."""
+    directory = data_dir / "producers" / "0"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = locks.take(directory / "lock")
+    except locks.HeldError as held:
+        raise StartError(
+            f"Another visit-counter (pid {held.pid}) is using the data directory {data_dir}: stop "
+            "it, or give this one another VISIT_COUNTER_DATA_DIR."
+        ) from None
+    except OSError as error:
+        log.warning("no producer can be kept, one of this run does", why=str(error))
+        yield Producer(secrets.token_hex(16), 1, None)
+        return
+    try:
+        yield _read(directory / NAME)
+    finally:
+        os.close(lock)
+
+
+def _read(path: Path) -> Producer:
+    try:
+        kept = json.loads(path.read_text())
+        producer = Producer(str(kept["id"]), int(kept["epoch"]), path)
+    except FileNotFoundError:
+        producer = Producer(secrets.token_hex(16), 0, path)
+    except (ValueError, KeyError, TypeError):
+        raise StartError(
+            f"{path} is damaged: remove it, and this service goes on as a new producer."
+        ) from None
+    producer.raise_epoch()
+    return producer
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    """Replace a file so that after a crash there is the old or the new one, whole."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

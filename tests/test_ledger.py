@@ -1,0 +1,244 @@
+"""The ledger: whatever happens to a batch on its way, it counts once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.clock import Clock
+from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from service.ledger import Ledger
+from service.model import Numbers
+from service.producer import Producer, producer_of
+from service.refusals import Fenced, Rejected
+from service.store import Store
+from tests.counting import Counted, at, counting, make_site
+from tests.servers import Server, run_server, server_binaries
+from tests.services import namespace
+
+NOON = at("2026-03-10 12:00")
+
+
+async def send(counted: Counted, *seqs: int) -> list[object]:
+    """Send batches of one view under these numbers, past our own bookkeeping."""
+    results: list[object] = []
+    for seq in seqs:
+        batch = counted.seal(counted.hit(seq, NOON))
+        packed = batch.packed._replace(seq=seq)
+        try:
+            await counted.store.replay(counted.ledger._producer, packed)
+            results.append("counted")
+        except StoreError as error:
+            results.append(type(error).__name__)
+    return results
+
+
+async def test_a_batch_counts_once_however_often_it_comes(store_server: Server) -> None:
+    """The same number again only reads, also after later numbers."""
+    async with counting(store_server.url) as counted:
+        results = await send(counted, 1, 1, 2, 1, 2, 3, 3)
+        counts = await counted.counts(NOON)
+
+    assert results == ["counted"] * 7
+    assert counts.total == Numbers(3, 3, 3)
+
+
+async def test_a_number_too_high_is_a_gap_and_counts_nothing(store_server: Server) -> None:
+    """Only the next number counts."""
+    async with counting(store_server.url) as counted:
+        results = await send(counted, 2, 1, 4, 2)
+        counts = await counted.counts(NOON)
+
+    assert results == ["Gap", "counted", "Gap", "counted"]
+    assert counts.total.pageviews == 2
+
+
+async def test_a_batch_sent_again_answers_with_the_counts(store_server: Server) -> None:
+    """Whoever waits for a batch whose reply was lost gets the counts, once counted."""
+    async with counting(store_server.url) as counted:
+        batch = counted.seal(counted.hit(1, NOON, path="/a", wants_page=True))
+        first, second = [(await counted.ledger.commit([batch]))[0] for _ in range(2)]
+
+    assert isinstance(first, list)
+    assert isinstance(second, list)
+    assert first[0].counts.total == second[0].counts.total == Numbers(1, 1, 1)
+    assert (first[0].new, second[0].new, second[0].page) == (True, False, 1)
+
+
+async def test_a_lost_reply_is_answered_by_sending_again() -> None:
+    """A store that hangs while it has the batch: unknown, then counted exactly once."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted:
+            await counted.view(1, NOON)
+            own.pause()
+            batch = counted.seal(counted.hit(2, NOON))
+            (unknown,) = await counted.ledger.commit([batch])
+            own.resume()
+            (known,) = await counted.ledger.commit([batch])
+            counts = await counted.counts(NOON)
+
+    assert isinstance(unknown, OutcomeUnknown)
+    assert isinstance(known, list)
+    assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_a_store_that_lost_batches_gets_them_again(store_server: Server) -> None:
+    """As a replica promoted without the last ones: the gap is filled from what is kept."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        snapshot = await dump(counted)
+        await counted.view(2, NOON)
+        await counted.view(3, NOON)
+        await restore(counted, snapshot)
+        await counted.view(4, NOON)
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(4, 4, 4)
+
+
+async def test_an_idle_producer_notices_what_the_store_lost(store_server: Server) -> None:
+    """Without another hit the loss behind the last batch is found and filled too."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        snapshot = await dump(counted)
+        await counted.view(2, NOON)
+        await restore(counted, snapshot)
+        await counted.ledger._verify()
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_a_hole_that_nothing_fills_is_told_and_passed(
+    store_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no longer kept is counted as lost, and the later hits count."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        snapshot = await dump(counted)
+        await counted.view(2, NOON)
+        await restore(counted, snapshot)
+        monkeypatch.setattr("service.ledger.RETAIN_S", -1)
+        counted.ledger._let_go()
+        await counted.view(3, NOON)
+        await counted.view(4, NOON)
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(3, 3, 3)
+
+
+async def test_an_emptied_store_is_not_filled_blindly() -> None:
+    """After FLUSHALL batches are refused with a reason, not replayed into nothing."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted:
+            await counted.view(1, NOON)
+            own.call("FLUSHALL")
+            result = await counted.commit(counted.hit(2, NOON))
+            keys = own.call("DBSIZE")
+
+    assert isinstance(result, StoreUnavailable)
+    assert "removed or replaced" in str(result)
+    assert keys == b":0\r\n"
+
+
+async def test_a_batch_that_cannot_be_read_uses_up_its_number(store_server: Server) -> None:
+    """A poison batch is rejected once, nothing of it is counted, and the next one counts."""
+    async with counting(store_server.url) as counted:
+        batch = counted.seal(counted.hit(1, NOON))
+        batch.packed = batch.packed._replace(sites=b"\xc1 no msgpack")
+        (rejected,) = await counted.ledger.commit([batch])
+        await counted.view(2, NOON)
+        counts = await counted.counts(NOON)
+
+    assert isinstance(rejected, Rejected)
+    assert counts.total == Numbers(1, 1, 1)
+
+
+async def test_a_restart_goes_on_behind_its_last_batch(
+    store_server: Server, tmp_path: Path
+) -> None:
+    """The producer is the same, its epoch later, its numbers go on."""
+    name, epochs, ids, site = namespace(), [], set(), None
+    for start in range(3):
+        with producer_of(tmp_path) as producer:
+            epochs.append(producer.epoch)
+            ids.add(producer.id)
+            async with (
+                Store(store_server.url, name, Clock()) as store,
+                Ledger(store, producer) as ledger,
+            ):
+                counted = Counted(ledger, site) if site else await make_site(ledger)
+                site = counted.site
+                await counted.view(start + 1, NOON)
+                counts = await counted.counts(NOON)
+
+    assert (epochs, len(ids)) == ([1, 2, 3], 1)
+    assert counts.total == Numbers(3, 3, 3)
+
+
+async def test_a_copied_directory_is_fenced(store_server: Server, tmp_path: Path) -> None:
+    """Of two processes that are one producer, only the later one counts; nothing is doubled."""
+    name = namespace()
+    with producer_of(tmp_path / "a") as producer:
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        async with Store(store_server.url, name, Clock()) as store, Ledger(store, producer) as one:
+            first = await make_site(one)
+            await first.view(1, NOON)
+            with producer_of(tmp_path / "b") as copy:
+                assert (copy.id, copy.epoch) == (producer.id, producer.epoch + 1)
+                async with Ledger(store, copy) as two:
+                    second = Counted(two, first.site)
+                    await second.view(2, NOON)
+                    fenced = await first.commit(first.hit(3, NOON))
+                    await second.view(4, NOON)
+            counts = await first.counts(NOON)
+
+    assert isinstance(fenced, Fenced)
+    assert one.fenced
+    assert counts.total == Numbers(3, 3, 3)
+
+
+async def test_two_copies_of_one_epoch_do_not_meet(store_server: Server) -> None:
+    """The second to open an epoch takes a later one: an epoch is one process's."""
+    name = namespace()
+    twins = [Producer("ab" * 16, 5, None) for _ in range(2)]
+    async with (
+        Store(store_server.url, name, Clock()) as store,
+        Ledger(store, twins[0]),
+        Ledger(store, twins[1]) as two,
+    ):
+        counted = await make_site(two)
+        await counted.view(1, NOON)
+
+    assert [twin.epoch for twin in twins] == [5, 6]
+
+
+async def test_retention_is_bounded(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered batches are kept within a bound of bytes and of time."""
+    async with counting(valkey.url) as counted:
+        monkeypatch.setattr("service.ledger.RETAIN_BYTES", 1000)
+        for who in range(1, 51):
+            await counted.view(who, NOON)
+        within = counted.ledger._kept_bytes
+        monkeypatch.setattr("service.ledger.RETAIN_S", -1)
+        counted.ledger._let_go()
+
+    assert 0 < within <= 1000
+    assert counted.ledger._kept_bytes == 0
+
+
+async def dump(counted: Counted) -> dict[Any, Any]:
+    """All keys of the store's namespace, as a replica would have had them."""
+    client = counted.store._client
+    keys = await client.keys(f"{counted.store._namespace}:*")
+    return {key: await client.dump(key) for key in keys}
+
+
+async def restore(counted: Counted, snapshot: dict[Any, Any]) -> None:
+    client = counted.store._client
+    await client.delete(*await client.keys(f"{counted.store._namespace}:*"))
+    for key, value in snapshot.items():
+        await client.restore(key, 0, value)

@@ -13,7 +13,6 @@ from tests.servers import Server, run_server, server_binaries
 from tests.services import Service, run_service
 from tests.tools import need
 
-
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")

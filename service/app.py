@@ -29,11 +29,14 @@ from service.errors import StartError
 from service.host import data_warning
 from service.ledger import Ledger
 from service.limits import Limits
+from service.model import PARTITIONS
 from service.producer import producer_of
 from service.reader import Reader
 from service.recorder import Recorder
+from service.replay import Replay
 from service.settings import Settings
 from service.sites import Sites
+from service.spool import Spool
 from service.store import Store
 from service.values import Address
 from service.watch import Watch
@@ -59,6 +62,7 @@ KEEPALIVE_S = 75.0
 SHUTDOWN_S = 3.0
 LINGER_S = 1.0
 BACKLOG = 1024
+SPOOL_BYTES = 256 * 1024 * 1024
 
 log = structlog.get_logger()
 
@@ -90,8 +94,7 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
         Store(url, settings.namespace, clock, allow_unsafe=settings.allow_unsafe_store) as store,
         Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
-        ledger_of(store, settings) as ledger,
-        Recorder(ledger, clock) as recorder,
+        recorder_of(store, clock, settings) as recorder,
     ):
         yield Components(
             settings=settings,
@@ -108,10 +111,23 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
 
 
 @asynccontextmanager
-async def ledger_of(store: Store, settings: Settings) -> AsyncIterator[Ledger]:
+async def recorder_of(store: Store, clock: Clock, settings: Settings) -> AsyncIterator[Recorder]:
+    """The recorder of this data directory's producer, with a spool where one can be kept."""
     with producer_of(settings.data_dir) as producer:
-        async with Ledger(store, producer) as ledger:
-            yield ledger
+        if producer.directory is None:
+            async with Ledger(store, producer) as ledger, Recorder(ledger, clock) as recorder:
+                yield recorder
+            return
+        directory = producer.directory / "spool"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        async with Spool(directory, SPOOL_BYTES) as spool:
+            spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
+            async with (
+                Ledger(store, producer, spooled) as ledger,
+                Replay(ledger, spool) as replay,
+                Recorder(ledger, clock, replay) as recorder,
+            ):
+                yield recorder
 
 
 @asynccontextmanager

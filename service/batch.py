@@ -78,10 +78,11 @@ class Batch:
             part = self._parts[key] = _SitePart(site)
         return part
 
-    def not_later_than(self, now: int) -> Batch:
-        """The same batch, where this machine's clock was ahead of the store's."""
+    def clamp(self, now: int) -> None:
+        """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
+        of the batch may have been counted yet."""
         entries = [entry._replace(at=min(entry.at, now)) for entry in self.entries]
-        return Batch(self.packed.partition, self.packed.seq, entries, now)
+        self.__init__(self.packed.partition, self.packed.seq, entries, now)  # type: ignore[misc]
 
     def outcomes(self, reply: bytes) -> tuple[Applied, list[Outcome]]:
         """The reply, and what it means for each entry, in the entries' order."""

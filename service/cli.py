@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from service import spool_files
 from service.admin_token import NAME as TOKEN_NAME
 from service.errors import SettingsError, StartError, VisitCounterError
 from service.settings import Settings
@@ -64,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
     health.add_argument("--ready", action="store_true", help="ask whether it can count")
     config = command(commands, "config", show_config, "show the settings in force")
     config.add_argument("--markdown", action="store_true", help="all settings as a table")
+    spool = commands.add_parser(
+        "spool", help="look at hits that wait for the store"
+    ).add_subparsers(title="actions", required=True, metavar="ACTION")
+    command(spool, "show", show_spool, "what is in the spool, and damage")
+    command(spool, "skip", skip_spool, "set damaged parts aside, so that the service starts")
     site_commands(commands.add_parser("site", help="make, show and change sites"))
     return root
 
@@ -134,6 +140,38 @@ def show_config(options: argparse.Namespace, settings: Settings) -> int:
     for name, value in settings.shown().items():
         print(f"{name}={value}")
     return 0
+
+
+# -- the spool, while the service does not run
+
+
+def show_spool(_options: argparse.Namespace, settings: Settings) -> int:
+    report = spool_files.describe(spool_directory(settings))
+    for segment in report.segments:
+        faults = [f"damaged from byte {at} to {end}" for at, end in segment.damage]
+        faults += [f"{segment.torn} bytes of a torn tail"] if segment.torn else []
+        print(f"{segment.path}\t{segment.records} batches\t{', '.join(faults) or 'sound'}")
+    for partition, run in report.partitions.items():
+        print(f"partition {partition}\t{run.records} batches, {run.first_seq} to {run.last_seq}")
+    if not report.segments:
+        print("The spool is empty.")
+    return 0
+
+
+def skip_spool(_options: argparse.Namespace, settings: Settings) -> int:
+    skipped = spool_files.skip(spool_directory(settings))
+    for each in skipped:
+        print(
+            f"{each.path}: kept {each.records} batches, at least {each.lost} may be lost; the "
+            f"damaged file is kept as {each.kept_as}"
+        )
+    if not skipped:
+        print("Nothing is damaged.")
+    return 0
+
+
+def spool_directory(settings: Settings) -> Path:
+    return settings.data_dir / "producers" / "0" / "spool"
 
 
 # -- sites, through the admin API

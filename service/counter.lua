@@ -28,7 +28,7 @@
 --   index                     zset  dated key of this generation -> when it is gone
 --
 -- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER, EARLY, GAP,
--- FENCED) and are raised before the first write; REJECTED has advanced the ledger and written nothing else.
+-- FENCED) and are raised before the first write; REJECTED has used up the batch's number.
 
 local DAY_MS = 86400000
 local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
@@ -632,6 +632,11 @@ local function unpack_batch(packed, ids)
   return sites, newest
 end
 
+-- redis.call raises tables, Lua raises strings.
+local function reason_of(problem)
+  return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
+end
+
 -- Counts one site's part of a batch; answers the site's counts. `reply.cursor` is how many hits of
 -- the batch came before.
 local function count_site(tag, site, ids, now, reply)
@@ -668,13 +673,13 @@ local function record(keys, args)
   local known_epoch, last = ledger_of(tag, producer)
   if known_epoch > epoch then
     return redis.error_reply('FENCED ' .. whole(known_epoch))
-  elseif seq > last + 1 then
+  elseif seq > last + 1 or known_epoch < epoch then -- or the store has lost that epoch's beginning
     return redis.error_reply('GAP ' .. whole(last))
   end
   local well, sites, newest = pcall(unpack_batch, args[4], args[5])
   if not well then
     write_ledger(tag, producer, epoch, math.max(seq, last), now)
-    return redis.error_reply('REJECTED ' .. tostring(sites))
+    return redis.error_reply('REJECTED ' .. reason_of(sites))
   end
   local reply = {now, {}, {}, {}, 0, 0, cursor = 0}
   if seq <= last then
@@ -685,28 +690,34 @@ local function record(keys, args)
   else
     write_ledger(tag, producer, epoch, seq, now)
   end
-  for n, site in ipairs(sites) do
-    if reply[6] == 1 then
-      reply[4][n] = counts_now(tag, site, now)
-    else
-      reply[4][n] = count_site(tag, site, args[5], now, reply)
+  local counted, problem = pcall(function()
+    for n, site in ipairs(sites) do
+      if reply[6] == 1 then
+        reply[4][n] = counts_now(tag, site, now)
+      else
+        reply[4][n] = count_site(tag, site, args[5], now, reply)
+      end
     end
+  end)
+  if not counted then -- a key of a wrong type, a command we may not use: no page is told 200
+    return redis.error_reply('REJECTED ' .. reason_of(problem))
   end
   reply.cursor = nil
   return cmsgpack.pack(reply)
 end
 
 -- open(tag; producer, epoch, seq or '') begins a producer's epoch and answers the seq of its last
--- batch here. FENCED, with the epoch in force, for one that is not later. With a seq it passes a
--- hole: batches up to that one are given up.
+-- batch here. FENCED, with the epoch in force, for one that is not later. With a seq it goes on in
+-- this epoch, and passes a hole: batches up to that one are given up.
 local function open(keys, args)
   local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
   local known_epoch, last = ledger_of(tag, producer)
-  if known_epoch >= epoch then
+  local passed = tonumber(args[3])
+  if known_epoch > epoch or known_epoch == epoch and not passed then
     return redis.error_reply('FENCED ' .. whole(known_epoch))
   end
   prune_ledger(tag, now)
-  last = tonumber(args[3]) or last
+  last = math.max(last, passed or 0)
   write_ledger(tag, producer, epoch, last, now)
   return last
 end

@@ -5,7 +5,9 @@
     ├── StartError           the service cannot start here: exit 1
     ├── StoreError
     │   ├── StoreUnavailable nothing was written
+    │   │   └── SpoolFull    nor was it kept for later
     │   └── OutcomeUnknown   the store may or may not have written
+    │       └── SpoolBroken  or the spool's disk may or may not have kept it
     └── Problem              an answer for the caller of the API (RFC 9457)
 
 Every message is one that its reader can act on: what is wrong, where, what to do.
@@ -36,6 +38,14 @@ class StoreUnavailable(StoreError):
 
 class OutcomeUnknown(StoreError):
     """The call was sent and no answer came: it may or may not have been written."""
+
+
+class SpoolFull(StoreUnavailable):
+    """The spool has no room for it: nothing was kept."""
+
+
+class SpoolBroken(OutcomeUnknown):
+    """The spool's disk failed, and the spool keeps nothing more until the service starts again."""
 
 
 class Problem(VisitCounterError):

@@ -19,7 +19,7 @@ import structlog
 
 from service import metrics
 from service.batch import Batch, Outcome, Packed
-from service.errors import StartError, StoreError
+from service.errors import StartError, StoreError, StoreUnavailable
 from service.model import PARTITIONS, Drop, Hit
 from service.producer import Producer
 from service.refusals import Fenced, Gap, Rejected
@@ -44,8 +44,10 @@ class Kept(NamedTuple):
 class Ledger:
     """The numbers of this producer's batches; entering opens its epoch in every partition."""
 
-    def __init__(self, store: Store, producer: Producer) -> None:
+    def __init__(self, store: Store, producer: Producer, spooled: Sequence[int] = ()) -> None:
+        """`spooled`: the number of the last batch in the spool, by partition, 0 for none."""
         self.fenced = False
+        self._spooled = spooled or [0] * PARTITIONS
         self._store = store
         self._producer = producer
         self._sealed = [0] * PARTITIONS
@@ -53,14 +55,17 @@ class Ledger:
         self._kept: deque[Kept] = deque()
         self._kept_bytes = 0
         self._touched_s = time.monotonic()
+        self._turn = asyncio.Lock()
+        """A repair and a flush do not meet."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            self._sealed = await self._open()
+            opened = await self._open()
         except StoreError as error:
             raise StartError(f"the store does not open the ledger: {error}") from None
-        self._confirmed = [*self._sealed]
+        self._confirmed = opened
+        self._sealed = [max(pair) for pair in zip(opened, self._spooled, strict=True)]
         self._task = supervised(self._run(), "ledger")
         return self
 
@@ -69,58 +74,92 @@ class Ledger:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    @property
+    def epoch(self) -> int:
+        return self._producer.epoch
+
     def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
         """Number what has gathered. The partition's last batch must have been confirmed."""
+        batch = Batch(partition, self._sealed[partition] + 1, entries, now)
         self._sealed[partition] += 1
-        return Batch(partition, self._sealed[partition], entries, now)
+        return batch
 
     async def commit(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
         """Send batches, at most one of a partition; for each its outcomes or why there are none.
 
         Rejected and Fenced are final; after any other error the same batch is to be sent again.
         """
-        results = await self._store.record(self._producer, batches)
-        for n, result in enumerate(results):
-            if isinstance(result, Gap):
-                results[n] = result = await self._after_gap(batches[n], result)
-            if isinstance(result, (list, Rejected)):
-                self._confirm(batches[n].packed)
-            if isinstance(result, Fenced):
-                self._fence(result)
-        return results
+        async with self._turn:
+            results = await self._store.record(self._producer, batches)
+            for n, result in enumerate(results):
+                if isinstance(result, Gap):
+                    results[n] = result = await self._after_gap(batches[n])
+                if isinstance(result, (list, Rejected)):
+                    self._confirm(batches[n].packed, keep=isinstance(result, list))
+                if isinstance(result, Fenced):
+                    self._fence()
+            return results
+
+    async def replay(self, batches: Sequence[Packed]) -> None:
+        """Send batches of one partition from the spool, in their order; raises StoreError."""
+        async with self._turn:
+            try:
+                await self._send_again(batches)
+            except Gap:
+                await self._fill(batches[0].partition, batches[0].seq - 1)
+                await self._send_again(batches)
+            except Fenced:
+                self._fence()
+                raise
+            for packed in batches:
+                self._confirm(packed)
+
+    async def _send_again(self, batches: Sequence[Packed]) -> None:
+        try:
+            await self._store.replay(self._producer, batches)
+        except Rejected:
+            for packed in batches:
+                await self._send_or_reject(packed)
+
+    async def _send_or_reject(self, packed: Packed) -> None:
+        try:
+            await self._store.replay(self._producer, [packed])
+        except Rejected as rejected:
+            log.error("a batch is not counted", reason=str(rejected))
 
     # -- repair
 
-    async def _after_gap(self, batch: Batch, gap: Gap) -> list[Outcome] | StoreError:
+    async def _after_gap(self, batch: Batch) -> list[Outcome] | StoreError:
         """Fill the gap, and send the batch again."""
         try:
-            await self._fill(batch.packed.partition, gap.last, batch.packed.seq - 1)
+            await self._fill(batch.packed.partition, batch.packed.seq - 1)
         except StoreError as error:
             return error
         (result,) = await self._store.record(self._producer, [batch])
         return result
 
-    async def _fill(self, partition: int, last: int, wanted: int) -> None:
-        """Replay what the store lacks, from behind `last` up to `wanted`; pass what nobody has."""
+    async def _fill(self, partition: int, wanted: int) -> None:
+        """Replay what the store lacks, up to `wanted`; pass what nobody has."""
         await self._store.probe()  # an emptied or foreign store is not to be filled
+        (last,) = await self._store.open(self._producer, {partition: 0})
+        if last > wanted:
+            raise StoreUnavailable(
+                "the store knows later batches of ours than we do, as after a restored backup: "
+                "restart the service"
+            )
         missing = [
-            kept.packed
-            for kept in self._kept
-            if kept.packed.partition == partition and last < kept.packed.seq <= wanted
+            packed
+            for packed in (kept.packed for kept in self._kept)
+            if packed.partition == partition and last < packed.seq <= wanted
         ]
-        lost = wanted - last - len(missing)
-        if lost:
+        if lost := wanted - last - len(missing):
+            await self._store.open(self._producer, {partition: wanted - len(missing)})
             metrics.LOST_BATCHES.inc(lost)
             log.error("the store has lost batches that we no longer hold", batches=lost)
-            await self._pass(partition, wanted - len(missing))
-        for packed in missing:
-            await self._store.replay(self._producer, packed)
-        metrics.REPLAYED_BATCHES.inc(len(missing))
-        log.warning("the store had lost batches; sent again", batches=len(missing))
-
-    async def _pass(self, partition: int, seq: int) -> None:
-        self._producer.raise_epoch()
-        await self._store.open(self._producer, {partition: seq})
+        if missing:
+            await self._send_again(missing)
+            metrics.REPLAYED_BATCHES.inc(len(missing))
+            log.warning("the store had lost batches; sent again", batches=len(missing))
 
     async def _open(self) -> list[int]:
         """Begin our epoch, a later one if this one is taken (of a copied directory)."""
@@ -130,15 +169,19 @@ class Ledger:
             self._producer.raise_epoch(fenced.epoch + 1)
             return await self._store.open(self._producer)
 
-    def _fence(self, fenced: Fenced) -> None:
+    def _fence(self) -> None:
         if not self.fenced:
             log.error("another process has taken over: this one counts nothing more, stop it")
         self.fenced = True
 
     # -- retention
 
-    def _confirm(self, packed: Packed) -> None:
+    def _confirm(self, packed: Packed, *, keep: bool = True) -> None:
+        if packed.seq <= self._confirmed[packed.partition]:
+            return  # it came again
         self._confirmed[packed.partition] = packed.seq
+        if not keep:
+            return
         self._kept.append(Kept(time.monotonic(), packed))
         self._kept_bytes += packed.size
         self._let_go()
@@ -155,7 +198,8 @@ class Ledger:
         while True:
             await asyncio.sleep(VERIFY_S)
             with suppress(StoreError):  # the watch tells
-                await self._verify()
+                async with self._turn:
+                    await self._verify()
 
     async def _verify(self) -> None:
         self._let_go()
@@ -166,4 +210,4 @@ class Ledger:
         found = await self._store.last_seqs(self._producer, partitions)
         for partition, wanted, last in zip(partitions, expected, found, strict=True):
             if last < wanted:
-                await self._fill(partition, last, wanted)
+                await self._fill(partition, wanted)

@@ -11,8 +11,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 HITS = Counter(
     "visitcounter_hits",
-    "Hits by what became of them: counted, held (only the pageview counts), dropped, refused "
-    "(answered 503: the store did not confirm).",
+    "Hits by what became of them: counted, held (only the pageview counts), spooled (counted when "
+    "the store is back), dropped, refused (answered 503: neither was confirmed).",
     ["outcome"],
 )
 DROPS = Counter(
@@ -58,6 +58,8 @@ REPLAYED_BATCHES = Counter(
 RETAINED_BYTES = Gauge(
     "visitcounter_retained_bytes", "Answered batches kept in case the store loses them."
 )
+SPOOL_RECORDS = Gauge("visitcounter_spool_batches", "Batches in the spool, for the store to take.")
+SPOOL_BYTES = Gauge("visitcounter_spool_bytes", "What the spool takes on disk.")
 WRONG_TOKENS = Counter(
     "visitcounter_wrong_tokens", "Requests with an admin token that is not ours."
 )

@@ -32,6 +32,11 @@ class Producer:
         self.epoch = epoch
         self._path = path
 
+    @property
+    def directory(self) -> Path | None:
+        """Locked for us, for what belongs to this producer alone; None where nothing is kept."""
+        return self._path and self._path.parent
+
     def raise_epoch(self, least: int = 0) -> None:
         """Begin a later epoch, at least the given one."""
         self.epoch = max(self.epoch + 1, least)
@@ -57,9 +62,19 @@ def producer_of(data_dir: Path) -> Iterator[Producer]:
         yield Producer(secrets.token_hex(16), 1, None)
         return
     try:
-        yield _read(directory / NAME)
+        yield _begun(directory / NAME)
     finally:
         os.close(lock)
+
+
+def _begun(path: Path) -> Producer:
+    try:
+        return _read(path)
+    except OSError as error:
+        raise StartError(
+            f"the producer's epoch cannot be kept in {path} ({error.strerror}): free some space or "
+            "mend the disk"
+        ) from None
 
 
 def _read(path: Path) -> Producer:

@@ -56,6 +56,10 @@ class Reader:
                 raise
             return kept
 
+    def kept(self, site: Site) -> Reading | None:
+        """The last counts, however old."""
+        return self._kept.get((site.id, None))
+
     def keep(self, site: Site, counts: Counts, now: int) -> None:
         """Counts that came with the answer to a hit: what there is to show if the store goes."""
         self._keep((site.id, None), Reading(counts, now, site.generation))

@@ -12,7 +12,7 @@ is no part of any UTF-8 text: behind damage, the next record is found by it. Nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
@@ -59,6 +59,11 @@ class Scan:
     """Where a torn tail begins, which nobody was promised; else the size of the segment."""
 
 
+def size_of(records: Iterable[Record]) -> int:
+    """Bytes that they take in a segment."""
+    return sum(OVERHEAD + len(record.payload) for record in records)
+
+
 def pack(records: Sequence[Record], start: int) -> tuple[bytes, list[int]]:
     """A group that will begin at `start`, and where in the segment each of its records will lie."""
     parts: list[bytes] = []
@@ -92,9 +97,8 @@ def scan(data: bytes, sealed: bool) -> Scan:
     """Read a segment; `sealed`: a later one exists, so that all of it had been on disk."""
     records = list(_records(data))
     gaps = list(_gaps(data, records))
-    synced = len(data) + 1 if sealed else max((found.start for found in records), default=0)
-    if _foreign(data):
-        synced = max(synced, 1)
+    all_synced = sealed or _foreign(data)
+    synced = len(data) + 1 if all_synced else max((found.start for found in records), default=0)
     end = min((begin for begin, _ in gaps if begin >= synced), default=len(data))
     return Scan(
         [found for found in records if found.at < end],

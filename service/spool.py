@@ -1,20 +1,18 @@
 """The spool: keeps sealed batches on disk while the store is away, until the store confirms them.
 
 The recorder appends what the store did not confirm in time, and answers the hits when `append`
-returns; when the store is back it reads a partition's batches oldest first and acks them. While an
-fdatasync runs the next group gathers, as batches do. A full disk or a full spool refuses before it
-keeps; any other error of the disk ends keeping for good, since a second fsync proves nothing.
-A segment goes when all in it is confirmed. Acks are not written: after a restart, records of a
-segment that stayed come again, and the store knows them as duplicates. Never looks into a batch.
+returns; when the store is back they are read, oldest first, and acked. While an fdatasync runs the
+next group gathers. A full disk or spool refuses before it keeps; any other error of the disk ends
+keeping for good, since a second fsync proves nothing. A segment goes when all in it is confirmed.
+Acks are not written: after a restart, records of a segment that stayed come again, and the store
+knows them as duplicates. Never looks into a batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -22,7 +20,8 @@ import structlog
 
 from service import segment, spool_files
 from service.errors import SpoolBroken, SpoolFull, StartError, StoreError, StoreUnavailable
-from service.segment import HEADER, OVERHEAD, Record
+from service.segment import HEADER, Record, Scan
+from service.spool_index import Index, Segment
 from service.tasks import supervised
 
 SEGMENT_BYTES = 4 << 20  # a group that does not fit begins the next one
@@ -32,7 +31,7 @@ log = structlog.get_logger()
 
 
 class Spool:
-    """Records of many partitions, each partition in the order in which it was appended.
+    """Records of many partitions, each partition's in the order in which they were appended.
 
     The directory exists, belongs to one producer, and the caller holds its lock.
     """
@@ -40,15 +39,12 @@ class Spool:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.bytes = 0
         """On disk, never more than `max_bytes`; damage that was set aside is not counted."""
-        self.records = 0
-        """Not confirmed yet."""
         self.broken = ""
         """Why nothing is kept any more."""
         self._directory = directory
         self._max_bytes = max_bytes
-        self._lines: dict[int, _Line] = {}
-        self._segments: dict[int, _Segment] = {}
-        self._tail: _Segment | None = None
+        self._index = Index()
+        self._tail: Segment | None = None
         self._last_number = 0
         self._queue: list[_Append] = []
         self._promised = 0
@@ -72,65 +68,182 @@ class Spool:
         self._answer(self._take(), StoreUnavailable("the spool is closed"))
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Return when the records are on disk; a partition's records come in order of their seq.
+        """Return when the records are on disk; those of a partition come in the order of their seq.
 
         Raises SpoolFull when they were not kept. After SpoolBroken, or when it is cancelled, they
-        may be read at the next start or not.
+        may be read again or not.
         """
         if self.broken:
             raise SpoolBroken(self.broken)
         if self._closing or self._task is None:
             raise StoreUnavailable("the spool is closed")
-        size = sum(OVERHEAD + len(record.payload) for record in records)
+        size = segment.size_of(records)
         if size > self.room:
             raise SpoolFull(f"the spool {self._directory} is full: {self._max_bytes} bytes")
-        entry = _Append(records, size, asyncio.get_running_loop().create_future())
-        self._queue.append(entry)
+        entry = _Append(records, size + len(HEADER), asyncio.get_running_loop().create_future())
         self._promised += entry.most_bytes
+        self._queue.append(entry)
         self._arrived.set()
         await entry.waiter
 
     @property
     def room(self) -> int:
-        """Bytes of records, each with OVERHEAD, that one append may have now."""
-        if self.broken:
-            return 0
-        return max(0, self._max_bytes - self.bytes - self._promised - len(HEADER))
+        """Bytes, with OVERHEAD for each record, that one append may have now."""
+        left = self._max_bytes - self.bytes - self._promised - len(HEADER)
+        return 0 if self.broken else max(0, left)
+
+    @property
+    def records(self) -> int:
+        """Not confirmed yet."""
+        return self._index.records
 
     def partitions(self) -> list[int]:
         """Those with unconfirmed records."""
-        return list(self._lines)
+        return self._index.partitions()
 
     def pending(self, partition: int) -> bool:
-        return partition in self._lines
+        return self._index.pending(partition)
 
     def last_seq(self, partition: int) -> int:
-        """Of its newest unconfirmed record, 0 without any: numbering goes on behind it."""
-        return self._lines[partition].seqs[-1] if partition in self._lines else 0
+        """Of the newest unconfirmed record, 0 without any: numbering goes on behind it."""
+        return self._index.last_seq(partition)
 
     def read(self, partition: int) -> Record | None:
-        """The partition's oldest unconfirmed record.
+        """The oldest unconfirmed record; raises as `read_some` does."""
+        return next(iter(self.read_some(partition, 1)), None)
 
-        Raises SpoolBroken when the disk does not give back what was written.
-        """
-        if partition not in self._lines:
-            return None
-        number, at = self._lines[partition].oldest
-        path = self._segments[number].path
+    def read_some(self, partition: int, most: int) -> list[Record]:
+        """The oldest unconfirmed ones; raises SpoolBroken when the disk gives back other bytes."""
+        places = self._index.oldest(partition, most)
+        return [self._read(holder.path, at) for holder, at in places]
+
+    def _read(self, path: Path, at: int) -> Record:
         try:
             record = spool_files.read(path, at)
         except OSError as problem:
             raise self._break(problem) from None
         if record is None:
-            raise self._break(_damaged(path, at))
+            raise self._break(spool_files.damaged(path, at))
         return record
 
     async def ack(self, partition: int, seq: int) -> None:
-        """The store has this record, so all before it too. Raises nothing."""
-        line = self._lines.get(partition)
-        while line and line.seqs[line.first] <= seq:
-            self._segments[line.oldest.segment].live -= 1
-            self.records -= 1
-            if not line.drop():
-                line = self._lines.pop(partition) and None
-        ...
+        """The store has this record, and so all of the partition before it. Raises nothing."""
+        done = self._index.confirm(partition, seq)
+        if not done:
+            return
+        if self._tail in done:
+            self._tail = None
+        paths = [holder.path for holder in done]
+        removal = asyncio.get_running_loop().run_in_executor(None, spool_files.remove, paths)
+        removal.add_done_callback(lambda _: self._removed(removal, done))
+        await asyncio.wait({removal})  # which goes on, and is accounted for, if we are cancelled
+
+    def _removed(self, removal: asyncio.Future[None], done: list[Segment]) -> None:
+        if error := removal.exception():
+            self._break(error)
+        else:
+            self.bytes -= sum(holder.size for holder in done)
+
+    def _open(self) -> None:
+        try:
+            spool_files.settle(self._directory)
+            self._last_number = spool_files.last_number(self._directory)
+            for path, data, found in spool_files.scans(self._directory):
+                if found.damage:
+                    raise StartError(spool_files.damaged(path, found.damage[0][0]))
+                self._adopt(path, data, found)
+        except OSError as problem:
+            raise StartError(
+                f"The spool {self._directory} cannot be used ({problem.strerror}): make it "
+                f"readable and writable for user id {os.geteuid()}, on a disk that works."
+            ) from None
+
+    def _adopt(self, path: Path, data: bytes, found: Scan) -> None:
+        """Take over a segment of an earlier run, without a tail that was never acknowledged."""
+        if any(data[found.end :]):
+            torn = len(data) - found.end
+            log.warning("cut off what a crash had torn", file=str(path), at=found.end, bytes=torn)
+        if not found.records:
+            spool_files.remove([path])
+            return
+        spool_files.close(path, found.end)
+        holder = Segment(spool_files.number(path), path, found.end, len(found.records))
+        self._index.add(holder, ((record, record.at) for record in found.records))
+        self.bytes += holder.size
+
+    async def _run(self) -> None:
+        while not self._closing or self._queue:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._keep(self._take())
+                await asyncio.sleep(0)  # who was answered may append again, into the next group
+
+    def _take(self) -> list[_Append]:
+        taken, self._queue = self._queue, []
+        return taken
+
+    async def _keep(self, group: list[_Append]) -> None:
+        """Write a group; when that fails, what waits behind it fails too: no seq is left out."""
+        try:
+            await self._write([record for entry in group for record in entry.records])
+        except SpoolFull as full:
+            self._answer(group + self._take(), full)
+        except asyncio.CancelledError:
+            self._answer(group + self._take(), self._break("the disk did not answer in time"))
+            raise
+        except Exception as problem:
+            self._answer(group + self._take(), self._break(problem))
+        else:
+            self._answer(group, None)
+
+    async def _write(self, records: list[Record]) -> None:
+        tail = self._tail
+        if tail is None or tail.size + segment.size_of(records) > SEGMENT_BYTES:
+            tail = await self._next_segment()
+        group, places = segment.pack(records, tail.size)
+        tail.live += len(records)  # so that no ack removes it meanwhile
+        try:
+            await asyncio.to_thread(spool_files.append, tail.path, group, tail.size)
+        except SpoolFull:
+            tail.live -= len(records)
+            raise
+        tail.size += len(group)
+        self.bytes += len(group)
+        self._index.add(tail, zip(records, places, strict=True))
+
+    async def _next_segment(self) -> Segment:
+        number = self._last_number + 1
+        path = spool_files.path_of(self._directory, number)
+        await asyncio.to_thread(spool_files.create, path)
+        self._last_number = number
+        self._tail = Segment(number, path, len(HEADER))
+        self.bytes += len(HEADER)
+        return self._tail
+
+    def _answer(self, entries: list[_Append], error: StoreError | None) -> None:
+        for entry in entries:
+            self._promised -= entry.most_bytes
+            if entry.waiter.cancelled():
+                pass
+            elif error:
+                entry.waiter.set_exception(error)
+            else:
+                entry.waiter.set_result(None)
+
+    def _break(self, problem: object) -> SpoolBroken:
+        if not self.broken:
+            self.broken = (
+                f"The spool {self._directory} failed ({problem}) and keeps nothing more: "
+                "mend the disk, then restart the service."
+            )
+            log.error(self.broken)
+        return SpoolBroken(self.broken)
+
+
+class _Append(NamedTuple):
+    """Records that wait for the disk, and who waits for them."""
+
+    records: Sequence[Record]
+    most_bytes: int
+    waiter: asyncio.Future[None]

@@ -51,6 +51,7 @@ WRITE_S = 1.0  # a batch that is not answered is sent again, so this may be shor
 INFO = ("server", "memory", "persistence")
 CONNECT_S = 1.0
 READERS, OTHERS = 16, 4  # connections
+AT_ONCE = 200  # batches that are sent again in one round trip
 
 METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
 
@@ -113,16 +114,23 @@ class Store:
             with suppress(StoreError):
                 await self._load()
         if again:
-            once_more = [_in_time(batches[n], result) for n, result in again.items()]
+            for n, refusal in again.items():
+                if isinstance(refusal, Early):
+                    batches[n].clamp(refusal.now)
+            once_more = [batches[n] for n in again]
             for n, result in zip(again, await self._exchange(producer, once_more), strict=True):
                 results[n] = result
         return results
 
-    async def replay(self, producer: Producer, packed: Packed) -> None:
-        """Send a batch again that was answered long ago; raises StoreError."""
-        (reply,) = await self._writer.exchange([self._record_call(producer, packed)])
-        if isinstance(reply, StoreError):
-            raise reply
+    async def replay(self, producer: Producer, batches: Sequence[Packed]) -> None:
+        """Send batches of a partition, in their order, that nobody waits for; raises the first
+        StoreError, behind which nothing was counted."""
+        for start in range(0, len(batches), AT_ONCE):
+            some = batches[start : start + AT_ONCE]
+            calls = [self._record_call(producer, packed) for packed in some]
+            for reply in await self._writer.exchange(calls):
+                if isinstance(reply, StoreError):
+                    raise reply
 
     async def open(self, producer: Producer, seqs: Mapping[int, int] | None = None) -> list[int]:
         """Begin the producer's epoch in every partition: the seqs of its last batches there. With
@@ -378,10 +386,6 @@ def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool
         # Valkey does not know the command that redis-py would send on every connect.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-
-
-def _in_time(batch: Batch, refusal: Again) -> Batch:
-    return batch.not_later_than(refusal.now) if isinstance(refusal, Early) else batch
 
 
 def library(namespace: str) -> tuple[str, str]:

@@ -49,3 +49,9 @@ async def service(valkey: Server) -> AsyncIterator[Service]:
     """A service of its own namespace."""
     async with run_service(valkey.url) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine is no outage: tests of outages spill as soon as the service does."""
+    monkeypatch.setattr("service.recorder.SPILL_S", 5.0)

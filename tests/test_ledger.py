@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ async def send(counted: Counted, *seqs: int) -> list[object]:
         batch = counted.seal(counted.hit(seq, NOON))
         packed = batch.packed._replace(seq=seq)
         try:
-            await counted.store.replay(counted.ledger._producer, packed)
+            await counted.store.replay(counted.ledger._producer, [packed])
             results.append("counted")
         except StoreError as error:
             results.append(type(error).__name__)
@@ -242,3 +243,49 @@ async def restore(counted: Counted, snapshot: dict[Any, Any]) -> None:
     await client.delete(*await client.keys(f"{counted.store._namespace}:*"))
     for key, value in snapshot.items():
         await client.restore(key, 0, value)
+
+
+async def test_a_batch_that_fails_half_way_is_not_acknowledged(store_server: Server) -> None:
+    """Whatever the store stumbles over while it counts, no page is told that it was counted."""
+    async with counting(store_server.url) as counted:
+        tag = counted.store._tag(counted.site.partition)
+        await counted.store._client.set(f"{tag}:portal:1:pages", "no sorted set")
+        result = await counted.commit(counted.hit(1, NOON))
+
+    assert isinstance(result, Rejected)
+    assert "WRONGTYPE" in str(result)
+
+
+async def test_a_store_that_lost_our_epoch_is_opened_again(store_server: Server) -> None:
+    """As after a failover that lost the opening: the epoch is begun anew, and the hit counts."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        ledger = f"{counted.store._tag(counted.site.partition)}:ledger"
+        producer = counted.ledger._producer
+        await counted.store._client.hset(ledger, producer.id, f"{producer.epoch - 1}:1:0")
+        await counted.view(2, NOON)
+        entry = await counted.store._client.hget(ledger, producer.id)
+        counts = await counted.counts(NOON)
+
+    assert str(entry).startswith(f"b'{producer.epoch}:2:")
+    assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_a_repair_and_a_flush_do_not_meet(store_server: Server) -> None:
+    """Looking for losses while hits come in counts every hit once, also around a hole."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        snapshot = await dump(counted)
+        for who in range(2, 30):
+            await counted.view(who, NOON)
+        await restore(counted, snapshot)
+
+        async def verify() -> None:
+            async with counted.ledger._turn:
+                await counted.ledger._verify()
+
+        await asyncio.gather(*(verify() for _ in range(3)), counted.view(30, NOON))
+        counts = await counted.counts(NOON)
+
+    assert (counts.total.pageviews, counts.total.visits) == (30, 30)
+    assert not counted.ledger.fenced

@@ -179,11 +179,12 @@ def identify(
     )
 
 
-async def count(request: web.Request, entry: Hit | Drop) -> Outcome:
-    """Record an entry and wait for its commit; raises StoreError if it was not confirmed."""
+async def count(request: web.Request, entry: Hit | Drop) -> Outcome | None:
+    """Record an entry and wait for its commit, None if only the spool has it yet; raises StoreError
+    if neither was confirmed."""
     if isinstance(entry, Drop):
         metrics.DROPS.labels(entry.reason.value).inc()
     outcome = await request.app[RECORDER].record(entry)
-    if outcome.new and isinstance(entry, Hit) and entry.network:
+    if outcome and outcome.new and isinstance(entry, Hit) and entry.network:
         request.app[LIMITS].charge_visitor(entry.network)
     return outcome

@@ -50,22 +50,33 @@ def asked_path(request: web.Request) -> str | None:
 
 
 def answer_hit(
-    request: web.Request, site: Site, entry: Hit | Drop, outcome: Outcome
+    request: web.Request, site: Site, entry: Hit | Drop, outcome: Outcome | None
 ) -> web.Response:
     """The answer to POST /w/{site}: whether it counted, why not, and the counts."""
-    now = request.app[CLOCK].now()
-    request.app[READER].keep(site, outcome.counts, now)
     body: dict[str, Any] = {"counted": isinstance(entry, Hit)}
     if isinstance(entry, Drop):
         body["reason"] = entry.reason.value
+    if outcome is None:
+        return answer_spooled(request, site, body)
     if outcome.held:
         body["held"] = True
+    now = request.app[CLOCK].now()
+    request.app[READER].keep(site, outcome.counts, now)
     if site.settings.public:
         page = None
         if isinstance(entry, Hit) and outcome.page is not None:
             page = (entry.path, outcome.page)
         body |= counts_json(site, outcome.counts, now, page) | {"as_of": now // 1000}
     return json_answer(body, headers={"Cache-Control": "no-store"})
+
+
+def answer_spooled(request: web.Request, site: Site, body: dict[str, Any]) -> web.Response:
+    """The store is away: 202, with the last counts if there are any, and their instant."""
+    body["spooled"] = True
+    kept = request.app[READER].kept(site)
+    if kept and site.settings.public:
+        body |= counts_json(site, kept.counts, kept.as_of) | {"as_of": kept.as_of // 1000}
+    return json_answer(body, status=202, headers={"Cache-Control": "no-store"})
 
 
 def counts_json(

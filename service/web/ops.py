@@ -31,14 +31,16 @@ async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: 200 while hits can be counted, else 503; what is wrong and how to mend it."""
     app = request.app
     watch = app[WATCH]
-    faults = [f"The store cannot count: {watch.fault}"] if watch.fault else []
+    away = [f"The store cannot count: {watch.fault}"] if watch.fault else []
+    # While the spool keeps hits nothing is lost: degraded, and still ready.
+    faults, unsafe = ([], away) if app[RECORDER].has_spool else (away, [])
     if not app[RECORDER].running:
         faults.append("The recorder has ended: restart the service.")
     if not app[SITES].running:
         faults.append("Changes of sites are no longer read: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
-    unsafe = [check.detail for check in watch.checks if not check.ok]
+    unsafe += [check.detail for check in watch.checks if not check.ok]
     hints = [HINT] if app[FORWARDING].lately_ignored else []
     body: dict[str, Any] = {
         "status": "unavailable" if faults else "degraded" if unsafe else "ok",

@@ -1,0 +1,60 @@
+"""What a browser sends for a view, through a proxy that names the visitor's address.
+
+Both load tests write these bytes themselves: a client library would cost more than the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import NamedTuple
+
+ORIGIN = "https://portal.example"
+USER_AGENT = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/142.0.0.0 Safari/537.36"
+)
+LANGUAGE = "vi-VN,vi;q=0.9,en;q=0.8"
+
+HIT = (
+    "POST /w/{site} HTTP/1.1\r\n"
+    "Host: {host}\r\n"
+    f"User-Agent: {USER_AGENT}\r\n"
+    "Accept: */*\r\n"
+    f"Accept-Language: {LANGUAGE}\r\n"
+    "Accept-Encoding: gzip, deflate, br, zstd\r\n"
+    "Content-Type: text/plain;charset=UTF-8\r\n"
+    f"Origin: {ORIGIN}\r\n"
+    f"Referer: {ORIGIN}/\r\n"
+    "Sec-Fetch-Site: cross-site\r\n"
+    "Sec-Fetch-Mode: cors\r\n"
+    "Sec-Fetch-Dest: empty\r\n"
+    "X-Forwarded-For: {address}\r\n"
+    "Content-Length: {length}\r\n"
+    "\r\n"
+    "{body}"
+)
+
+
+class Answer(NamedTuple):
+    """Status and body of an HTTP answer."""
+
+    status: int
+    body: bytes
+
+
+def hit(site: str, host: str, visitor: int, path: str) -> bytes:
+    """The request of a visitor, who is a number below 2^24."""
+    body = json.dumps({"k": "view", "p": path})
+    named = {"site": site, "host": host, "address": address_of(visitor)}
+    return HIT.format(**named, length=len(body), body=body).encode()
+
+
+def address_of(visitor: int) -> str:
+    return f"10.{visitor >> 16 & 255}.{visitor >> 8 & 255}.{visitor & 255}"
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return Answer(int(head[9:12]), await reader.readexactly(length))

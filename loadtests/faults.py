@@ -1,0 +1,361 @@
+"""What breaks, one function each: it does the harm, undoes it, and answers the instant from which
+recovery counts: that of a kill, or that at which the harm was over.
+
+`FAULTS` holds them by name, with the worlds in which they run: `embedded`, `outer`, and both of
+these on a small disk. A new fault is one function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from random import Random
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from loadtests.proxy import Cut
+from loadtests.world import World
+
+BATCH = b"_record"
+STOP_S = 8.0
+LOADING_S = 1.0
+LOADING_DELAY_US = "300"  # for each command of the append-only file
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How long faults may last, in seconds."""
+
+    pause: tuple[float, float] = (0.5, 5.0)
+    away: float = 30.0
+
+
+QUICK = Room(pause=(0.2, 0.6), away=1.3)
+LONG = Room()
+
+
+class Broken(Exception):
+    """A promise other than the counts was not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fault under way: where, by chance, and how long at most."""
+
+    world: World
+    rng: Random
+    room: Room
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self.rng.uniform(*self.room.pause))
+
+
+Act = Callable[[Case], Awaitable[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault and where it can be had."""
+
+    name: str
+    act: Act
+    worlds: tuple[str, ...]
+    kills: bool
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str, *worlds: str, kills: bool = False) -> Callable[[Act], Act]:
+    def register(act: Act) -> Act:
+        FAULTS[act.__name__.replace("_", "-")] = Fault(name, act, worlds, kills)
+        return act
+
+    return register
+
+
+# -- ends
+
+
+@fault("kill -9 of the service", "embedded", "outer", kills=True)
+async def service_killed(case: Case) -> float:
+    since = time.monotonic()
+    case.world.service.kill()
+    await case.world.start_service()
+    return since
+
+
+@fault("kill -9 of the store", "embedded", "outer", kills=True)
+async def store_killed(case: Case) -> float:
+    since = time.monotonic()
+    case.world.signal_store(signal.SIGKILL)
+    await case.world.restart_store()
+    return since
+
+
+@fault("kill -9 of both", "embedded", "outer", kills=True)
+async def both_killed(case: Case) -> float:
+    since, world = time.monotonic(), case.world
+    pid = world.store.pid
+    world.service.kill()
+    os.kill(pid, signal.SIGKILL)
+    await world.restart_store()
+    await world.start_service()
+    return since
+
+
+@fault("SIGTERM of the service", "embedded", "outer")
+async def service_stopped(case: Case) -> float:
+    since = time.monotonic()
+    await stop_service(case.world)
+    await case.world.start_service()
+    return since
+
+
+async def stop_service(world: World) -> None:
+    began = time.monotonic()
+    code = await asyncio.to_thread(world.service.terminate)
+    took_s = time.monotonic() - began
+    if code or took_s > STOP_S:
+        raise Broken(f"SIGTERM: exit code {code} after {took_s:.1f} s")
+
+
+@fault("store stopped for a while", "outer")
+async def store_away(case: Case) -> float:
+    await asyncio.to_thread(case.world.outer.stop)
+    await asyncio.sleep(case.room.away)
+    await case.world.restart_store()
+    return time.monotonic()
+
+
+@fault("kill -9 of the service while the store is away", "outer", kills=True)
+async def service_killed_without_store(case: Case) -> float:
+    """What was acknowledged meanwhile is left to the next process."""
+    async with store_stopped(case):
+        case.world.service.kill()
+    await case.world.start_service()
+    return time.monotonic()
+
+
+@fault("SIGTERM of the service while the store is away", "outer")
+async def service_stopped_without_store(case: Case) -> float:
+    async with store_stopped(case):
+        await stop_service(case.world)
+    await case.world.start_service()
+    return time.monotonic()
+
+
+@asynccontextmanager
+async def store_stopped(case: Case) -> AsyncIterator[None]:
+    """The store is away for a pause, what happens in the block, and nothing more."""
+    await asyncio.to_thread(case.world.outer.stop)
+    await case.pause()
+    yield
+    await case.world.restart_store()
+
+
+# -- freezes
+
+
+@fault("SIGSTOP of the service", "embedded", "outer")
+async def service_frozen(case: Case) -> float:
+    case.world.service.freeze()
+    await case.pause()
+    case.world.service.thaw()
+    return time.monotonic()
+
+
+@fault("SIGSTOP of the store", "embedded", "outer")
+async def store_frozen(case: Case) -> float:
+    case.world.signal_store(signal.SIGSTOP)
+    await case.pause()
+    case.world.signal_store(signal.SIGCONT)
+    return time.monotonic()
+
+
+@fault("store frozen while the service is killed", "embedded", "outer", kills=True)
+async def service_killed_before_frozen_store(case: Case) -> float:
+    """What the dead service had sent is read when its successor may already be counting."""
+    world = case.world
+    world.signal_store(signal.SIGSTOP)
+    await case.pause()
+    world.service.kill()
+    if world.embedded:  # its successor ends the orphan, which must hear SIGTERM
+        world.signal_store(signal.SIGCONT)
+        await world.start_service()
+        return time.monotonic()
+    starting = asyncio.create_task(world.start_service())
+    await asyncio.sleep(0.3)
+    world.signal_store(signal.SIGCONT)
+    since = time.monotonic()
+    await starting
+    return since
+
+
+@fault("a store that is busy with a script", "outer")
+async def store_busy(case: Case) -> float:
+    async with changed(case, "busy-reply-threshold", "100"), case.world.redis() as endless:
+        running = asyncio.ensure_future(endless.eval("while true do end", 0))
+        await case.pause()
+        async with case.world.redis() as store:
+            await store.script_kill()
+        with suppress(RedisError):
+            await running
+    return time.monotonic()
+
+
+# -- connections
+
+
+async def cut(case: Case, where: Cut) -> float:
+    for _ in range(case.rng.randint(1, 3)):
+        await case.world.proxy.cut(where, BATCH)
+        await asyncio.sleep(case.rng.uniform(0, 0.1))
+    return time.monotonic()
+
+
+@fault("connection cut before send", "outer")
+async def cut_before_send(case: Case) -> float:
+    return await cut(case, Cut.BEFORE_SEND)
+
+
+@fault("connection cut in mid-call", "outer")
+async def cut_in_call(case: Case) -> float:
+    return await cut(case, Cut.IN_CALL)
+
+
+@fault("connection cut after send", "outer")
+async def cut_after_send(case: Case) -> float:
+    return await cut(case, Cut.AFTER_SEND)
+
+
+@fault("connection cut after send, the call late", "outer")
+async def cut_sent_late(case: Case) -> float:
+    return await cut(case, Cut.SENT_LATE)
+
+
+@fault("connection cut in mid-reply", "outer")
+async def cut_in_reply(case: Case) -> float:
+    return await cut(case, Cut.IN_REPLY)
+
+
+@fault("all connections cut by the store", "outer")
+async def clients_killed(case: Case) -> float:
+    for _ in range(case.rng.randint(1, 3)):
+        async with case.world.redis() as store:
+            await store.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(case.rng.uniform(0, 0.2))
+    return time.monotonic()
+
+
+@fault("connection stalls", "outer")
+async def connection_stalled(case: Case) -> float:
+    case.world.proxy.flowing.clear()
+    await case.pause()
+    case.world.proxy.flowing.set()
+    return time.monotonic()
+
+
+@fault("connection trickles", "outer")
+async def connection_trickles(case: Case) -> float:
+    case.world.proxy.pace = (case.rng.randint(8, 64), 0.02)
+    await case.pause()
+    case.world.proxy.pace = None
+    return time.monotonic()
+
+
+# -- refusals
+
+
+@fault("FUNCTION FLUSH", "embedded", "outer")
+async def functions_flushed(case: Case) -> float:
+    async with case.world.redis() as store:
+        for _ in range(case.rng.randint(1, 3)):
+            await store.function_flush("SYNC")
+            await asyncio.sleep(case.rng.uniform(0, 0.1))
+    return time.monotonic()
+
+
+@fault("store out of memory (OOM)", "embedded", "outer")
+async def out_of_memory(case: Case) -> float:
+    async with changed(case, "maxmemory", "1"):
+        await case.pause()
+    return time.monotonic()
+
+
+@fault("store without its replicas (NOREPLICAS)", "outer")
+async def replicas_missing(case: Case) -> float:
+    async with changed(case, "min-replicas-to-write", "1"):
+        await case.pause()
+    return time.monotonic()
+
+
+@fault("snapshots fail (MISCONF)", "outer")
+async def snapshots_fail(case: Case) -> float:
+    """A directory lies where the snapshot must go."""
+    obstacle = case.world.outer.data / "dump.rdb"
+    async with changed(case, "save", "3600 1"), case.world.redis() as store:
+        obstacle.mkdir()
+        await snapshot(store, "err")
+        await case.pause()
+        obstacle.rmdir()
+        await snapshot(store, "ok")
+    return time.monotonic()
+
+
+async def snapshot(store: Redis, status: str) -> None:
+    async with asyncio.timeout(10):
+        while (await store.info("persistence"))["rdb_last_bgsave_status"] != status:
+            with suppress(RedisError):  # one is under way
+                await store.bgsave()
+            await asyncio.sleep(0.05)
+
+
+@fault("store turned replica (READONLY)", "outer")
+async def turned_replica(case: Case) -> float:
+    async with case.world.redis() as store:
+        await store.replicaof("127.0.0.1", "1")  # nobody answers there, so its data stays
+        await case.pause()
+        await store.replicaof("NO", "ONE")
+    return time.monotonic()
+
+
+@fault("store still loading (LOADING)", "outer")
+async def still_loading(case: Case) -> float:
+    case.world.signal_store(signal.SIGKILL)
+    restart = asyncio.create_task(case.world.restart_store("--key-load-delay", LOADING_DELAY_US))
+    await asyncio.sleep(LOADING_S)
+    await asyncio.to_thread(case.world.outer.call, "CONFIG SET key-load-delay 0")
+    await restart
+    return time.monotonic()
+
+
+@fault("disk full for the append-only file", "embedded, small disk", "outer, small disk")
+async def disk_full(case: Case) -> float:
+    world = case.world
+    world.disk.fill()
+    await case.pause()
+    world.disk.free()
+    since = time.monotonic()
+    # An embedded one that has ended is started again by the service.
+    if not world.embedded and not await asyncio.to_thread(world.outer.call, "PING"):
+        await world.restart_store()
+    return since
+
+
+@asynccontextmanager
+async def changed(case: Case, setting: str, value: str) -> AsyncIterator[None]:
+    """A setting of the store, changed meanwhile."""
+    async with case.world.redis() as store:
+        before = (await store.config_get(setting))[setting]
+        await store.config_set(setting, value)
+        try:
+            yield
+        finally:
+            await store.config_set(setting, str(before))

@@ -1,0 +1,129 @@
+"""Clients that note of each hit whether it was acknowledged: each hit views a page of its own.
+
+A site's pages are numbered, so that what a site was sent is two compact arrays. The clients keep
+their connections, go on through refusals and lost connections, and never send a hit twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections.abc import Sequence
+from random import Random
+from typing import Self
+
+from loadtests.beacons import hit, read_answer
+
+ANSWER_S = 15.0
+THINK_S = 0.004
+PAUSE_S = 0.02  # after a refusal, or before another try to connect
+MAX_HITS = 90_000  # a site takes at most 100,000 pages
+KNOWN_PART = 0.3  # of the hits come from a visitor who has been there
+
+
+class SiteHits:
+    """What one site was sent; hit n views the page /n."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.visitors = array("L")
+        self.answered = bytearray()
+
+    def next(self, visitor: int) -> int:
+        self.visitors.append(visitor)
+        self.answered.append(0)
+        return len(self.visitors) - 1
+
+    @property
+    def sent(self) -> int:
+        return len(self.visitors)
+
+    @property
+    def acknowledged(self) -> int:
+        return sum(self.answered)
+
+
+class Load:
+    """Hits on sites over several connections, while it is entered."""
+
+    def __init__(self, port: int, sites: Sequence[SiteHits], rng: Random, connections: int) -> None:
+        self.unexpected: list[str] = []
+        self._port = port
+        self._sites = sites
+        self._rng = rng
+        self._connections = connections
+        self._ending = False
+        self._new_visitors = rng.randrange(1 << 23)
+        self._back: dict[str, float] = {}
+        self._since: float | None = None
+        self._moved = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._connections)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Wait for the answers that are under way."""
+        self._ending = True
+        await asyncio.gather(*self._tasks)
+
+    async def until_counting(self, since: float, within_s: float) -> float:
+        """Wait until each site has acknowledged a hit that was sent after an instant; answers how
+        many seconds behind it the last of them did. All that was sent before is settled then, for
+        the service counts in order."""
+        self._since, self._back = since, {}
+        async with asyncio.timeout(within_s), self._moved:
+            await self._moved.wait_for(lambda: len(self._back) == len(self._sites))
+        self._since = None
+        return max(self._back.values()) - since
+
+    async def _client(self) -> None:
+        while not self._ending:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            except OSError:
+                await asyncio.sleep(PAUSE_S)
+                continue
+            try:
+                await self._hit_on(reader, writer)
+            except (OSError, EOFError, TimeoutError):
+                pass  # nobody knows what became of the hit
+            finally:
+                writer.transport.abort()
+
+    async def _hit_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hits on one connection, until either side ends it."""
+        while not (self._ending or reader.at_eof()):
+            await self._hit(reader, writer)
+
+    async def _hit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        site = self._rng.choice(self._sites)
+        if site.sent >= MAX_HITS:
+            await asyncio.sleep(PAUSE_S)
+            return
+        visitor = self._visitor(site)
+        page, sent_s = site.next(visitor), time.monotonic()
+        writer.write(hit(site.name, f"127.0.0.1:{self._port}", visitor, f"/{page}"))
+        answer = await asyncio.wait_for(read_answer(reader), ANSWER_S)
+        if answer.status in (200, 202) and b'"counted":true' in answer.body:
+            site.answered[page] = 1
+            if answer.status == 200:
+                await self._note(site, sent_s)
+        elif answer.status != 503:
+            self.unexpected.append(f"{answer.status} {answer.body[:200]!r}")
+        await asyncio.sleep(self._rng.random() * THINK_S if answer.status == 200 else PAUSE_S)
+
+    def _visitor(self, site: SiteHits) -> int:
+        if self._rng.random() < KNOWN_PART and site.visitors:
+            return self._rng.choice(site.visitors)
+        self._new_visitors += 1
+        return self._new_visitors
+
+    async def _note(self, site: SiteHits, sent_s: float) -> None:
+        if self._since is None or sent_s < self._since or site.name in self._back:
+            return
+        self._back[site.name] = time.monotonic()
+        async with self._moved:
+            self._moved.notify_all()

@@ -1,0 +1,147 @@
+"""Holds what a store has counted against what its clients were told, hit by hit.
+
+Each hit has a page of its own, so the pages tell what became of each: an acknowledged hit must be
+there once, any other at most once. Sums, visits and visitors must be those of exactly the hits that
+are there. It reads the keys that counter.lua writes, past the service.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from loadtests.beacons import LANGUAGE, USER_AGENT, address_of
+from loadtests.load import SiteHits
+from service.model import partition_of
+from service.visitors import visitor_id
+
+NAMESPACE = "vc"
+SCRATCH = "chaos:visitors"
+KINDS = ("day", "week", "month", "year")
+ADDED = 1000  # ids in one command
+
+
+@dataclass
+class Verdict:
+    """What was found: pages lost or doubled, and in words whatever else does not agree."""
+
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong)
+
+    def again(self, other: Verdict) -> None:
+        """A later verdict on the same hits."""
+        self.lost = sorted({*self.lost, *other.lost})
+        self.doubled = sorted({*self.doubled, *other.doubled})
+        self.wrong += other.wrong
+
+    def add(self, other: Verdict) -> None:
+        self.lost += other.lost
+        self.doubled += other.doubled
+        self.wrong += other.wrong
+
+
+@dataclass
+class Counted:
+    """What the store holds of a site."""
+
+    pages: dict[str, int]
+    sums: dict[str, Counter[str]]
+    """Pageviews (p) and visits (v): in total, and of each kind of period all periods together."""
+    visitors: dict[str, int]
+    """By sketch; of a kind of period only if there is but one."""
+
+
+async def judge(store: Redis, sites: Sequence[SiteHits]) -> Verdict:
+    """All hits of these sites against what the store holds of them now."""
+    verdict = Verdict()
+    for site in sites:
+        verdict.add(await judge_site(store, site))
+    return verdict
+
+
+async def judge_site(store: Redis, site: SiteHits) -> Verdict:
+    counted = await read(store, site.name)
+    hits = [n for n in range(site.sent) if page(n) in counted.pages]
+    lost = [n for n in range(site.sent) if site.answered[n] and page(n) not in counted.pages]
+    verdict = Verdict(
+        lost=[f"{site.name}{page(n)}" for n in lost],
+        doubled=[f"{site.name}{path}" for path, views in counted.pages.items() if views > 1],
+    )
+    visitors = {site.visitors[n] for n in hits}
+    expected: dict[str, int] = {"pages that nobody viewed": 0}
+    found = {"pages that nobody viewed": len(counted.pages) - len(hits)}
+    for kind, sums in counted.sums.items():
+        expected |= {f"pageviews ({kind})": sum(counted.pages.values())}
+        expected |= {f"visits ({kind})": len(visitors)}  # the round is shorter than a visit
+        found |= {f"pageviews ({kind})": sums["p"], f"visits ({kind})": sums["v"]}
+    expected |= dict.fromkeys(counted.visitors, await sketched(store, site.name, visitors))
+    found |= counted.visitors
+    verdict.wrong = [
+        f"{site.name}: {what}: expected {number}, found {found[what]}"
+        for what, number in expected.items()
+        if found[what] != number
+    ]
+    return verdict
+
+
+def page(n: int) -> str:
+    """The path of a site's n-th hit."""
+    return f"/{n}"
+
+
+async def read(store: Redis, site: str) -> Counted:
+    """A site's numbers, all of the same instant."""
+    base = f"{NAMESPACE}:{{p{partition_of(site):02}}}:{site}:1:"
+    names = [name.decode() for name in await _ask(store, "ZRANGE", f"{base}index", 0, -1)]
+    hashes = ["total", *(name for name in names if name.partition(":")[0] in KINDS)]
+    sketches = ["visitors:total", *only_ones(names)]
+    pipeline = store.pipeline(transaction=True)
+    _ = pipeline.zrange(f"{base}pages", 0, -1, withscores=True)
+    for name in hashes:
+        _ = pipeline.hgetall(base + name)
+    for name in sketches:
+        _ = pipeline.pfcount(base + name)
+    pages, *rest = await pipeline.execute()
+    sums: dict[str, Counter[str]] = {kind: Counter() for kind in ("total", *KINDS)}
+    for name, numbers in zip(hashes, rest, strict=False):
+        for key, value in numbers.items():
+            if key.endswith((b"p", b"v")):  # 22p of a day, p of the total
+                sums[name.partition(":")[0]][key.decode()[-1]] += int(value)
+    return Counted(
+        pages={path.decode(): int(views) for path, views in pages},
+        sums=sums,
+        visitors=dict(zip(sketches, rest[len(hashes) :], strict=True)),
+    )
+
+
+def only_ones(names: Sequence[str]) -> list[str]:
+    """The sketches of those kinds of period of which there is one."""
+    kinds = Counter(name.rpartition(":")[0] for name in names if name.startswith("visitors:"))
+    return [name for name in names if kinds[name.rpartition(":")[0]] == 1]
+
+
+async def sketched(store: Redis, site: str, visitors: set[int]) -> int:
+    """What a sketch of exactly these visitors counts."""
+    if not visitors:
+        return 0
+    secret = bytes.fromhex((await _ask(store, "HGET", f"{NAMESPACE}:{{meta}}", "secret")).decode())
+    ids = [visitor_id(secret, site, address_of(v), USER_AGENT, LANGUAGE) for v in visitors]
+    await store.delete(SCRATCH)
+    for start in range(0, len(ids), ADDED):
+        await store.pfadd(SCRATCH, *ids[start : start + ADDED])
+    found: int = await store.pfcount(SCRATCH)
+    await store.delete(SCRATCH)
+    return found
+
+
+async def _ask(store: Redis, *command: str | int) -> Any:
+    return await store.execute_command(*command)  # type: ignore[no-untyped-call]

@@ -1,0 +1,138 @@
+"""The service under load: `visit-counter serve` in a process of its own, on one address for life.
+
+    service = ServiceProcess(Path(scratch))
+    service.start()      # and again after `kill` or `terminate`
+
+Its address, data directory and admin token stay the same over restarts. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from tests.processes import ROOT, environment
+
+TOKEN = "token-of-the-load-test-of-32-characters"
+START_S = 40.0  # a machine with other work, and a store that is still loading
+STOP_S = 15.0
+
+ENTRY = {
+    "uvloop": "",
+    # The service has no such setting: asyncio's own loop takes uvloop's place.
+    "asyncio": "uvloop.new_event_loop = asyncio.new_event_loop; ",
+}
+
+
+class ServiceProcess:
+    """A service on a free port of loopback; `settings` are named without their prefix, `under` is
+    a command that starts it."""
+
+    def __init__(
+        self,
+        scratch: Path,
+        *,
+        loop: str = "uvloop",
+        under: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
+        scratch.mkdir(exist_ok=True)
+        self.data_dir = scratch / "data"
+        self.port = free_port()
+        code = (
+            f"import asyncio, uvloop; {ENTRY[loop]}from service.cli import main; "
+            "raise SystemExit(main(['serve']))"
+        )
+        self._command = [*under, sys.executable, "-c", code]
+        self._log = scratch / "service.log"
+        self._settings = {
+            "LISTEN": f"127.0.0.1:{self.port}",
+            "DATA_DIR": str(self.data_dir),
+            "ADMIN_TOKEN": TOKEN,
+            "TIMEZONE": "UTC",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=environment({f"VISIT_COUNTER_{k}": v for k, v in self._settings.items()}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            if not self.alive or time.monotonic() > deadline:
+                raise RuntimeError(f"the service did not start:\n{self.log[-3000:]}")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._wait()
+
+    def terminate(self) -> int:
+        """Stop it as a service manager would; its exit code."""
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+        return self._wait()
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def call(self, path: str, body: object) -> dict[str, Any]:
+        """POST to /api/v1/sites."""
+        url = f"{self.url}/api/v1/sites{path}"
+        request = Request(url, data=json.dumps(body).encode(), method="POST")
+        request.add_header("Authorization", f"Bearer {TOKEN}")
+        with urlopen(request, timeout=10) as answer:
+            return dict(json.load(answer))
+
+    def _answers(self) -> bool:
+        try:
+            urlopen(f"{self.url}/healthz", timeout=1).close()
+        except (URLError, OSError):
+            return False
+        return True
+
+    def _signal(self, signum: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, signum)
+
+    def _wait(self) -> int:
+        return self._process.wait(timeout=STOP_S) if self._process is not None else 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

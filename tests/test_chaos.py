@@ -1,0 +1,115 @@
+"""The chaos run in short: every fault once, and proof that its judge is awake.
+
+The long form is `./dev chaos`. The rounds of a world share one service and one store, as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from random import Random
+from time import monotonic
+from typing import TypeVar
+
+import pytest
+
+from loadtests.chaos import WORLDS, make_sites, run_round
+from loadtests.faults import FAULTS, QUICK
+from loadtests.load import Load
+from loadtests.oracle import Verdict, judge, page
+from loadtests.world import Options, World
+from service.model import partition_of
+
+SEED = 2026
+T = TypeVar("T")
+CASES = [
+    pytest.param(
+        fault,
+        world,
+        id=f"{world.replace(', ', '-').replace(' ', '-')}-{fault}",
+        marks=pytest.mark.xdist_group(f"chaos {world.partition(',')[0]}"),
+    )
+    for world in WORLDS
+    for fault in FAULTS
+    if world in FAULTS[fault].worlds
+]
+
+
+class Stage:
+    """One world at a time, on a loop of its own; made anew when asked for after a failure."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        self._name = ""
+        self._world: World | None = None
+
+    def play(self, name: str, act: Callable[[World], Awaitable[T]]) -> T:
+        """Let something happen in a world."""
+        return self._runner.run(self._play(name, act))
+
+    def clear(self) -> None:
+        """End this world: the next one is fresh."""
+        self._world = None
+        self._runner.run(self._stack.aclose())
+
+    def close(self) -> None:
+        self.clear()
+        self._runner.close()
+
+    async def _play(self, name: str, act: Callable[[World], Awaitable[T]]) -> T:
+        if self._world is None or self._name != name:
+            await self._stack.aclose()
+            options = Options(small_disk=name.endswith("small disk"))
+            self._world = await self._stack.enter_async_context(WORLDS[name](options))
+            self._name = name
+        return await act(self._world)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """What the rounds of this module share."""
+    stage = Stage()
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize(("fault", "name"), CASES)
+def test_every_acknowledged_hit_is_counted_once(stage: Stage, fault: str, name: str) -> None:
+    """Whatever breaks: none is lost, none is doubled, and all sums are those of the hits."""
+    if name.endswith("small disk") and os.geteuid():
+        pytest.skip("needs root, to mount a small disk")
+    rng = Random(f"{SEED}/{fault}/{name}")
+    found = stage.play(name, lambda world: run_round(world, FAULTS[fault], rng, QUICK))
+    if not found.verdict.good:
+        stage.clear()
+
+    assert (found.verdict.lost, found.verdict.doubled, found.verdict.wrong) == ([], [], [])
+    assert found.acknowledged > 0
+
+
+@pytest.mark.xdist_group("chaos embedded")
+def test_the_judge_finds_what_was_lost_and_doubled(stage: Stage) -> None:
+    """A page that is not there, one that is counted twice, and the sums that no longer agree."""
+    verdict = stage.play("embedded", tampered_with)
+
+    assert [len(verdict.lost), len(verdict.doubled)] == [1, 1]
+    told = {line.split(": ")[1] for line in verdict.wrong}
+    assert "pageviews (total)" not in told  # one lost and one doubled: a total sees nothing
+    assert {"visits (total)", "visits (day)", "visitors:total"} <= told
+
+
+async def tampered_with(world: World) -> Verdict:
+    """What the judge says after two pages were changed behind the service's back."""
+    (site,) = make_sites(world, Random(SEED))[:1]
+    async with Load(world.service.port, [site], Random(SEED), connections=1) as load:
+        for _ in range(3):
+            await load.until_counting(monotonic(), 10)
+    async with world.redis() as store:
+        assert (await judge(store, [site])).good
+        pages = f"vc:{{p{partition_of(site.name):02}}}:{site.name}:1:pages"
+        await store.zrem(pages, page(0))
+        await store.zincrby(pages, 1, page(1))
+        return await judge(store, [site])

@@ -1,0 +1,156 @@
+"""The store away, over real HTTP: the service goes on answering, and every answer holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.processes import call, serving
+from tests.servers import Server, run_server, server_binaries
+from tests.services import PERSON, Service, run_service, until
+
+
+@pytest.fixture(autouse=True)
+def _spill_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+
+
+def spooled(service: Service) -> int | bool:
+    replay = service.parts.recorder._replay
+    assert replay is not None
+    return replay._spool.records or replay.away
+
+
+async def views(service: Service, first: int, last: int) -> Counter[int]:
+    """Views of as many pages at once; how each was answered."""
+    return Counter(await asyncio.gather(*(view(service, n) for n in range(first, last))))
+
+
+async def view(service: Service, number: int) -> int:
+    headers = {"User-Agent": PERSON, "Accept-Language": f"x-{number}"}
+    url, body = f"{service.url}/w/portal", f'{{"p": "/{number}"}}'
+    async with service.client.post(url, data=body.encode(), headers=headers) as answer:
+        return answer.status
+
+
+async def counted(service: Service) -> tuple[int, set[int]]:
+    """All pageviews, and which numbers of pageviews pages have."""
+    counts = await service.counts()
+    store = service.parts.store
+    site = service.parts.sites.get("portal")
+    assert site is not None
+    key = f"{store._tag(site.partition)}:portal:{site.generation}:pages"
+    pages: list[tuple[bytes, float]] = list(
+        await store._client.zrange(key, 0, -1, withscores=True)  # type: ignore[arg-type]
+    )
+    return counts["total"]["pageviews"], {int(score) for _, score in pages}
+
+
+@pytest.mark.parametrize("way", ["kill", "pause"])
+async def test_hits_are_kept_while_the_store_is_away(way: str, tmp_path: Path) -> None:
+    """202 within the second, in the spool; with the store back all are counted once."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site(max_pages=1000)
+            before = await views(service, 0, 20)
+            own.kill() if way == "kill" else own.pause()
+            away = [await views(service, 100 * n, 100 * n + 30) for n in range(1, 5)]
+            last_counts = await service.client.get(f"{service.url}/w/portal")
+            own.start() if way == "kill" else own.resume()
+            await until(lambda: not spooled(service), within_s=10)
+            after = await views(service, 900, 920)
+            total, per_page = await counted(service)
+
+    assert (before, after) == (Counter({200: 20}), Counter({200: 20}))
+    assert sum(away, Counter()) == Counter({202: 120})
+    assert last_counts.status == 200
+    assert (total, per_page) == (160, {1})
+
+
+async def test_the_answer_says_that_the_hit_is_kept(tmp_path: Path) -> None:
+    """202 with the last counts and their instant."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site()
+            first = await service.hit()
+            own.kill()
+            kept = await service.hit(status=202)
+            dropped = await service.hit(status=202, headers={"User-Agent": "curl/8"})
+            await until(lambda: service.parts.watch.fault)
+            ready = await service.client.get(f"{service.ops_url}/readyz")
+            state = await ready.json()
+
+    assert (kept["counted"], kept["spooled"], kept["total"]) == (True, True, first["total"])
+    assert kept["as_of"] <= first["as_of"] + 1
+    assert (dropped["counted"], dropped["reason"], dropped["spooled"]) == (False, "bot", True)
+    assert (ready.status, state["status"]) == (200, "degraded")
+
+
+async def test_a_service_that_is_killed_in_an_outage_loses_nothing(tmp_path: Path) -> None:
+    """kill -9 with hits in the spool: the next start brings them to the store, once each."""
+    with run_server(server_binaries()["valkey"]) as own:
+        settings = {"REDIS_URL": own.url, "DATA_DIR": str(tmp_path), "NAMESPACE": "outage"}
+        async with run_service(own.url, data_dir=tmp_path, namespace="outage") as service:
+            await service.site(max_pages=1000)
+        answers: Counter[int] = Counter()
+        with serving(**settings) as process:
+            url = await asyncio.to_thread(lambda: process.url)
+            own.kill()
+            answers.update([await asyncio.to_thread(post_view, url, n) for n in range(40)])
+            process.kill()
+        own.start()
+        async with run_service(own.url, data_dir=tmp_path, namespace="outage") as service:
+            await until(lambda: not spooled(service), within_s=10)
+            total, per_page = await counted(service)
+
+    assert answers == Counter({202: 40})
+    assert (total, per_page) == (40, {1})
+
+
+def post_view(url: str, number: int) -> int:
+    return call("POST", f"{url}/w/portal", {"p": f"/{number}"})[0]
+
+
+async def test_a_full_spool_refuses_before_it_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing more can be kept hits are 503, and nothing of what was kept is lost."""
+    monkeypatch.setattr("service.app.SPOOL_BYTES", 10_000)
+    monkeypatch.setattr("service.recorder.MAX_BATCH_BYTES", 2_000)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site(max_pages=1000)
+            own.kill()
+            answers = [await view(service, n) for n in range(20)]
+            while 503 not in answers:
+                answers.append(await view(service, len(answers)))
+            own.start()
+            await until(lambda: not spooled(service), within_s=10)
+            total, per_page = await counted(service)
+
+    assert {202, 503} == set(answers)
+    assert total == answers.count(202)
+    assert per_page == {1}
+
+
+async def test_a_spool_that_fails_ends_acknowledging(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An fsync error is not retried: 503 from then on, and readiness says so."""
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site()
+            own.kill()
+            monkeypatch.setattr("os.fdatasync", broken)
+            answers = [await view(service, n) for n in range(3)]
+            ready = await service.client.get(f"{service.ops_url}/readyz")
+
+    assert set(answers) == {503}
+    assert ready.status == 503

@@ -91,7 +91,7 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
     clock = clock or Clock()
     async with (
         store_url(settings) as url,
-        Store(url, settings.namespace, clock, allow_unsafe=settings.allow_unsafe_store) as store,
+        store_at(url, clock, settings) as store,
         Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
         recorder_of(store, clock, settings) as recorder,
@@ -108,6 +108,16 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
             limits=Limits(time.monotonic),
             readiness=Readiness(),
         )
+
+
+def store_at(url: str, clock: Clock, settings: Settings) -> Store:
+    return Store(
+        url,
+        settings.namespace,
+        clock,
+        allow_unsafe=settings.allow_unsafe_store,
+        min_replicas=settings.min_replicas,
+    )
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from service.model import Counts, Drop, Hit, Kind, Site
+from service.segment import Record
 
 BYE, KNOWN_ONLY = 1, 2  # flags of a hit, as counter.lua reads them
 
@@ -42,6 +43,16 @@ class Packed(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.sites) + len(self.ids)
+
+    def record(self, epoch: int) -> Record:
+        """As it lies in a file."""
+        payload = msgspec.msgpack.encode((self.sites, self.ids))
+        return Record(self.partition, epoch, self.seq, payload)
+
+    @classmethod
+    def of(cls, record: Record) -> Packed:
+        sites, ids = msgspec.msgpack.decode(record.payload, type=tuple[bytes, bytes])
+        return cls(record.partition, record.seq, sites, ids)
 
 
 class Applied(Struct, frozen=True, array_like=True):

@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from service import spool_files
+from service import aside, spool_files
 from service.admin_token import NAME as TOKEN_NAME
 from service.errors import SettingsError, StartError, VisitCounterError
 from service.settings import Settings
@@ -146,7 +146,7 @@ def show_config(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def show_spool(_options: argparse.Namespace, settings: Settings) -> int:
-    report = spool_files.describe(spool_directory(settings))
+    report = spool_files.describe(directory_of(settings, "spool"))
     for segment in report.segments:
         faults = [f"damaged from byte {at} to {end}" for at, end in segment.damage]
         faults += [f"{segment.torn} bytes of a torn tail"] if segment.torn else []
@@ -155,11 +155,15 @@ def show_spool(_options: argparse.Namespace, settings: Settings) -> int:
         print(f"partition {partition}\t{run.records} batches, {run.first_seq} to {run.last_seq}")
     if not report.segments:
         print("The spool is empty.")
+    if rejected := aside.found(directory_of(settings, "rejected")):
+        print(
+            f"{len(rejected)} batches that the store refused for good lie in {rejected[0].parent}"
+        )
     return 0
 
 
 def skip_spool(_options: argparse.Namespace, settings: Settings) -> int:
-    skipped = spool_files.skip(spool_directory(settings))
+    skipped = spool_files.skip(directory_of(settings, "spool"))
     for each in skipped:
         print(
             f"{each.path}: kept {each.records} batches, at least {each.lost} may be lost; the "
@@ -170,8 +174,8 @@ def skip_spool(_options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def spool_directory(settings: Settings) -> Path:
-    return settings.data_dir / "producers" / "0" / "spool"
+def directory_of(settings: Settings, name: str) -> Path:
+    return settings.data_dir / "producers" / "0" / name
 
 
 # -- sites, through the admin API

@@ -3,13 +3,17 @@
 -- The counting function and the data model: every key of the store is named in this file.
 --
 -- A site lives in one of 64 partitions; KEYS[1] of every call is the partition's tag, such as
--- `vc:{p07}`, and all keys begin with it, so that one call stays on one shard. Instants are
--- milliseconds. A function's writes are one unit in the append-only file and in replication.
+-- `vc:{p07}`, and all keys begin with it, so that one call stays on one shard. No key is named like
+-- a tag: a slot that is being migrated key by key therefore refuses every call (ASK) before it
+-- runs. Instants are milliseconds. A function's writes are one unit in the append-only file and in
+-- replication.
 --
 --   <tag>:sites               hash  site -> settings (JSON); `#` -> version, raised by every change
 --   <tag>:generations         hash  site -> current generation; site:n -> "undone"
 --   <tag>:operations:<site>   hash  operation id -> kind:generation:instant       30 days
---   <tag>:ledger              hash  producer -> epoch:seq:day of its last batch   400 days
+--   <tag>:ledger              hash  producer -> epoch:seq:day of its last batch, and :numbers of
+--                                   rejected ones behind the last 256             400 days;
+--                                   `#` -> the installation
 --
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
@@ -28,7 +32,9 @@
 --   index                     zset  dated key of this generation -> when it is gone
 --
 -- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER, EARLY, GAP,
--- FENCED) and are raised before the first write; REJECTED has used up the batch's number.
+-- FENCED) and are raised before the first write. REJECTED has used up the batch's number, and
+-- counted nothing of it, unless a key got a wrong type in the middle of the day: then the first
+-- batch that meets it may be counted by half. Nobody was told that it counted.
 
 local DAY_MS = 86400000
 local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
@@ -36,6 +42,7 @@ local SKETCH_MS = 8 * DAY_MS
 local DROPS_MS = 431 * DAY_MS -- 400 days behind the last day of a month
 local OPERATION_MS = 30 * DAY_MS
 local LEDGER_DAYS = 400
+local REMEMBERED = 256 -- more batches than are ever sent before the first one's answer is read
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
@@ -124,21 +131,32 @@ end
 
 ------------------------------------------------------------------------------------------ ledger
 
--- The epoch and seq of a producer's last batch here; of one that is unknown 0 and 0.
+-- The epoch and seq of a producer's last batch here, and which it was that were rejected; of one
+-- that is unknown 0 and 0.
 local function ledger_of(tag, producer)
   local entry = redis.call('HGET', tag .. ':ledger', producer)
-  local epoch, seq = string.match(entry or '0:0:0', '^(%d+):(%d+):')
-  return tonumber(epoch), tonumber(seq)
+  local epoch, seq, rejected = string.match(entry or '0:0:0', '^(%d+):(%d+):%d+:?(.*)$')
+  return tonumber(epoch), tonumber(seq), rejected
 end
 
-local function write_ledger(tag, producer, epoch, seq, now)
+local function write_ledger(tag, producer, epoch, seq, rejected, now)
   local entry = whole(epoch) .. ':' .. whole(seq) .. ':' .. whole(math.floor(now / DAY_MS))
+  for number in string.gmatch(rejected, '%d+') do
+    if tonumber(number) > seq - REMEMBERED then
+      entry = entry .. ':' .. number
+    end
+  end
   redis.call('HSET', tag .. ':ledger', producer, entry)
+end
+
+local function was_rejected(rejected, seq)
+  return string.find(':' .. rejected .. ':', ':' .. whole(seq) .. ':', 1, true)
 end
 
 local function prune_ledger(tag, now)
   for producer, entry in pairs(read_hash(tag .. ':ledger')) do
-    if tonumber(string.match(entry, ':(%d+)$')) < now / DAY_MS - LEDGER_DAYS then
+    local day = tonumber(string.match(entry, '^%d+:%d+:(%d+)') or nil)
+    if day and day < now / DAY_MS - LEDGER_DAYS then
       redis.call('HDEL', tag .. ':ledger', producer)
     end
   end
@@ -355,6 +373,37 @@ local function add_drops(base, day, drops, now)
     redis.call('PEXPIRE', base .. name, DROPS_MS)
     remember(base, name, now + DROPS_MS)
   end
+end
+
+-- Raises an error for a key of a type that counting it would stumble over.
+local function expect(key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    error(key .. ' is a ' .. found .. ' and no ' .. kind, 0)
+  end
+end
+
+local function expect_period(base, kind, label)
+  expect(base .. place(kind, label), 'hash')
+  redis.call('PFCOUNT', sketch_of(base, kind, label))
+end
+
+-- Looks at every key that counting a section and reading the counts touches.
+local function probe_section(base, total, labels, view)
+  for _, name in ipairs({'online', 'seen', 'pages', 'index'}) do
+    expect(base .. name, 'zset')
+  end
+  for k, kind in ipairs(KINDS) do
+    expect_period(base, kind, labels[k])
+    if total[kind] then
+      expect_period(base, kind, total[kind])
+    end
+  end
+  expect_period(base, 'day', view[2])
+  expect_period(base, 'week', view[4])
+  expect_period(base, 'month', view[5])
+  redis.call('PFCOUNT', base .. 'visitors:total')
+  expect(base .. 'drops:' .. string.sub(labels[1], 1, 7), 'hash')
 end
 
 -- Counts what a batch holds of one site and one day.
@@ -637,24 +686,40 @@ local function reason_of(problem)
   return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
 end
 
+-- Finds out what a site's part of a batch counts into.
+local function find_site(tag, site)
+  site.counted, site.current = generations_of(tag, site.id, site.generation)
+  site.base = base_of(tag, site.id, site.counted)
+  site.total = read_hash(site.base .. 'total')
+end
+
+-- What a day's first hit makes is probed before the first write, and everything is for a while
+-- after a batch was rejected: a key of a wrong type stops a batch whole.
+local function probe_site(site, suspicious)
+  for _, section in ipairs(site.sections) do
+    if suspicious or section.labels[1] ~= site.total.day then
+      probe_section(site.base, site.total, section.labels, site.view)
+    end
+  end
+end
+
 -- Counts one site's part of a batch; answers the site's counts. `reply.cursor` is how many hits of
 -- the batch came before.
 local function count_site(tag, site, ids, now, reply)
-  local generation, current = generations_of(tag, site.id, site.generation)
-  local base = base_of(tag, site.id, generation)
-  local total = read_hash(base .. 'total')
+  local base, total = site.base, site.total
   for _, section in ipairs(site.sections) do
     count_section(base, total, site, section, ids, reply.cursor, now, reply)
     reply.cursor = reply.cursor + #section.hits / 2
   end
   raise_peak(base, total, site.window, now)
-  if generation ~= current then
-    base = base_of(tag, site.id, current)
+  if site.counted ~= site.current then
+    base = base_of(tag, site.id, site.current)
     total = read_hash(base .. 'total')
   end
   return counts_of(base, total, site.view, site.window, site.paths, now)
 end
 
+-- What a batch that comes again is answered with.
 local function counts_now(tag, site, now)
   local base = current_base(tag, site.id) or base_of(tag, site.id, site.generation)
   local total = read_hash(base .. 'total')
@@ -668,39 +733,46 @@ end
 -- Answers msgpack {now, new visitors, held hits (both as places in ids, from 0), counts per site,
 -- hits held because a site's sets are full, 1 for DUP}.
 local function record(keys, args)
-  local tag, producer, now = keys[1], args[1], store_time()
+  local tag, producer, ids, now = keys[1], args[1], args[5], store_time()
   local epoch, seq = tonumber(args[2]), tonumber(args[3])
-  local known_epoch, last = ledger_of(tag, producer)
+  local known_epoch, last, rejected = ledger_of(tag, producer)
+  local again = seq <= last
   if known_epoch > epoch then
     return redis.error_reply('FENCED ' .. whole(known_epoch))
   elseif seq > last + 1 or known_epoch < epoch then -- or the store has lost that epoch's beginning
     return redis.error_reply('GAP ' .. whole(last))
+  elseif again and was_rejected(rejected, seq) then
+    return redis.error_reply('REJECTED and so it was before')
   end
-  local well, sites, newest = pcall(unpack_batch, args[4], args[5])
-  if not well then
-    write_ledger(tag, producer, epoch, math.max(seq, last), now)
-    return redis.error_reply('REJECTED ' .. reason_of(sites))
-  end
-  local reply = {now, {}, {}, {}, 0, 0, cursor = 0}
-  if seq <= last then
-    write_ledger(tag, producer, epoch, last, now) -- so that a WAIT behind this call means something
-    reply[6] = 1
-  elseif newest > now + AHEAD_MS then
-    return redis.error_reply('EARLY ' .. now)
-  else
-    write_ledger(tag, producer, epoch, seq, now)
-  end
-  local counted, problem = pcall(function()
-    for n, site in ipairs(sites) do
-      if reply[6] == 1 then
+
+  local reply = {now, {}, {}, {}, 0, again and 1 or 0, cursor = 0}
+  local well, problem = pcall(function()
+    local sites, newest = unpack_batch(args[4], ids)
+    if again then
+      write_ledger(tag, producer, epoch, last, rejected, now) -- so that a WAIT behind it counts
+      for n, site in ipairs(sites) do
         reply[4][n] = counts_now(tag, site, now)
-      else
-        reply[4][n] = count_site(tag, site, args[5], now, reply)
       end
+      return
+    elseif newest > now + AHEAD_MS then
+      return 'EARLY ' .. now
+    end
+    for _, site in ipairs(sites) do
+      find_site(tag, site)
+      probe_site(site, rejected ~= '')
+    end
+    write_ledger(tag, producer, epoch, seq, rejected, now)
+    for n, site in ipairs(sites) do
+      reply[4][n] = count_site(tag, site, ids, now, reply)
     end
   end)
-  if not counted then -- a key of a wrong type, a command we may not use: no page is told 200
+  if not well then
+    if not again then
+      write_ledger(tag, producer, epoch, seq, rejected .. ':' .. whole(seq), now)
+    end
     return redis.error_reply('REJECTED ' .. reason_of(problem))
+  elseif problem then
+    return redis.error_reply(problem)
   end
   reply.cursor = nil
   return cmsgpack.pack(reply)
@@ -711,14 +783,14 @@ end
 -- this epoch, and passes a hole: batches up to that one are given up.
 local function open(keys, args)
   local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
-  local known_epoch, last = ledger_of(tag, producer)
+  local known_epoch, last, rejected = ledger_of(tag, producer)
   local passed = tonumber(args[3])
   if known_epoch > epoch or known_epoch == epoch and not passed then
     return redis.error_reply('FENCED ' .. whole(known_epoch))
   end
   prune_ledger(tag, now)
   last = math.max(last, passed or 0)
-  write_ledger(tag, producer, epoch, last, now)
+  write_ledger(tag, producer, epoch, last, rejected, now)
   return last
 end
 
@@ -726,12 +798,12 @@ end
 -- the producer lives.
 local function last_seq(keys, args)
   local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
-  local known_epoch, last = ledger_of(tag, producer)
+  local known_epoch, last, rejected = ledger_of(tag, producer)
   if known_epoch > epoch then
     return redis.error_reply('FENCED ' .. whole(known_epoch))
   end
   if known_epoch == epoch then
-    write_ledger(tag, producer, epoch, last, now)
+    write_ledger(tag, producer, epoch, last, rejected, now)
   end
   return last
 end
@@ -879,9 +951,50 @@ local function install(keys, args)
   return redis.call('HMGET', keys[1], 'schema', 'partitions', 'secret')
 end
 
--- probe(meta key) answers {now, secret}. It writes nothing, but is refused whenever writes are.
+-- adopt(tag; installation) makes the partition the installation's.
+local function adopt(keys, args)
+  return redis.call('HSET', keys[1] .. ':ledger', '#', args[1])
+end
+
+-- probe(tag) answers {now, installation}. It writes nothing, but is refused whenever writes are.
 local function probe(keys)
-  return {store_time(), redis.call('HGET', keys[1], 'secret')}
+  return {store_time(), redis.call('HGET', keys[1] .. ':ledger', '#')}
+end
+
+-- rehearse(tag) uses every command that any function uses, on keys that nothing else has: where one
+-- is forbidden to this user, it is found out before a hit is.
+local function rehearse(keys)
+  local tag = keys[1] .. ':rehearsal:'
+  local zset, other, hash, sketch = tag .. 'zset', tag .. 'other', tag .. 'hash', tag .. 'sketch'
+  redis.call('ZADD', zset, 'GT', 1, 'a')
+  redis.call('ZINCRBY', zset, 1, 'a')
+  redis.call('ZMSCORE', zset, 'a')
+  redis.call('ZSCORE', zset, 'a')
+  redis.call('ZCARD', zset)
+  redis.call('ZCOUNT', zset, '-inf', '+inf')
+  redis.call('ZRANGE', zset, 0, -1)
+  redis.call('RENAME', zset, other)
+  redis.call('ZREM', other, 'b')
+  redis.call('ZREMRANGEBYSCORE', other, '-inf', 0)
+  redis.call('PEXPIRE', other, 1000)
+  redis.call('PTTL', other)
+  redis.call('TYPE', other)
+  redis.call('HSET', hash, 'a', 1)
+  redis.call('HSETNX', hash, 'a', 1)
+  redis.call('HGET', hash, 'a')
+  redis.call('HMGET', hash, 'a')
+  redis.call('HGETALL', hash)
+  redis.call('HEXISTS', hash, 'a')
+  redis.call('HINCRBY', hash, 'a', 1)
+  redis.call('HDEL', hash, 'b')
+  redis.call('PFADD', sketch, 'a')
+  redis.call('PFMERGE', sketch, sketch)
+  redis.call('PFCOUNT', sketch)
+  redis.call('EXISTS', zset)
+  for _, key in ipairs({zset, other, hash, sketch}) do
+    redis.call('UNLINK', key)
+  end
+  return store_time()
 end
 
 -- While a library loads there is nothing but `redis`, not even pairs().
@@ -893,7 +1006,9 @@ redis.register_function('__library___reset', reset)
 redis.register_function('__library___undo', undo)
 redis.register_function('__library___seed', seed)
 redis.register_function('__library___install', install)
+redis.register_function('__library___adopt', adopt)
 redis.register_function('__library___probe', probe)
+redis.register_function('__library___rehearse', rehearse)
 -- PFCOUNT may write its cache, so `counts` is no read-only function, but it needs no memory.
 redis.register_function({
   function_name = '__library___counts', callback = counts, flags = {'allow-oom'},

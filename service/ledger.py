@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 import structlog
 
 from service import metrics
+from service.aside import Aside
 from service.batch import Batch, Outcome, Packed
 from service.errors import StartError, StoreError, StoreUnavailable
 from service.model import PARTITIONS, Drop, Hit
@@ -30,6 +31,8 @@ RETAIN_S = 60.0
 RETAIN_BYTES = 64 * 1024 * 1024
 VERIFY_S = 5.0
 TOUCH_S = 86_400.0
+
+_TAKEN = StoreUnavailable("earlier batches of the partition are being sent again")
 
 log = structlog.get_logger()
 
@@ -47,6 +50,7 @@ class Ledger:
     def __init__(self, store: Store, producer: Producer, spooled: Sequence[int] = ()) -> None:
         """`spooled`: the number of the last batch in the spool, by partition, 0 for none."""
         self.fenced = False
+        self._aside = Aside(producer.directory and producer.directory / "rejected")
         self._spooled = spooled or [0] * PARTITIONS
         self._store = store
         self._producer = producer
@@ -55,8 +59,8 @@ class Ledger:
         self._kept: deque[Kept] = deque()
         self._kept_bytes = 0
         self._touched_s = time.monotonic()
-        self._turn = asyncio.Lock()
-        """A repair and a flush do not meet."""
+        self._turns = [asyncio.Lock() for _ in range(PARTITIONS)]
+        """In a partition a repair, a replay and a flush do not meet."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -78,6 +82,15 @@ class Ledger:
     def epoch(self) -> int:
         return self._producer.epoch
 
+    @property
+    def routes(self) -> int:
+        """Another number whenever a partition has gone to another server."""
+        return self._store.routes
+
+    def shard(self, partition: int) -> str:
+        """Names the server that takes the partition's batches now."""
+        return self._store.shard(partition)
+
     def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
         """Number what has gathered. The partition's last batch must have been confirmed."""
         batch = Batch(partition, self._sealed[partition] + 1, entries, now)
@@ -89,20 +102,38 @@ class Ledger:
 
         Rejected and Fenced are final; after any other error the same batch is to be sent again.
         """
-        async with self._turn:
-            results = await self._store.record(self._producer, batches)
-            for n, result in enumerate(results):
-                if isinstance(result, Gap):
-                    results[n] = result = await self._after_gap(batches[n])
-                if isinstance(result, (list, Rejected)):
-                    self._confirm(batches[n].packed, keep=isinstance(result, list))
-                if isinstance(result, Fenced):
-                    self._fence()
-            return results
+        results: list[list[Outcome] | StoreError] = [_TAKEN] * len(batches)
+        mine = [
+            n for n, batch in enumerate(batches) if not self._turns[batch.packed.partition].locked()
+        ]
+        turns = [self._turns[batches[n].packed.partition] for n in mine]
+        for turn in turns:
+            await turn.acquire()  # without waiting
+        try:
+            committed = await self._commit([batches[n] for n in mine])
+        finally:
+            for turn in turns:
+                turn.release()
+        for n, result in zip(mine, committed, strict=True):
+            results[n] = result
+        return results
+
+    async def _commit(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
+        results = await self._store.record(self._producer, batches)
+        for n, result in enumerate(results):
+            if isinstance(result, Gap):
+                results[n] = result = await self._after_gap(batches[n])
+            if isinstance(result, list):
+                self._confirm(batches[n].packed)
+            elif isinstance(result, Rejected):
+                await self._reject(batches[n].packed, result)
+            elif isinstance(result, Fenced):
+                self._fence()
+        return results
 
     async def replay(self, batches: Sequence[Packed]) -> None:
         """Send batches of one partition from the spool, in their order; raises StoreError."""
-        async with self._turn:
+        async with self._turns[batches[0].partition]:
             try:
                 await self._send_again(batches)
             except Gap:
@@ -125,7 +156,14 @@ class Ledger:
         try:
             await self._store.replay(self._producer, [packed])
         except Rejected as rejected:
-            log.error("a batch is not counted", reason=str(rejected))
+            await self._reject(packed, rejected)
+
+    async def _reject(self, packed: Packed, rejected: Rejected) -> None:
+        """What the store will never count is kept aside for people to look at."""
+        metrics.REJECTED_BATCHES.inc()
+        self._confirmed[packed.partition] = max(packed.seq, self._confirmed[packed.partition])
+        kept = await asyncio.to_thread(self._aside.keep, packed, self.epoch)
+        log.error("a batch is not counted", reason=str(rejected), kept=kept)
 
     # -- repair
 
@@ -140,7 +178,7 @@ class Ledger:
 
     async def _fill(self, partition: int, wanted: int) -> None:
         """Replay what the store lacks, up to `wanted`; pass what nobody has."""
-        await self._store.probe()  # an emptied or foreign store is not to be filled
+        await self._store.probe(partition)  # an emptied or foreign store is not to be filled
         (last,) = await self._store.open(self._producer, {partition: 0})
         if last > wanted:
             raise StoreUnavailable(
@@ -176,12 +214,10 @@ class Ledger:
 
     # -- retention
 
-    def _confirm(self, packed: Packed, *, keep: bool = True) -> None:
+    def _confirm(self, packed: Packed) -> None:
         if packed.seq <= self._confirmed[packed.partition]:
-            return  # it came again
+            return  # it came again, or was rejected
         self._confirmed[packed.partition] = packed.seq
-        if not keep:
-            return
         self._kept.append(Kept(time.monotonic(), packed))
         self._kept_bytes += packed.size
         self._let_go()
@@ -197,9 +233,7 @@ class Ledger:
         our last batch shows no gap until we send another."""
         while True:
             await asyncio.sleep(VERIFY_S)
-            with suppress(StoreError):  # the watch tells
-                async with self._turn:
-                    await self._verify()
+            await self._verify()
 
     async def _verify(self) -> None:
         self._let_go()
@@ -207,7 +241,12 @@ class Ledger:
         if time.monotonic() - self._touched_s > TOUCH_S:
             partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()
         expected = [self._confirmed[partition] for partition in partitions]
-        found = await self._store.last_seqs(self._producer, partitions)
-        for partition, wanted, last in zip(partitions, expected, found, strict=True):
-            if last < wanted:
-                await self._fill(partition, wanted)
+        with suppress(StoreError):  # the watch tells
+            found = await self._store.last_seqs(self._producer, partitions)
+            for partition, wanted, last in zip(partitions, expected, found, strict=True):
+                if last < wanted:
+                    await self._repair(partition, wanted)
+
+    async def _repair(self, partition: int, wanted: int) -> None:
+        async with self._turns[partition]:
+            await self._fill(partition, wanted)

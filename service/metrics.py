@@ -58,6 +58,13 @@ REPLAYED_BATCHES = Counter(
 RETAINED_BYTES = Gauge(
     "visitcounter_retained_bytes", "Answered batches kept in case the store loses them."
 )
+REJECTED_BATCHES = Counter(
+    "visitcounter_rejected_batches", "Batches that the store refuses for good; they are kept aside."
+)
+STUCK_PARTITIONS = Gauge(
+    "visitcounter_stuck_partitions",
+    "Partitions whose batches in the spool the store does not take while it takes others.",
+)
 SPOOL_RECORDS = Gauge("visitcounter_spool_batches", "Batches in the spool, for the store to take.")
 SPOOL_BYTES = Gauge("visitcounter_spool_bytes", "What the spool takes on disk.")
 WRONG_TOKENS = Counter(

@@ -59,6 +59,10 @@ class FunctionMissing(Again):
     """The server has lost our functions (FUNCTION FLUSH, a new primary)."""
 
 
+class Moved(Again):
+    """Another server takes these writes now (MOVED, READONLY)."""
+
+
 class Early(Again):
     """The batch has hits later than the store's `now`: our clock was ahead."""
 
@@ -90,6 +94,10 @@ class Rejected(StoreError):
 def meaning(error: Exception) -> StoreError:
     """Of an error that the store answered with."""
     message = str(error)
+    if isinstance(error, (exceptions.MovedError, exceptions.ReadOnlyError)):
+        return Moved(f"another server takes this write now: {message}")
+    if isinstance(error, exceptions.AskError):
+        return StoreUnavailable(f"the slot is being migrated: {message}")
     if isinstance(error, REFUSING) or message.startswith(REFUSING_WORDS):
         return StoreUnavailable(message)
     if FUNCTION_MISSING in message:

@@ -7,23 +7,30 @@ store gets them all in the order of their numbers. One round trip carries severa
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+import time
+from typing import NamedTuple, Self
 
-import msgspec
 import structlog
 
 from service import metrics
 from service.batch import Packed
 from service.errors import StoreError
 from service.ledger import Ledger
-from service.segment import Record
 from service.spool import Spool
 from service.tasks import supervised
 
 AT_ONCE = 100  # batches in a round trip
 PAUSE_S = 0.25
+STUCK_S = 10.0
 
 log = structlog.get_logger()
+
+
+class Refusal(NamedTuple):
+    """Since when (monotonic seconds) the store has not taken a partition's batch, and why."""
+
+    since_s: float
+    reason: str
 
 
 class Replay:
@@ -32,6 +39,7 @@ class Replay:
     def __init__(self, ledger: Ledger, spool: Spool) -> None:
         self.away = False
         self._reason = ""
+        self._refused: dict[int, Refusal] = {}
         self._ledger = ledger
         self._spool = spool
         self._spooled = asyncio.Event()
@@ -46,6 +54,13 @@ class Replay:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    @property
+    def stuck(self) -> dict[int, str]:
+        """Partitions whose oldest batch the store does not take while it takes others, and why."""
+        oldest_s = time.monotonic() - STUCK_S
+        refused = {} if self.away else self._refused
+        return {n: each.reason for n, each in refused.items() if each.since_s <= oldest_s}
+
     def is_spooling(self, partition: int) -> bool:
         """Whether the partition's next batch belongs into the spool."""
         return not self.broken and (self.away or self._spool.pending(partition))
@@ -53,7 +68,7 @@ class Replay:
     async def spool(self, batches: list[Packed]) -> None:
         """Keep sealed batches until the store takes them; raises SpoolFull or SpoolBroken."""
         epoch = self._ledger.epoch
-        await self._spool.append([packed_record(packed, epoch) for packed in batches])
+        await self._spool.append([packed.record(epoch) for packed in batches])
         if not self.away:
             log.warning("the store does not confirm in time: hits are kept in the spool")
         self.away = True
@@ -78,6 +93,7 @@ class Replay:
             self.away = bool(partitions) and len(refused) == len(partitions)
             metrics.SPOOL_RECORDS.set(self._spool.records)
             metrics.SPOOL_BYTES.set(self._spool.bytes)
+            metrics.STUCK_PARTITIONS.set(len(self.stuck))
             if refused:
                 await asyncio.sleep(PAUSE_S)
             elif not self._spool.records:
@@ -88,10 +104,12 @@ class Replay:
         not take keeps the others not."""
         records = self._spool.read_some(partition, AT_ONCE)
         try:
-            await self._ledger.replay([record_packed(record) for record in records])
+            await self._ledger.replay([Packed.of(record) for record in records])
         except StoreError as error:
+            self._refused.setdefault(partition, Refusal(time.monotonic(), str(error)))
             self._tell(str(error))
             return False
+        self._refused.pop(partition, None)
         await self._spool.ack(partition, records[-1].seq)
         self._tell("")
         return True
@@ -100,13 +118,3 @@ class Replay:
         if reason and not self._reason:
             log.warning("the store does not take spooled hits", reason=reason)
         self._reason = reason
-
-
-def packed_record(packed: Packed, epoch: int) -> Record:
-    payload = msgspec.msgpack.encode((packed.sites, packed.ids))
-    return Record(packed.partition, epoch, packed.seq, payload)
-
-
-def record_packed(record: Record) -> Packed:
-    sites, ids = msgspec.msgpack.decode(record.payload, type=tuple[bytes, bytes])
-    return Packed(record.partition, record.seq, sites, ids)

@@ -27,6 +27,7 @@ from service.values import (
     parse_log_format,
     parse_namespace,
     parse_networks,
+    parse_number,
     parse_path,
     parse_redis_url,
     parse_switch,
@@ -98,7 +99,8 @@ class Settings:
         "REDIS_URL",
         parse_redis_url,
         "",
-        "The Valkey or Redis that counts: `redis://`, `rediss://` or `unix://`.",
+        "The Valkey or Redis that counts: `redis://`, `rediss://`, `unix://`,"
+        " `redis+cluster://host:port,…` or `redis+sentinel://host:port,…/name`.",
         unset="an embedded Valkey",
         secret=True,
     )
@@ -123,6 +125,13 @@ class Settings:
         parse_switch,
         "false",
         "Start on a store that may lose or evict counts, instead of refusing it.",
+    )
+    min_replicas: int = setting(
+        "MIN_REPLICAS",
+        parse_number,
+        "0",
+        "How many replicas must have a hit before it is answered 200: on their disk where they"
+        " know `WAITAOF`.",
     )
     admin_token: str | None = setting(
         "ADMIN_TOKEN",

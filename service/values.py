@@ -11,10 +11,12 @@ from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from zoneinfo import available_timezones
 
 from service.host import is_timezone
+
+CLUSTER, SENTINEL = "redis+cluster", "redis+sentinel"  # schemes that name several hosts
 
 
 class Address(NamedTuple):
@@ -43,13 +45,28 @@ def parse_base_path(text: str) -> str:
     return "".join(f"/{part}" for part in parts)
 
 
+class ManyHosts(NamedTuple):
+    """A `redis+cluster://` or `redis+sentinel://` URL in its parts."""
+
+    hosts: tuple[Address, ...]
+    username: str | None
+    password: str | None
+    name: str
+    """Of the primary that sentinels watch."""
+    database: int
+
+
 def parse_redis_url(text: str) -> str:
     """Checked, not changed. No message repeats the URL: it may hold a password."""
     scheme = text.partition("://")[0]
-    if scheme in ("redis+cluster", "redis+sentinel"):
-        raise ValueError(f"{scheme}:// comes in a later version; redis://, rediss://, unix:// work")
+    if scheme in (CLUSTER, SENTINEL):
+        parse_many_hosts(text)
+        return text
     if scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("the URL must begin with redis://, rediss:// or unix://")
+        raise ValueError(
+            "the URL must begin with redis://, rediss://, unix://, redis+cluster:// or "
+            "redis+sentinel://"
+        )
     url = _split(text)
     if scheme == "unix" and len(url.path) < 2:
         raise ValueError("the URL names no socket, such as unix:///run/valkey/valkey.sock")
@@ -58,6 +75,44 @@ def parse_redis_url(text: str) -> str:
     if scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", url.path):
         raise ValueError("behind the host stands the number of a database, such as /0")
     return text
+
+
+def parse_many_hosts(text: str) -> ManyHosts:
+    scheme, _, rest = text.partition("://")
+    where, _, path = rest.partition("/")
+    user, _, hosts = where.rpartition("@")
+    username, _, password = user.partition(":")
+    name, _, database = path.partition("/")
+    if scheme == SENTINEL and not re.fullmatch(r"[A-Za-z0-9._-]+(/[0-9]+)?", path):
+        raise ValueError(
+            "behind the sentinels stands the name of the primary they watch, such as "
+            "redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/counter"
+        )
+    if scheme == CLUSTER and path:
+        raise ValueError(
+            "a cluster has no databases: end the URL behind its hosts, and write a / in a password "
+            "as %2F"
+        )
+    return ManyHosts(
+        tuple(_host(each, 26379 if scheme == SENTINEL else 6379) for each in hosts.split(",")),
+        unquote(username) or None,
+        unquote(password) or None,
+        name,
+        int(database or 0),
+    )
+
+
+def _host(text: str, port: int) -> Address:
+    try:
+        address = parse_address(text if re.search(r":[0-9]+$", text) else f"{text}:{port}")
+    except ValueError:
+        address = Address("", 0)
+    if not address.port:
+        raise ValueError(
+            "the URL names its hosts as host:port, with commas between them and no spaces, such as "
+            "10.0.0.1:6379,10.0.0.2:6379; in a password write # / ? @ % as %23 %2F %3F %40 %25"
+        )
+    return address
 
 
 def parse_namespace(text: str) -> str:
@@ -76,6 +131,12 @@ def parse_fsync(text: str) -> Literal["always", "everysec"]:
 
 def parse_log_format(text: str) -> Literal["console", "json"]:
     return cast(Literal["console", "json"], _one_of(text, "console", "json"))
+
+
+def parse_number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]", text):
+        raise ValueError(f"{text!r} is not a number from 0 to 9")
+    return int(text)
 
 
 def parse_switch(text: str) -> bool:

@@ -25,9 +25,12 @@ class Writer:
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self._turn = asyncio.Lock()
+        self._ended = False
 
-    async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
+    async def end(self) -> None:
+        """Close it for good."""
+        self._ended = True
+        await self._close()
 
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """For each call its reply, or a StoreError."""
@@ -35,6 +38,8 @@ class Writer:
             return await self._exchange(calls)
 
     async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
+        if self._ended:
+            return [StoreUnavailable("another server takes these writes now")] * len(calls)
         try:
             await self._connect()
         except LOST as error:
@@ -46,11 +51,11 @@ class Writer:
             for _ in calls:
                 replies.append(await self._reply())
         except LOST as error:
-            await self.close()
+            await self._close()
             unknown = OutcomeUnknown(f"no answer from the store: {error}")
             return replies + [unknown] * (len(calls) - len(replies))
         except BaseException:
-            await self.close()
+            await self._close()
             raise
         return replies
 
@@ -59,12 +64,15 @@ class Writer:
         anything is sent, costs no hit."""
         connection = self._connection
         if connection.is_connected and await self._is_stale():
-            await self.close()
+            await self._close()
         await connection.connect()  # type: ignore[no-untyped-call]
 
     async def _is_stale(self) -> bool:
         stream = self._connection._writer
         return stream is None or stream.is_closing() or await self._connection.can_read()
+
+    async def _close(self) -> None:
+        await self._connection.disconnect(nowait=True)
 
     async def _reply(self) -> Any | StoreError:
         """One reply, an error of its call included; raises what ends the connection."""

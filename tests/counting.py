@@ -39,6 +39,10 @@ class Counted:
         self.store = store = ledger._store
         self.site = site
         self.clock = store._clock
+        self.tag = store._tags[site.partition]
+        self.shard = store._shards.of(self.tag)
+        self.client = self.shard.client
+        self.namespace = self.tag.partition(":")[0]
 
     async def record(self, *entries: Hit | Drop, now: int | None = None) -> list[Outcome]:
         """Count entries of this site as one batch."""

@@ -233,14 +233,14 @@ async def test_retention_is_bounded(valkey: Server, monkeypatch: pytest.MonkeyPa
 
 async def dump(counted: Counted) -> dict[Any, Any]:
     """All keys of the store's namespace, as a replica would have had them."""
-    client = counted.store._client
-    keys = await client.keys(f"{counted.store._namespace}:*")
+    client = counted.client
+    keys = await client.keys(f"{counted.namespace}:*")
     return {key: await client.dump(key) for key in keys}
 
 
 async def restore(counted: Counted, snapshot: dict[Any, Any]) -> None:
-    client = counted.store._client
-    await client.delete(*await client.keys(f"{counted.store._namespace}:*"))
+    client = counted.client
+    await client.delete(*await client.keys(f"{counted.namespace}:*"))
     for key, value in snapshot.items():
         await client.restore(key, 0, value)
 
@@ -248,8 +248,9 @@ async def restore(counted: Counted, snapshot: dict[Any, Any]) -> None:
 async def test_a_batch_that_fails_half_way_is_not_acknowledged(store_server: Server) -> None:
     """Whatever the store stumbles over while it counts, no page is told that it was counted."""
     async with counting(store_server.url) as counted:
-        tag = counted.store._tag(counted.site.partition)
-        await counted.store._client.set(f"{tag}:portal:1:pages", "no sorted set")
+        await counted.view(1, NOON)
+        await counted.client.delete(f"{counted.tag}:portal:1:pages")
+        await counted.client.set(f"{counted.tag}:portal:1:pages", "no sorted set")
         result = await counted.commit(counted.hit(1, NOON))
 
     assert isinstance(result, Rejected)
@@ -260,11 +261,11 @@ async def test_a_store_that_lost_our_epoch_is_opened_again(store_server: Server)
     """As after a failover that lost the opening: the epoch is begun anew, and the hit counts."""
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
-        ledger = f"{counted.store._tag(counted.site.partition)}:ledger"
+        ledger = f"{counted.tag}:ledger"
         producer = counted.ledger._producer
-        await counted.store._client.hset(ledger, producer.id, f"{producer.epoch - 1}:1:0")
+        await counted.client.hset(ledger, producer.id, f"{producer.epoch - 1}:1:0")
         await counted.view(2, NOON)
-        entry = await counted.store._client.hget(ledger, producer.id)
+        entry = await counted.client.hget(ledger, producer.id)
         counts = await counted.counts(NOON)
 
     assert str(entry).startswith(f"b'{producer.epoch}:2:")
@@ -280,11 +281,8 @@ async def test_a_repair_and_a_flush_do_not_meet(store_server: Server) -> None:
             await counted.view(who, NOON)
         await restore(counted, snapshot)
 
-        async def verify() -> None:
-            async with counted.ledger._turn:
-                await counted.ledger._verify()
-
-        await asyncio.gather(*(verify() for _ in range(3)), counted.view(30, NOON))
+        looks = (counted.ledger._verify() for _ in range(3))
+        await asyncio.gather(*looks, counted.view(30, NOON))
         counts = await counted.counts(NOON)
 
     assert (counts.total.pageviews, counts.total.visits) == (30, 30)

@@ -92,8 +92,9 @@ async def test_counts_stay_readable_while_the_store_is_away(
 
 async def test_ops_can_have_an_address_of_their_own(service: Service) -> None:
     """With OPS_LISTEN pages see neither the admin API nor the metrics."""
-    url = service.parts.store._pool.connection_kwargs["path"]
-    async with run_service(f"unix://{url}", ops_listen="127.0.0.1:0") as split:
+    async with run_service(
+        f"unix://{service.parts.store.address}", ops_listen="127.0.0.1:0"
+    ) as split:
         statuses = [
             (await split.client.get(base + path)).status
             for base in (split.url, split.ops_url)

@@ -42,9 +42,9 @@ async def counted(service: Service) -> tuple[int, set[int]]:
     store = service.parts.store
     site = service.parts.sites.get("portal")
     assert site is not None
-    key = f"{store._tag(site.partition)}:portal:{site.generation}:pages"
+    key = f"{store._tags[site.partition]}:portal:{site.generation}:pages"
     pages: list[tuple[bytes, float]] = list(
-        await store._client.zrange(key, 0, -1, withscores=True)  # type: ignore[arg-type]
+        await store._shards.all()[0].client.zrange(key, 0, -1, withscores=True)  # type: ignore[arg-type]
     )
     return counts["total"]["pageviews"], {int(score) for _, score in pages}
 

@@ -181,7 +181,7 @@ async def test_a_connection_that_was_reset_costs_no_later_hit(valkey: Server) ->
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
         await recorder.record(counted.hit(1, now))
-        stream = counted.store._writer._connection._writer
+        stream = counted.shard.writer._connection._writer
         assert stream is not None
         stream.transport.abort()
         outcome = await recorder.record(counted.hit(2, now))

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.errors import StoreUnavailable
+from service.functions import library
 from service.model import Drop, Hit, Numbers, Reason, Seed
 from service.refusals import EXISTS, NEWER, NO_OPERATION, Refused
-from service.store import library
 from service.visitors import visitor_id
 from tests.counting import Counted, at, counting, make_site, open_store, visitor
 from tests.servers import Server, run_server, server_binaries
@@ -87,10 +87,9 @@ async def test_scores_are_never_later_than_the_stores_time(store_server: Server)
     async with counting(store_server.url) as counted:
         now = counted.clock.now()
         (outcome,) = await counted.record(counted.hit(1, now + 1500), now=now)
-        key = f"{counted.store._tag(counted.site.partition)}:portal:1:"
+        key = f"{counted.tag}:portal:1:"
         scores = [
-            await counted.store._client.zscore(key + name, visitor(1))
-            for name in ("seen", "online")
+            await counted.client.zscore(key + name, visitor(1)) for name in ("seen", "online")
         ]
         later = counted.clock.now()
 
@@ -276,9 +275,9 @@ async def test_sites_are_made_once_and_seen_by_version(store_server: Server) -> 
 async def test_a_lost_function_is_loaded_again(store_server: Server) -> None:
     """After FUNCTION FLUSH the next batch and the next read count as before."""
     async with counting(store_server.url) as counted:
-        await counted.store._client.function_flush()
+        await counted.client.function_flush()
         await counted.view(1, NOON)
-        await counted.store._client.function_flush()
+        await counted.client.function_flush()
         counts = await counted.counts(NOON)
 
     assert counts.total == Numbers(1, 1, 1)
@@ -288,10 +287,10 @@ async def test_quiet_sites_keep_no_visitors(store_server: Server) -> None:
     """The sets of ids expire by themselves; nothing that a total depends on does."""
     async with counting(store_server.url) as counted:
         await counted.record(counted.hit(1, NOON), Drop(counted.site, Reason.BOT, NOON))
-        client = counted.store._client
+        client = counted.client
         lives = {
             fsdecode(key).split(":1:")[1]: await client.pttl(key)
-            for key in await client.keys(f"{counted.store._namespace}:*:1:*")
+            for key in await client.keys(f"{counted.namespace}:*:1:*")
         }
 
     mortal = {name for name, life in lives.items() if life > 0}
@@ -308,7 +307,7 @@ async def test_a_store_that_is_gone_is_unavailable(store_server: Server) -> None
     with run_server(server_binaries()["valkey"]) as own:
         async with counting(own.url) as counted:
             own.kill()
-            await counted.store._writer.close()
+            await counted.shard.writer.end()
             result = await counted.commit(counted.hit(1, NOON))
 
     assert isinstance(result, StoreUnavailable)
@@ -319,7 +318,7 @@ async def test_a_full_store_refuses_the_batch_whole(store_server: Server) -> Non
     with run_server(server_binaries()["valkey"]) as own:
         async with counting(own.url) as counted:
             await counted.view(1, NOON)
-            await counted.store._client.config_set("maxmemory", "1mb")
+            await counted.client.config_set("maxmemory", "1mb")
             result = await counted.commit(counted.hit(2, NOON))
             counts = await counted.counts(NOON)
 
@@ -347,7 +346,7 @@ async def test_ids_are_as_good_as_random_for_the_sketch(store_server: Server) ->
 async def test_two_producers_record_at_the_same_time(store_server: Server) -> None:
     """Two connections, interleaved batches: every view counts once."""
     async with counting(store_server.url) as counted:
-        async with open_store(store_server.url, counted.store._namespace) as ledger:
+        async with open_store(store_server.url, counted.namespace) as ledger:
             other = Counted(ledger, counted.site)
             for _ in range(50):
                 await asyncio.gather(counted.view(1, NOON), other.view(2, NOON))
@@ -361,7 +360,7 @@ async def test_undo_never_lowers_a_frozen_number(store_server: Server) -> None:
     async with counting(store_server.url) as counted:
         await counted.record(*(counted.hit(n, NOON) for n in range(1, 11)))
         await counted.view(11, NOON + DAY)
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         await client.delete(f"{tag}:portal:1:visitors:day:2026-03-10")
         await counted.store.reset(counted.site, "r1")
         counted.next_generation()
@@ -401,7 +400,7 @@ async def test_undo_leaves_nothing_behind_and_ids_still_expire(store_server: Ser
         counted.next_generation()
         await counted.record(*(counted.hit(n, now) for n in (2, 3)), now=now)
         await counted.store.undo(counted.site, "r1")
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         left = await client.keys(f"{tag}:portal:1:*")
         lives = [await client.pttl(f"{tag}:portal:2:{name}") for name in ("seen", "online")]
 
@@ -414,7 +413,7 @@ async def test_a_reset_that_can_no_longer_be_undone_is_forgotten(store_server: S
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
         await counted.store.reset(counted.site, "r1")
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         operations = f"{tag}:operations:portal"
         old = counted.clock.now() - 31 * DAY
         await client.hset(operations, "r1", f"reset:1:{old}")
@@ -430,7 +429,7 @@ async def test_old_ids_are_trimmed(store_server: Server) -> None:
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
         await counted.view(2, NOON + 301_000)
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         online = await client.zrange(f"{tag}:portal:1:online", 0, -1)
         await counted.view(3, NOON + (1800 + 3600) * 1000 + 1)
         seen = await client.zrange(f"{tag}:portal:1:seen", 0, -1)
@@ -445,7 +444,7 @@ async def test_a_full_set_holds_strangers_and_says_so(
     """Beyond the cap new ids are held and counted in a metric; known ones go on."""
     name, source = library("full")
     capped = source.replace("MAX_IDS = 1000000", "MAX_IDS = 2")
-    monkeypatch.setattr("service.store.library", lambda _: (name, capped))
+    monkeypatch.setattr("service.functions.library", lambda _: (name, capped))
     full = "visitcounter_visitors_full_hits_total"
     before = REGISTRY.get_sample_value(full) or 0
     async with counting(valkey.url) as counted:
@@ -461,7 +460,7 @@ async def test_the_index_forgets_what_has_expired(store_server: Server) -> None:
     """A new day removes from the index the sketches that are gone by then."""
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         index = f"{tag}:portal:1:index"
         await client.zadd(index, {"visitors:day:2026-01-01": NOON})
         await counted.view(1, NOON + DAY)
@@ -487,7 +486,7 @@ async def test_an_idle_connection_that_the_store_closed_costs_no_hit(store_serve
 async def test_a_lost_function_is_loaded_for_sites_too(store_server: Server) -> None:
     """After FUNCTION FLUSH a look at the sites loads the function as a hit does."""
     async with counting(store_server.url) as counted:
-        await counted.store._client.function_flush()
+        await counted.client.function_flush()
         found = await counted.store.sites_since([""] * 64)
 
     assert "portal" in found[counted.site.partition].settings

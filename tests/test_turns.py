@@ -92,7 +92,7 @@ async def test_a_frozen_day_keeps_its_visitors(store_server: Server) -> None:
     tuesday = at("2026-03-10 12:00")
     async with counting(store_server.url) as counted:
         await turn(counted, tuesday)
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         sketch = f"{tag}:portal:1:visitors:day:2026-03-10"
         life = await client.pttl(sketch)
         await client.delete(sketch)
@@ -133,7 +133,7 @@ async def test_a_late_hit_never_lowers_a_frozen_number(store_server: Server) -> 
     tuesday = at("2026-03-10 12:00")
     async with counting(store_server.url) as counted:
         await turn(counted, tuesday)
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         await client.delete(f"{tag}:portal:1:visitors:day:2026-03-10")
         await counted.view(5, tuesday + 1)
         yesterday = (await counted.counts(tuesday + DAY)).yesterday
@@ -149,7 +149,7 @@ async def test_a_late_day_that_had_nobody_gets_its_own_visitors(store_server: Se
         await counted.view(2, tuesday)
         await counted.view(3, tuesday)
         visitors = await counted.visitors(tuesday + DAY)
-        client, tag = counted.store._client, counted.store._tag(counted.site.partition)
+        client, tag = counted.client, counted.tag
         life = await client.pttl(f"{tag}:portal:1:visitors:day:2026-03-10")
 
     assert (visitors["yesterday"], visitors["today"], visitors["week"]) == (2, 1, 3)

@@ -40,6 +40,7 @@ async def readyz(request: web.Request) -> web.Response:
         faults.append("Changes of sites are no longer read: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
+    unsafe += app[RECORDER].problems
     unsafe += [check.detail for check in watch.checks if not check.ok]
     hints = [HINT] if app[FORWARDING].lately_ignored else []
     body: dict[str, Any] = {

@@ -1,0 +1,185 @@
+"""Calls counter.lua's functions, each on the server that has its partition.
+
+A server that lacks them gets them, a partition that has moved is followed, and both cost one more
+try, since nothing ran before. Batches go over the server's one connection for them, which tells
+what is known of each; everything else goes through pools, and what a pool cannot tell is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from service.refusals import LOST, REFUSING, Again, FunctionMissing, Moved, meaning
+from service.shards import Shard, Shards
+from service.writer import Call
+
+REPLICAS_MS = 800  # for replicas to confirm, within the time that a batch may take
+
+TagCall = tuple[Any, ...]
+"""A tag, and the arguments of a call there."""
+
+
+class Functions:
+    """The functions of a namespace, on all servers of a store."""
+
+    def __init__(self, shards: Shards, namespace: str, min_replicas: int) -> None:
+        self._shards = shards
+        self._min_replicas = min_replicas
+        self.library, self._source = library(namespace)
+
+    async def load(self, shard: Shard) -> None:
+        async with speaking():
+            try:
+                await shard.client.function_load(self._source)
+            except exceptions.ResponseError as error:
+                if "already exists" not in str(error):
+                    raise
+
+    # -- batches
+
+    async def write(self, name: str, calls: Sequence[TagCall]) -> list[Any]:
+        """For each call its reply or a StoreError; one round trip to each server, all at once."""
+        groups = self._by_shard(calls)
+        exchanges = [
+            self._exchange(shard, [self._fcall(name, *calls[n]) for n in numbers])
+            for shard, numbers in groups.items()
+        ]
+        return _in_order(groups.values(), await asyncio.gather(*exchanges))
+
+    async def _exchange(self, shard: Shard, calls: list[Call]) -> list[Any]:
+        """What too few replicas have confirmed is unknown: it is sent again, and they are asked
+        again."""
+        if not self._min_replicas:
+            return await shard.writer.exchange(calls)
+        disk = shard.waits_for_disk
+        wait: Call = ("WAITAOF", 1) if disk else ("WAIT",)
+        wait = (*wait, self._min_replicas, REPLICAS_MS)
+        *replies, confirmed = await shard.writer.exchange([*calls, wait])
+        if isinstance(confirmed, StoreError):
+            # Redis 7.0 does not know WAITAOF; without an append-only file none can be waited for.
+            shard.waits_for_disk &= "WAITAOF" not in str(confirmed)
+            why = str(confirmed)
+        else:
+            local, replicas = confirmed if disk else (1, confirmed)
+            if local and replicas >= self._min_replicas:
+                return replies
+            why = f"only {replicas} of {self._min_replicas} replicas have confirmed"
+        return [each if isinstance(each, StoreError) else OutcomeUnknown(why) for each in replies]
+
+    async def mend(self, tag: str, refusal: Again) -> None:
+        """Make it so that the next try of a call that was refused may succeed."""
+        if isinstance(refusal, Moved):
+            await self._shards.look()
+        elif isinstance(refusal, FunctionMissing):
+            await self.load(self._shards.of(tag))
+
+    # -- all else
+
+    async def read(self, name: str, tag: str, *arguments: Any) -> Any:
+        """A call that changes nothing, over connections that only such calls take."""
+        call = self._fcall(name, tag, *arguments)
+        return await self._run(tag, lambda shard: _execute(shard.readers, call))
+
+    async def call(self, name: str, tag: str, *arguments: Any) -> Any:
+        try:
+            return (await self.calls(name, [(tag, *arguments)]))[0]
+        except StoreUnavailable as error:
+            # The pool does not tell whether a connection was lost before or after sending.
+            if isinstance(error.__cause__, REFUSING):
+                raise
+            raise OutcomeUnknown(str(error)) from error
+
+    async def calls(self, name: str, calls: Sequence[TagCall]) -> list[Any]:
+        """The replies, in one round trip to each server; raises the first error."""
+        groups = self._by_shard(calls)
+        pipelines = [
+            self._run(
+                calls[numbers[0]][0],
+                partial(_pipeline, [self._fcall(name, *calls[n]) for n in numbers]),
+            )
+            for numbers in groups.values()
+        ]
+        return _in_order(groups.values(), await asyncio.gather(*pipelines))
+
+    async def everywhere(self, name: str, tags: Iterable[str]) -> list[Any]:
+        """A call to every server that has one of the tags."""
+        one_each = {self._shards.of(tag): tag for tag in tags}
+        return await self.calls(name, [(tag,) for tag in one_each.values()])
+
+    def _fcall(self, name: str, tag: str, *arguments: Any) -> Call:
+        return ("FCALL", f"{self.library}_{name}", 1, tag, *arguments)
+
+    def _by_shard(self, calls: Sequence[TagCall]) -> dict[Shard, list[int]]:
+        """The calls' numbers by the server that they go to."""
+        groups: dict[Shard, list[int]] = {}
+        for n, (tag, *_) in enumerate(calls):
+            groups.setdefault(self._shards.of(tag), []).append(n)
+        return groups
+
+    async def _run(self, tag: str, call: Callable[[Shard], Awaitable[Any]]) -> Any:
+        """A call to the server of a tag, and once more if nothing ran and that can be mended."""
+        try:
+            async with speaking():
+                return await call(self._shards.of(tag))
+        except Again as refusal:
+            await self.mend(tag, refusal)
+        except StoreError:
+            self._shards.look_soon()
+            raise
+        async with speaking():
+            return await call(self._shards.of(tag))
+
+
+async def _execute(client: Redis, call: Call) -> Any:
+    return await client.execute_command(*call)  # type: ignore[no-untyped-call]
+
+
+async def _pipeline(calls: Sequence[Call], shard: Shard) -> list[Any]:
+    pipeline = shard.client.pipeline(transaction=False)
+    for call in calls:
+        _ = pipeline.execute_command(*call)
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def _in_order(groups: Iterable[Sequence[int]], answered: Iterable[Sequence[Any]]) -> list[Any]:
+    """The servers' replies in the order of their calls' numbers."""
+    replies: dict[int, Any] = {}
+    for numbers, some in zip(groups, answered, strict=True):
+        replies.update(zip(numbers, some, strict=True))
+    return [replies[n] for n in range(len(replies))]
+
+
+@asynccontextmanager
+async def speaking() -> AsyncIterator[None]:
+    """Turns redis-py's errors into ours around calls through a pool."""
+    try:
+        yield
+    except (exceptions.ResponseError, *REFUSING) as error:
+        raise meaning(error) from error
+    except exceptions.TimeoutError as error:
+        raise OutcomeUnknown(f"no answer from the store: {error}") from error
+    except LOST as error:
+        raise StoreUnavailable(str(error)) from error
+
+
+def library(namespace: str) -> tuple[str, str]:
+    """counter.lua's name for a namespace and its source; the name carries the source's hash, so
+    that two versions of the service can use one store while the newer replaces the older."""
+    source = files("service").joinpath("counter.lua").read_text()
+    digest = blake2b(source.encode(), digest_size=6).hexdigest()
+    name = f"{namespace}_{digest}"
+    return name, source.replace("__library__", name)

@@ -1,0 +1,112 @@
+"""A partition's hits on their way to the store: those that wait for a batch, and their last batch.
+
+The recorder has one queue for each partition. A queue holds at most one batch that was numbered and
+not yet answered for: while there is one, the partition's later hits wait. It knows nothing of
+stores and spools; what the recorder learns of the batch, it tells here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from service import metrics
+from service.batch import Batch, Outcome
+from service.errors import StoreError
+from service.model import Drop, Hit
+
+MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
+AGAIN_MIN_S, AGAIN_MAX_S = 0.02, 0.5
+
+Waiter = asyncio.Future[Outcome | None]
+"""Holds what became of a hit; None: it is in the spool, and will be counted."""
+
+
+class Waiting(NamedTuple):
+    """A hit or drop, who waits for its outcome, and since when (monotonic seconds)."""
+
+    entry: Hit | Drop
+    waiter: Waiter
+    since_s: float
+
+
+class Sealed(NamedTuple):
+    """A numbered batch that was not yet answered for, who waits for it, and since when."""
+
+    batch: Batch
+    waiting: list[Waiting]
+    since_s: float
+    for_spool: bool
+    """It stands behind batches in the spool, and goes there too."""
+
+
+class Queue:
+    """What waits in one partition."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.pending: deque[Waiting] = deque()
+        self.sealed: Sealed | None = None
+        self.rests_until_s = 0.0
+        self._pause_s = AGAIN_MIN_S
+
+    def __bool__(self) -> bool:
+        return bool(self.pending or self.sealed)
+
+    def __len__(self) -> int:
+        """How many hits wait."""
+        return len(self.pending) + (len(self.sealed.waiting) if self.sealed else 0)
+
+    def take(self) -> list[Waiting]:
+        """The hits of the next batch."""
+        return [self.pending.popleft() for _ in range(min(MAX_BATCH, len(self.pending)))]
+
+    def settle(self, outcomes: Sequence[Outcome | None]) -> None:
+        """The batch is counted, or in the spool."""
+        assert self.sealed, "what is settled was sealed"
+        waiting, self.sealed = self.sealed.waiting, None
+        self.rests_until_s, self._pause_s = 0.0, AGAIN_MIN_S
+        for each, outcome in zip(waiting, outcomes, strict=True):
+            if not each.waiter.done():
+                metrics.HITS.labels(_what_became(each.entry, outcome)).inc()
+                each.waiter.set_result(outcome)
+
+    def refuse(self, error: StoreError) -> None:
+        """The batch will never be counted."""
+        assert self.sealed, "what is refused was sealed"
+        waiting, self.sealed = self.sealed.waiting, None
+        refuse(waiting, error)
+
+    def rest(self, now_s: float) -> None:
+        """It did not get on: try again after a pause, each one longer than the last."""
+        self.rests_until_s = now_s + self._pause_s
+        self._pause_s = min(2 * self._pause_s, AGAIN_MAX_S)
+
+    def pending_since(self, oldest_s: float) -> list[Waiting]:
+        """Takes out those that have waited for a batch since then or longer."""
+        late = []
+        while self.pending and self.pending[0].since_s <= oldest_s:
+            late.append(self.pending.popleft())
+        return late
+
+    def sealed_since(self, oldest_s: float) -> list[Waiting]:
+        """Those that wait for the batch since then or longer; they stay in it."""
+        waiting = self.sealed.waiting if self.sealed else []
+        return [each for each in waiting if each.since_s <= oldest_s]
+
+
+def refuse(waiting: Sequence[Waiting], error: StoreError) -> None:
+    for each in waiting:
+        if not each.waiter.done():
+            metrics.HITS.labels("refused").inc()
+            each.waiter.set_exception(error)
+
+
+def _what_became(entry: Hit | Drop, outcome: Outcome | None) -> str:
+    if isinstance(entry, Drop):
+        return "dropped"
+    if outcome is None:
+        return "spooled"
+    return "held" if outcome.held else "counted"

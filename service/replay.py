@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from random import shuffle
 from typing import NamedTuple, Self
 
 import structlog
 
 from service import metrics
 from service.batch import Packed
-from service.errors import StoreError
+from service.errors import OutcomeUnknown, StoreError
 from service.ledger import Ledger
 from service.spool import Spool
 from service.tasks import supervised
@@ -34,87 +35,133 @@ class Refusal(NamedTuple):
 
 
 class Replay:
-    """Empties the spool; `away` says that the store did not take what was tried last."""
+    """Empties the spool, each server's partitions by themselves."""
 
     def __init__(self, ledger: Ledger, spool: Spool) -> None:
-        self.away = False
-        self._reason = ""
-        self._refused: dict[int, Refusal] = {}
         self._ledger = ledger
         self._spool = spool
         self._spooled = asyncio.Event()
+        self._away: set[str] = set()
+        """Servers that took nothing of what was tried last."""
+        self._refused: dict[int, Refusal] = {}
+        self._failed = False
+        self._emptying: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._spooled.set()  # what the last process has left
         self._task = supervised(self._run(), "replay")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = {task for task in (self._task, *self._emptying.values()) if task}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @property
+    def away(self) -> bool:
+        """Whether a server took nothing of what was tried last."""
+        return bool(self._away)
 
     @property
     def stuck(self) -> dict[int, str]:
-        """Partitions whose oldest batch the store does not take while it takes others, and why."""
+        """Partitions whose oldest batch a server does not take while it takes others, and why."""
         oldest_s = time.monotonic() - STUCK_S
-        refused = {} if self.away else self._refused
-        return {n: each.reason for n, each in refused.items() if each.since_s <= oldest_s}
-
-    def is_spooling(self, partition: int) -> bool:
-        """Whether the partition's next batch belongs into the spool."""
-        return not self.broken and (self.away or self._spool.pending(partition))
-
-    async def spool(self, batches: list[Packed]) -> None:
-        """Keep sealed batches until the store takes them; raises SpoolFull or SpoolBroken."""
-        epoch = self._ledger.epoch
-        await self._spool.append([packed.record(epoch) for packed in batches])
-        if not self.away:
-            log.warning("the store does not confirm in time: hits are kept in the spool")
-        self.away = True
-        self._spooled.set()
+        return {
+            partition: refusal.reason
+            for partition, refusal in self._refused.items()
+            if refusal.since_s <= oldest_s and self._ledger.shard(partition) not in self._away
+        }
 
     @property
     def broken(self) -> bool:
-        """The disk failed, or this task did: nothing more is kept until a restart."""
-        return bool(self._spool.broken) or self._task is None or self._task.done()
+        """The disk failed, or a task of ours did: nothing more is kept until a restart."""
+        ended = self._task is None or self._task.done()
+        return bool(self._spool.broken) or self._failed or ended
 
     @property
     def room(self) -> int:
         return self._spool.room
 
-    async def _run(self) -> None:
-        while True:
-            if not self._spool.records:
-                self._spooled.clear()
-                await self._spooled.wait()
-            partitions = self._spool.partitions()
-            refused = [each for each in partitions if not await self._bring_some(each)]
-            self.away = bool(partitions) and len(refused) == len(partitions)
-            metrics.SPOOL_RECORDS.set(self._spool.records)
-            metrics.SPOOL_BYTES.set(self._spool.bytes)
-            metrics.STUCK_PARTITIONS.set(len(self.stuck))
-            if refused:
-                await asyncio.sleep(PAUSE_S)
-            elif not self._spool.records:
-                log.info("the spool is empty: the store has all hits")
-
-    async def _bring_some(self, partition: int) -> bool:
-        """Bring the partition's oldest batches; says whether the store took them. One that it does
-        not take keeps the others not."""
-        records = self._spool.read_some(partition, AT_ONCE)
-        try:
-            await self._ledger.replay([Packed.of(record) for record in records])
-        except StoreError as error:
-            self._refused.setdefault(partition, Refusal(time.monotonic(), str(error)))
-            self._tell(str(error))
+    def is_spooling(self, partition: int) -> bool:
+        """Whether the partition's next batch belongs into the spool."""
+        if self.broken:
             return False
+        away = self._away and self._ledger.shard(partition) in self._away
+        return bool(away) or self._spool.pending(partition)
+
+    async def spool(self, batches: list[Packed]) -> None:
+        """Keep sealed batches until the store takes them; raises SpoolFull or SpoolBroken."""
+        epoch = self._ledger.epoch
+        await self._spool.append([packed.record(epoch) for packed in batches])
+        for address in {self._ledger.shard(packed.partition) for packed in batches}:
+            if address not in self._emptying:
+                log.warning("hits are kept in the spool: no answer in time", store=address)
+                self._away.add(address)
+        self._spooled.set()
+
+    async def _run(self) -> None:
+        """Start to empty what belongs to a server for which nobody does."""
+        while True:
+            await self._spooled.wait()
+            self._spooled.clear()
+            servers = {self._ledger.shard(partition) for partition in self._spool.partitions()}
+            for address in servers - self._emptying.keys():
+                self._emptying[address] = supervised(self._empty(address), f"replay to {address}")
+            self._measure()
+
+    async def _empty(self, address: str) -> None:
+        told = False
+        try:
+            while partitions := self._partitions(address):
+                taken, refusals = await self._bring(partitions)
+                (self._away.discard if taken else self._away.add)(address)
+                self._measure()
+                if refusals and not told:
+                    log.warning("spooled hits are not taken", store=address, reason=refusals[0])
+                told = bool(refusals)
+                if refusals:
+                    await asyncio.sleep(PAUSE_S)
+            log.info("the store has all spooled hits", store=address)
+            self._spooled.set()  # what is left is for another server
+        except Exception:
+            self._failed = True
+            raise
+        finally:
+            self._away.discard(address)
+            del self._emptying[address]
+
+    def _partitions(self, address: str) -> list[int]:
+        """Those of a server with batches in the spool, in any order."""
+        found = [n for n in self._spool.partitions() if self._ledger.shard(n) == address]
+        shuffle(found)
+        return found
+
+    async def _bring(self, partitions: list[int]) -> tuple[int, list[str]]:
+        """Bring the oldest batches of each partition; of how many they were taken, and why of
+        others not. A refusal does not keep the rest from being tried, a silent server does."""
+        taken, refusals = 0, []
+        for partition in partitions:
+            try:
+                await self._bring_some(partition)
+                taken += 1
+            except StoreError as error:
+                since = Refusal(time.monotonic(), str(error))
+                self._refused.setdefault(partition, since)
+                refusals.append(str(error))
+                if isinstance(error, OutcomeUnknown):
+                    break
+        return taken, refusals
+
+    async def _bring_some(self, partition: int) -> None:
+        records = self._spool.read_some(partition, AT_ONCE)
+        await self._ledger.replay([Packed.of(record) for record in records])
         self._refused.pop(partition, None)
         await self._spool.ack(partition, records[-1].seq)
-        self._tell("")
-        return True
 
-    def _tell(self, reason: str) -> None:
-        if reason and not self._reason:
-            log.warning("the store does not take spooled hits", reason=reason)
-        self._reason = reason
+    def _measure(self) -> None:
+        metrics.SPOOL_RECORDS.set(self._spool.records)
+        metrics.SPOOL_BYTES.set(self._spool.bytes)
+        metrics.STUCK_PARTITIONS.set(len(self.stuck))

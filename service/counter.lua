@@ -383,9 +383,16 @@ local function expect(key, kind)
   end
 end
 
+local function expect_sketch(key)
+  local found = redis.pcall('PFCOUNT', key)
+  if type(found) == 'table' then
+    error(key .. ': ' .. found.err, 0)
+  end
+end
+
 local function expect_period(base, kind, label)
   expect(base .. place(kind, label), 'hash')
-  redis.call('PFCOUNT', sketch_of(base, kind, label))
+  expect_sketch(sketch_of(base, kind, label))
 end
 
 -- Looks at every key that counting a section and reading the counts touches.
@@ -402,7 +409,7 @@ local function probe_section(base, total, labels, view)
   expect_period(base, 'day', view[2])
   expect_period(base, 'week', view[4])
   expect_period(base, 'month', view[5])
-  redis.call('PFCOUNT', base .. 'visitors:total')
+  expect_sketch(base .. 'visitors:total')
   expect(base .. 'drops:' .. string.sub(labels[1], 1, 7), 'hash')
 end
 

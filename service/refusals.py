@@ -88,7 +88,10 @@ class Fenced(StoreError):
 
 
 class Rejected(StoreError):
-    """The store cannot read the batch and never will."""
+    """The store cannot count the batch and never will."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.partition(" ")[2])
 
 
 def meaning(error: Exception) -> StoreError:

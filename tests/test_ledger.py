@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from service.aside import found
 from service.clock import Clock
-from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.ledger import Ledger
 from service.model import Numbers
 from service.producer import Producer, producer_of
 from service.refusals import Fenced, Rejected
+from service.segment import HEADER, record_at
 from service.store import Store
 from tests.counting import Counted, at, counting, make_site
 from tests.servers import Server, run_server, server_binaries
@@ -287,3 +289,78 @@ async def test_a_repair_and_a_flush_do_not_meet(store_server: Server) -> None:
 
     assert (counts.total.pageviews, counts.total.visits) == (30, 30)
     assert not counted.ledger.fenced
+
+
+async def test_a_rejected_batch_is_kept_aside_and_stays_rejected(
+    store_server: Server, tmp_path: Path
+) -> None:
+    """Sent again, since the answer may have been lost, it is not taken for one that counted."""
+    with producer_of(tmp_path) as producer:
+        async with (
+            Store(store_server.url, namespace(), Clock()) as store,
+            Ledger(store, producer) as ledger,
+        ):
+            counted = await make_site(ledger)
+            await counted.view(1, NOON)
+            batch = counted.seal(counted.hit(2, NOON))
+            batch.packed = batch.packed._replace(sites=b"\xc1")
+            results = [(await ledger.commit([batch]))[0] for _ in range(2)]
+            await counted.view(3, NOON)
+            counts = await counted.counts(NOON)
+        (path,) = found(tmp_path / "producers" / "0" / "rejected")
+        kept = record_at(path.read_bytes(), len(HEADER))
+
+    assert [type(result) for result in results] == [Rejected, Rejected]
+    assert counts.total == Numbers(2, 2, 2)
+    assert kept == batch.packed.record(producer.epoch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("online", "seen", "pages", "index", "drops:2026-03", "day:2026-03", "week:2026", "year"),
+        *("visitors:day:2026-03-10", "visitors:month:2026-03", "visitors:total", "month:2026"),
+    ],
+)
+async def test_a_foreign_key_stops_a_batch_whole(store_server: Server, name: str) -> None:
+    """Where a key that the day needs is not ours, nothing of the day's first batch counts."""
+    async with counting(store_server.url) as counted:
+        key = f"{counted.tag}:portal:1:{name}"
+        await counted.client.rpush(key, "foreign")
+        refused = [await counted.commit(counted.hit(1, NOON)) for _ in range(2)]
+        await counted.client.delete(key)
+        left = await counted.client.keys(f"{counted.tag}:portal:1:*")
+        await counted.view(2, NOON)
+        counts = await counted.counts(NOON)
+
+    assert [type(result) for result in refused] == [Rejected, Rejected]
+    assert name.partition(":")[2] in str(refused[0])
+    assert left == [f"{counted.tag}:portal:1:total".encode()]
+    assert counts.total == Numbers(1, 1, 1)
+
+
+async def test_a_key_that_turns_foreign_harms_one_batch_at_most(store_server: Server) -> None:
+    """In the middle of the day the first batch may be counted by half, the next ones are not."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        key = f"{counted.tag}:portal:1:year"
+        ours = await counted.client.dump(key)
+        await counted.client.delete(key)
+        await counted.client.rpush(key, "foreign")
+        refused = [await counted.commit(counted.hit(n, NOON)) for n in range(2, 6)]
+        await counted.client.restore(key, 0, ours or b"", replace=True)
+        counts = await counted.counts(NOON)
+        await counted.view(9, NOON)
+
+    assert [type(result) for result in refused] == [Rejected] * 4
+    assert (counts.today.pageviews, counts.year.pageviews) == (2, 1)
+
+
+async def test_a_user_who_may_not_run_a_command_is_refused_at_start(store_server: Server) -> None:
+    """It would be found out by the first hit that needs it; the message names the command."""
+    with run_server(server_binaries()["valkey"]) as own:
+        own.call("ACL SETUSER counter on >secret ~* &* +@all -pfmerge")
+        url = f"unix://counter:secret@{own.socket_path}"
+        with pytest.raises(StartError, match="pfmerge"):
+            async with Store(url, namespace(), Clock()):
+                pass

@@ -1,18 +1,21 @@
-"""What makes a store unsafe to count in, read from its INFO.
+"""What makes a store unsafe to count in, read from what a server tells of itself.
 
 The store asks this at start, before it loads its functions, and again while it runs: at start a bad
-check refuses, later it alarms. Pure functions over redis-py's parsed INFO (sections server, memory
-and persistence); INFO and not CONFIG, because hosted stores often forbid CONFIG. In a cluster every
-primary is examined by itself. It never asks the store anything.
+check refuses, unless it is one that only alarms; later each alarms. Pure functions over redis-py's
+parsed INFO; INFO and not CONFIG, because hosted stores often forbid CONFIG. Where there are several
+servers each is examined by itself, and `merged` says which of them is bad. It never asks anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 VALKEY_MIN, REDIS_MIN = (7, 2), (7, 0)
 OVERRIDE = "VISIT_COUNTER_ALLOW_UNSAFE_STORE"
+SKEW_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +26,65 @@ class Check:
     ok: bool
     detail: str
     fatal: bool = False  # refused even if the admin allows an unsafe store
+    alarms: bool = False  # told, but never a reason not to start
 
 
-def examine(info: Mapping[str, object]) -> tuple[Check, ...]:
-    """Every check in a fixed order, good ones too."""
-    return _version(info), _eviction(info), _persistence(info)
+def examine(
+    info: Mapping[str, object],
+    *,
+    first: Mapping[str, object] | None = None,
+    skew_ms: int = 0,
+    library: str = "",
+    loaded: Collection[str] | None = None,
+) -> tuple[Check, ...]:
+    """Every check of one server in a fixed order, good ones too.
+
+    `first` is what its INFO was when we first looked, `skew_ms` how far its clock is ahead of ours
+    at least, `library` the one that we count with, `loaded` the names of those it has; None: it
+    does not tell.
+    """
+    return (
+        _version(info),
+        _eviction(info),
+        _persistence(info),
+        _append_only_file(info),
+        _snapshot(info),
+        _evicted_keys(info, info if first is None else first),
+        _clock(skew_ms),
+        _functions(library, loaded),
+    )
 
 
 def refusals(checks: Iterable[Check], *, allow_unsafe: bool = False) -> list[str]:
     """The sentences for which a start is refused."""
-    return [check.detail for check in checks if not check.ok and (check.fatal or not allow_unsafe)]
+    bad = [check for check in checks if not (check.ok or check.alarms)]
+    return [check.detail for check in bad if check.fatal or not allow_unsafe]
+
+
+def merged(checks_of: Mapping[str, Sequence[Check]]) -> tuple[Check, ...]:
+    """The checks of several servers, by their addresses, as one of each name: bad if one server's
+    is, with the addresses of those that are; of one server as they are."""
+    if len(checks_of) == 1:
+        return tuple(*checks_of.values())
+    names = dict.fromkeys(check.name for check in chain(*checks_of.values()))
+    return tuple(_of_all(name, checks_of) for name in names)
+
+
+def _of_all(name: str, checks_of: Mapping[str, Sequence[Check]]) -> Check:
+    found = [(at, check) for at, checks in checks_of.items() for check in checks]
+    ours = [(at, check) for at, check in found if check.name == name]
+    worst = [each for each in ours if not each[1].ok] or ours
+    said: dict[str, list[str]] = {}
+    for address, check in worst:
+        said.setdefault(check.detail, []).append(address)
+    everywhere = len(said) == 1 and len(worst) == len(checks_of) and worst[0][1].ok
+    return Check(
+        name,
+        worst[0][1].ok,
+        " ".join(d if everywhere else f"{', '.join(at)}: {d}" for d, at in said.items()),
+        fatal=any(check.fatal for _, check in worst),
+        alarms=all(check.alarms for _, check in worst),
+    )
 
 
 def _version(info: Mapping[str, object]) -> Check:
@@ -90,3 +142,86 @@ def _persistence(info: Mapping[str, object]) -> Check:
         "on with CONFIG SET appendonly yes and in the store's configuration file, or accept the "
         f"loss with {OVERRIDE}=true.",
     )
+
+
+def _append_only_file(info: Mapping[str, object]) -> Check:
+    name = "append_only_file"
+    if info.get("aof_last_write_status") == "err":
+        return _alarm(
+            name,
+            "The store cannot write its append-only file and takes no hits: free some space on its "
+            "disk or mend it; the store tries again every second and says why in its log.",
+        )
+    if info.get("aof_last_bgrewrite_status") == "err":
+        return _alarm(
+            name,
+            "The store cannot rewrite its append-only file, which therefore only grows: free some "
+            "space on its disk, see its log, and run BGREWRITEAOF there.",
+        )
+    return Check(name, True, "The last write to the append-only file went well.")
+
+
+def _snapshot(info: Mapping[str, object]) -> Check:
+    # It says "ok" until a snapshot has failed, so this needs no look at the save points.
+    if info.get("rdb_last_bgsave_status") != "err":
+        return Check("snapshot", True, "No snapshot has failed.")
+    return _alarm(
+        "snapshot",
+        "The store's last snapshot failed, so that it may refuse hits (where it has save points) "
+        "and take no new replica: free some space on its disk or give it memory to fork, see its "
+        "log, and run BGSAVE there.",
+    )
+
+
+def _evicted_keys(info: Mapping[str, object], first: Mapping[str, object]) -> Check:
+    before = _number(first, "evicted_keys") if first.get("run_id") == info.get("run_id") else 0
+    if (gone := _number(info, "evicted_keys") - before) <= 0:
+        return Check("evicted_keys", True, "The store has thrown no keys away since we look.")
+    return _alarm(
+        "evicted_keys",
+        f"The store has thrown {gone} keys away since we look, so counts are missing: set it with "
+        "CONFIG SET maxmemory-policy noeviction, give it more memory, and restore what is missing "
+        "from a backup. This is told until the store or this service is restarted.",
+    )
+
+
+def _number(info: Mapping[str, object], field: str) -> int:
+    value = info.get(field)
+    return value if isinstance(value, int) else 0
+
+
+def _clock(skew_ms: int) -> Check:
+    if abs(skew_ms) <= SKEW_MS:
+        return Check("clock", True, "The store's clock agrees with this machine's.")
+    direction = "ahead of" if skew_ms > 0 else "behind"
+    return _alarm(
+        "clock",
+        f"The store's clock is {abs(skew_ms) / 1000:.1f} s {direction} this machine's, and hits "
+        "are counted by the store's: synchronise both (NTP).",
+    )
+
+
+def _functions(library: str, loaded: Collection[str] | None) -> Check:
+    """Versions beside ours are no fault: an upgrade has both for a while."""
+    if loaded is None:
+        return Check("functions", True, "The store does not tell which functions it has.")
+    if library not in loaded:
+        return _alarm(
+            "functions",
+            f"The store lacks the function library {library}, which is loaded again with the next "
+            "hit: let nobody run FUNCTION FLUSH or FUNCTION DELETE there.",
+        )
+    family = re.compile(re.escape(library.rpartition("_")[0]) + "_[0-9a-f]{12}")
+    if others := sorted(name for name in loaded if name != library and family.fullmatch(name)):
+        return Check(
+            "functions",
+            True,
+            f"The store has our function library {library}, and of other versions of this service "
+            f"{', '.join(others)}: when none of those runs any more, FUNCTION DELETE may remove "
+            "them.",
+        )
+    return Check("functions", True, f"The store has our function library {library}.")
+
+
+def _alarm(name: str, detail: str) -> Check:
+    return Check(name, False, detail, alarms=True)

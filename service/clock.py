@@ -9,13 +9,7 @@ from __future__ import annotations
 
 import time
 
-import structlog
-
 from service import metrics
-
-ALARM_MS = 2000
-
-log = structlog.get_logger()
 
 
 class Clock:
@@ -23,7 +17,6 @@ class Clock:
 
     def __init__(self) -> None:
         self._offset = 0
-        self._alarmed = False
 
     def now(self) -> int:
         return self.local() + self._offset
@@ -35,11 +28,8 @@ class Clock:
         """Learn from a reply; `sent` and `received` are this machine's instants around it."""
         self._offset = min(max(self._offset, store_time - received), store_time - sent)
         metrics.CLOCK_SKEW.set(self._offset / 1000)
-        skewed = abs(self._offset) > ALARM_MS
-        if skewed and not self._alarmed:
-            log.warning(
-                "this machine's clock and the store's differ; hits are counted by the store's. "
-                "Synchronise both (NTP)",
-                skew_seconds=self._offset / 1000,
-            )
-        self._alarmed = skewed
+
+
+def skew(sent: int, store_time: int, received: int) -> int:
+    """How far a server's clock is ahead of this machine's, as far as one reply proves it."""
+    return max(0, store_time - received) + min(0, store_time - sent)

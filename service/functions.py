@@ -33,9 +33,10 @@ class Functions:
     """The functions of a namespace, on all servers of a store."""
 
     def __init__(self, shards: Shards, namespace: str, min_replicas: int) -> None:
-        self._shards = shards
-        self._min_replicas = min_replicas
         self.library, self._source = library(namespace)
+        self._shards = shards
+        self._namespace = namespace
+        self._min_replicas = min_replicas
 
     async def load(self, shard: Shard) -> None:
         async with speaking():
@@ -44,6 +45,14 @@ class Functions:
             except exceptions.ResponseError as error:
                 if "already exists" not in str(error):
                     raise
+
+    async def loaded(self, shard: Shard) -> list[str] | None:
+        """The names of the server's libraries like ours; None where it does not tell."""
+        try:
+            found: Any = await shard.client.function_list(f"{self._namespace}_*")
+        except exceptions.ResponseError:  # forbidden, or too old
+            return None
+        return [each[b"library_name"].decode() for each in found]
 
     # -- batches
 

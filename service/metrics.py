@@ -38,7 +38,7 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 STORE_UP = Gauge("visitcounter_store_up", "1 while the store answers.")
-STORE_CHECK = Gauge("visitcounter_store_check", "1 where the store's setup is safe.", ["check"])
+STORE_CHECK = Gauge("visitcounter_store_check", "1 where the store is well, by check.", ["check"])
 CLOCK_SKEW = Gauge(
     "visitcounter_clock_skew_seconds", "How far the store's clock is ahead of this machine's."
 )

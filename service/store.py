@@ -19,18 +19,17 @@ import structlog
 
 from service import metrics
 from service.batch import Batch, Outcome, Packed, view_of
-from service.checks import Check, examine, refusals
-from service.clock import Clock
+from service.checks import Check, examine, merged, refusals
+from service.clock import Clock, skew
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.functions import Functions, speaking
 from service.model import PARTITIONS, Counts, Metric, Site
 from service.producer import Producer
 from service.refusals import Again, Early, is_final
-from service.shards import Shards
+from service.shards import Shard, Shards
 
 SCHEMA = 1
 START_WAIT_S = 30.0
-INFO = ("server", "memory", "persistence")
 AT_ONCE = 200  # batches that are sent again in one round trip
 
 METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
@@ -71,6 +70,7 @@ class Store:
         self._meta = f"{namespace}:{{meta}}"
         self._shards = Shards(url, [*self._tags, self._meta])
         self._functions = Functions(self._shards, namespace, min_replicas)
+        self._first_info: dict[str, Mapping[str, object]] = {}  # by address
 
     async def __aenter__(self) -> Self:
         try:
@@ -256,12 +256,23 @@ class Store:
     async def examine(self) -> tuple[Check, ...]:
         """What makes the store safe or unsafe to count in."""
         await self.look()
-        found: list[tuple[Check, ...]] = []
-        for shard in self._shards.all():
-            async with speaking():
-                sections = [await shard.client.info(name) for name in INFO]
-            found.append(examine({key: v for section in sections for key, v in section.items()}))
-        return found[0]
+        shards = self._shards.all()
+        async with speaking():
+            found = await asyncio.gather(*(self._examined(shard) for shard in shards))
+        names = [shard.address for shard in shards]
+        return merged(dict(zip(names, found, strict=True)))
+
+    async def _examined(self, shard: Shard) -> tuple[Check, ...]:
+        info = await shard.client.info()
+        sent = self._clock.local()
+        seconds, micros = await shard.client.time()
+        return examine(
+            info,
+            first=self._first_info.setdefault(shard.address, info),
+            skew_ms=skew(sent, seconds * 1000 + micros // 1000, self._clock.local()),
+            library=self._functions.library,
+            loaded=await self._functions.loaded(shard),
+        )
 
     # -- start
 

@@ -7,6 +7,7 @@ is away for an hour is two lines. It never stands between a hit and the store.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Self
 
 import structlog
@@ -53,12 +54,13 @@ class Watch:
     async def _look(self, *, examine: bool) -> None:
         try:
             await self._store.probe()
-            if examine:
-                self._judge(await self._store.examine())
             fault = None
         except StoreError as error:
             fault = str(error)
         self._tell(fault)
+        if examine:
+            with suppress(StoreError):  # a store that counts nothing may still tell why
+                self._judge(await self._store.examine())
 
     def _tell(self, fault: str | None) -> None:
         if fault and not self.fault:
@@ -72,6 +74,10 @@ class Watch:
         known = {check.name: check.ok for check in self.checks}
         for check in checks:
             metrics.STORE_CHECK.labels(check.name).set(check.ok)
-            if not check.ok and known.get(check.name, True):
+            if check.ok == known.get(check.name, True):
+                continue
+            if check.ok:
+                log.info("the store is well again", check=check.name, detail=check.detail)
+            else:
                 log.warning("unsafe store", check=check.name, detail=check.detail)
         self.checks = checks

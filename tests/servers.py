@@ -64,6 +64,7 @@ class Server:
         args: Sequence[str] = (),
         under: Sequence[str] = (),
     ) -> None:
+        self.binary = binary
         self.directory = directory
         self.socket_path = str(directory / "s")
         self._command = [*under, str(binary), *_own_arguments(), *SAFE, *args]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from service.checks import Check, examine, refusals
+from service.checks import Check, examine, merged, refusals
 from tests.servers import run_server, server_binaries
 from tests.tools import need
 
@@ -18,6 +18,7 @@ GOOD: dict[str, Any] = {
     "maxmemory_policy": "noeviction",
     "aof_enabled": 1,
 }
+OURS, OTHER = "vc_0123456789ab", "vc_ba9876543210"
 REDIS: dict[str, Any] = {"maxmemory_policy": "noeviction", "aof_enabled": 1}
 
 
@@ -35,10 +36,7 @@ def info_of(name: str, *args: str) -> dict[str, Any]:
         run_server(binary, *args) as server,
         redis.Redis(unix_socket_path=server.socket_path) as client,
     ):
-        found: dict[str, Any] = {}
-        for section in ("server", "memory", "persistence"):
-            found |= client.info(section)
-        return found
+        return dict(client.info())
 
 
 @pytest.mark.parametrize(
@@ -58,6 +56,17 @@ def info_of(name: str, *args: str) -> dict[str, Any]:
         pytest.param(GOOD | {"maxmemory_policy": "volatile-ttl"}, {"eviction"}, id="evicts some"),
         pytest.param(GOOD | {"aof_enabled": 0}, {"persistence"}, id="no append-only file"),
         pytest.param({}, {"version", "eviction", "persistence"}, id="tells nothing"),
+        pytest.param(
+            GOOD | {"aof_last_write_status": "err"},
+            {"append_only_file"},
+            id="cannot write its file",
+        ),
+        pytest.param(
+            GOOD | {"aof_last_bgrewrite_status": "err"},
+            {"append_only_file"},
+            id="cannot rewrite it",
+        ),
+        pytest.param(GOOD | {"rdb_last_bgsave_status": "err"}, {"snapshot"}, id="snapshot failed"),
     ],
 )
 def test_each_fault_is_found_by_its_name(info: dict[str, Any], expected: set[str]) -> None:
@@ -65,12 +74,100 @@ def test_each_fault_is_found_by_its_name(info: dict[str, Any], expected: set[str
     assert expected == bad(examine(info))
 
 
+@pytest.mark.parametrize(
+    ("first", "now", "expected"),
+    [
+        ({"run_id": "a", "evicted_keys": 7}, {"run_id": "a", "evicted_keys": 7}, set()),
+        ({"run_id": "a", "evicted_keys": 7}, {"run_id": "a", "evicted_keys": 8}, {"evicted_keys"}),
+        ({"run_id": "a", "evicted_keys": 7}, {"run_id": "b", "evicted_keys": 0}, set()),
+        ({"run_id": "a", "evicted_keys": 7}, {"run_id": "b", "evicted_keys": 2}, {"evicted_keys"}),
+        (None, {"run_id": "a", "evicted_keys": 7}, set()),
+    ],
+    ids=["long ago", "since we look", "restarted", "restarted and evicts", "first look"],
+)
+def test_only_keys_that_went_since_we_look_are_told(
+    first: dict[str, Any] | None, now: dict[str, Any], expected: set[str]
+) -> None:
+    """A server counts its evictions from its own start, we from ours."""
+    assert expected == bad(examine(GOOD | now, first=first))
+
+
+@pytest.mark.parametrize(
+    ("skew_ms", "words"),
+    [(0, ""), (2000, ""), (-2000, ""), (2001, "2.0 s ahead of"), (-3500, "3.5 s behind")],
+)
+def test_clocks_may_differ_by_two_seconds(skew_ms: int, words: str) -> None:
+    """Beyond that the check says by how much, and which way."""
+    (clock,) = (check for check in examine(GOOD, skew_ms=skew_ms) if check.name == "clock")
+
+    assert (clock.ok, words in clock.detail) == (not words, True)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "ok", "words"),
+    [
+        ([OURS], True, f"has our function library {OURS}."),
+        ([OURS, OTHER], True, f"of other versions of this service {OTHER}:"),
+        ([OURS, "vc_x_0123456789ab", "other"], True, f"has our function library {OURS}."),
+        ([OTHER], False, f"lacks the function library {OURS}"),
+        (None, True, "does not tell"),
+    ],
+    ids=["ours", "two versions", "strangers", "lost", "not told"],
+)
+def test_the_functions_are_known_by_their_hash(
+    loaded: list[str] | None, ok: bool, words: str
+) -> None:
+    """Ours must be there; another version beside it is worth a word, and no fault."""
+    (check,) = (c for c in examine(GOOD, library=OURS, loaded=loaded) if c.name == "functions")
+
+    assert (check.ok, words in check.detail) == (ok, True)
+
+
 def test_the_names_do_not_depend_on_the_store() -> None:
     """Good and bad stores give the same checks in the same order, fit for a metrics label."""
-    names = ["version", "eviction", "persistence"]
+    names = ["version", "eviction", "persistence", "append_only_file", "snapshot"]
+    names += ["evicted_keys", "clock", "functions"]
 
     assert names == [check.name for check in examine(GOOD)]
     assert names == [check.name for check in examine({})]
+
+
+def test_what_only_alarms_refuses_no_start() -> None:
+    """Whatever may mend itself, or is too late to prevent, is told and no more."""
+    failing = GOOD | {"aof_last_write_status": "err", "rdb_last_bgsave_status": "err"}
+    evicted = {"evicted_keys": 1}
+    checks = examine(failing | evicted, first={"run_id": 1}, skew_ms=9000, library=OURS, loaded=[])
+
+    assert bad(checks) == {"append_only_file", "snapshot", "evicted_keys", "clock", "functions"}
+    assert refusals(checks) == []
+
+
+def test_of_several_servers_the_bad_ones_are_named() -> None:
+    """One bad server makes the check bad, and its detail says which one it is."""
+    evicts, full = {"maxmemory_policy": "allkeys-lru"}, {"rdb_last_bgsave_status": "err"}
+    found = {
+        "a:1": examine(GOOD, library=OURS, loaded=[OURS]),
+        "b:2": examine(GOOD | evicts, library=OURS, loaded=[OURS, OTHER]),
+        "c:3": examine(GOOD | evicts | full, library=OURS, loaded=[OURS]),
+    }
+    checks = {check.name: check for check in merged(found)}
+
+    assert list(checks) == [check.name for check in found["a:1"]]
+    assert bad(tuple(checks.values())) == {"eviction", "snapshot"}
+    assert checks["eviction"].detail.startswith("b:2, c:3: The store may throw counts away")
+    assert checks["snapshot"].detail.startswith("c:3: The store's last snapshot failed")
+    assert checks["version"].detail == "The store is Valkey 9.1.2."
+    assert checks["functions"].detail.startswith("a:1, c:3: The store has our function library")
+    assert len(refusals(checks.values())) == 1
+
+
+def test_an_old_server_among_others_is_refused_in_any_case() -> None:
+    """What is fatal for one server is fatal for all."""
+    old = examine({"redis_version": "6.2.14"} | REDIS)
+    checks = merged({"a:1": examine(GOOD), "b:2": old})
+
+    assert len(refusals(checks, allow_unsafe=True)) == 1
+    assert merged({"b:2": old}) == old
 
 
 @pytest.mark.parametrize(

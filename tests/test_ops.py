@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import subprocess
 from pathlib import Path
 
 import pytest
+from orjson import loads
 from prometheus_client.metrics import MetricWrapperBase
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from service import metrics
-from tests.servers import run_server, server_binaries
+from tests.servers import Server, run_server, server_binaries
 from tests.services import Service, run_service, until
 from tests.tools import need
 
 README = Path(__file__).parents[1] / "README.md"
+# A write beyond a limit then fails, as on a full disk, instead of ending the server.
+SURVIVES_LIMITS = ("sh", "-c", "trap '' XFSZ; exec \"$@\"", "--")
 
 
 async def get(service: Service, path: str) -> tuple[int, str]:
@@ -126,23 +132,139 @@ async def test_a_store_that_answers_but_cannot_count_is_told(command: tuple[str,
     assert still_known is not None
 
 
-async def test_a_store_that_turns_unsafe_is_told_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Keep serving, alarm: degraded, the check's gauge at 0, and hits count."""
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch examines the store twenty times a second."""
     monkeypatch.setattr("service.watch.EXAMINE_EVERY", 1)
     monkeypatch.setattr("service.watch.LOOK_S", 0.05)
-    with run_server(server_binaries()["valkey"]) as own:
+
+
+def failing(service: Service) -> set[str]:
+    return {check.name for check in service.parts.watch.checks if not check.ok}
+
+
+async def check_of(service: Service, name: str) -> tuple[bool, str, float]:
+    """A check's state and detail in /readyz, and its gauge."""
+    _, text = await get(service, "/readyz")
+    _, scrape = await get(service, "/metrics")
+    gauge = re.search(rf'^visitcounter_store_check{{check="{name}"}} (.*)$', scrape, re.MULTILINE)
+    told = loads(text)["checks"][name]
+    return told["ok"], told["detail"], float(gauge[1]) if gauge else -1.0
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_a_store_that_turns_unsafe_is_told_and_goes_on() -> None:
+    """Keep serving, alarm: degraded, the check's gauge at 0, and hits count; once per change."""
+    with run_server(server_binaries()["valkey"]) as own, capture_logs() as logs:
         async with run_service(own.url) as service:
             await service.site()
             own.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-            await until(lambda: not all(check.ok for check in service.parts.watch.checks))
+            await until(lambda: failing(service) == {"eviction"})
             status, text = await get(service, "/readyz")
+            ok, detail, gauge = await check_of(service, "eviction")
             answer = await service.hit()
+            own.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            await until(lambda: not failing(service))
 
     assert (status, answer["counted"]) == (200, True)
-    assert '"degraded"' in text
-    assert "maxmemory-policy" in text
+    assert ('"degraded"' in text, ok, gauge) == (True, False, 0.0)
+    assert detail in loads(text)["hints"]
+    told = [line for line in logs if line.get("check") == "eviction"]
+    assert [line["event"] for line in told] == ["unsafe store", "the store is well again"]
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_evicted_keys_are_told() -> None:
+    """A store that threw keys away stays suspicious, also when it no longer does."""
+    with run_server(server_binaries()["valkey"], "--maxmemory-policy", "allkeys-lru") as own:
+        async with run_service(own.url, allow_unsafe_store="true") as service:
+            own.call("SET", "fat", "x" * 60_000)
+            own.call("CONFIG", "SET", "maxmemory", "1")
+            await until(lambda: "evicted_keys" in failing(service))
+            own.call("CONFIG", "SET", "maxmemory", "0")
+            own.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            await until(lambda: failing(service) == {"evicted_keys"})
+            _, detail, gauge = await check_of(service, "evicted_keys")
+
+    assert (re.search(r"thrown \d+ keys away", detail) is not None, gauge) == (True, 0.0)
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_a_snapshot_that_failed_is_told(store_server: Server) -> None:
+    """A directory lies where the snapshot must go; hits count meanwhile, and a later one mends."""
+    with run_server(store_server.binary) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            obstacle = own.directory / "dump.rdb"
+            obstacle.mkdir()
+            own.call("BGSAVE")
+            await until(lambda: failing(service) == {"snapshot"})
+            ok, detail, gauge = await check_of(service, "snapshot")
+            answer = await service.hit()
+            obstacle.rmdir()
+            own.call("BGSAVE")
+            await until(lambda: not failing(service))
+
+    assert (ok, gauge, answer["counted"]) == (False, 0.0, True)
+    assert "run BGSAVE" in detail
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_an_append_only_file_that_cannot_be_written_is_told(store_server: Server) -> None:
+    """Its files may not grow for a while; the check says why hits are not counted."""
+    with run_server(store_server.binary, under=SURVIVES_LIMITS) as own:
+        async with run_service(own.url) as service:
+            resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+            own.call("SET", "fat", "x")
+            await until(lambda: failing(service) == {"append_only_file"})
+            status, text = await get(service, "/readyz")
+            ok, detail, gauge = await check_of(service, "append_only_file")
+            endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(own.pid, resource.RLIMIT_FSIZE, endless)
+            await until(lambda: not failing(service))
+            await until(lambda: not service.parts.watch.fault)
+
+    assert (ok, gauge, status, detail in text) == (False, 0.0, 200, True)
+    assert "The store cannot count" in text
+
+
+@pytest.mark.parametrize(
+    ("offset", "words"), [("+30s", "s ahead of"), ("-30s", "s behind")], ids=["ahead", "behind"]
+)
+async def test_a_store_whose_clock_differs_is_told(offset: str, words: str) -> None:
+    """Hits count by the store's clock; whoever runs it is told to synchronise."""
+    faketime = [str(need("faketime")), "-f", offset]
+    with run_server(server_binaries()["valkey"], under=faketime) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            answer = await service.hit()
+            ok, detail, gauge = await check_of(service, "clock")
+
+    assert (ok, gauge, answer["counted"]) == (False, 0.0, True)
+    assert words in detail
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_the_functions_of_another_version_are_a_detail(store_server: Server) -> None:
+    """While an upgrade has both, the store is well, and the other one is named."""
+    async with (
+        run_service(store_server.url, namespace="versions") as service,
+        Redis(unix_socket_path=store_server.socket_path) as store,
+    ):
+        await store.function_load(
+            "#!lua name=versions_0123456789ab\n"
+            "redis.register_function('versions_0123456789ab_probe', function() end)"
+        )
+        await until(lambda: "versions_0123456789ab" in functions_of(service))
+        ok, detail, gauge = await check_of(service, "functions")
+        await store.function_delete("versions_0123456789ab")
+
+    assert (ok, gauge) == (True, 1.0)
+    assert "FUNCTION DELETE" in detail
+
+
+def functions_of(service: Service) -> str:
+    return next(c.detail for c in service.parts.watch.checks if c.name == "functions")
 
 
 async def test_a_flood_of_reads_does_not_turn_the_service_unready(service: Service) -> None:

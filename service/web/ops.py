@@ -47,7 +47,7 @@ async def readyz(request: web.Request) -> web.Response:
         "status": "unavailable" if faults else "degraded" if unsafe else "ok",
         "faults": faults,
         "hints": unsafe + hints,
-        "checks": {check.name: check.ok for check in watch.checks},
+        "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in watch.checks},
     }
     return json_answer(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
 

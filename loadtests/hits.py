@@ -36,10 +36,10 @@ class Tally:
 
 
 @contextmanager
-def running_service() -> Iterator[ServiceProcess]:
-    """A service that answers, ended with SIGTERM."""
+def running_service(prelude: str = "") -> Iterator[ServiceProcess]:
+    """A service that answers, ended with SIGTERM; `prelude` is code that runs before it starts."""
     with tempfile.TemporaryDirectory(prefix="vc-load-", dir="/tmp") as scratch:
-        service = ServiceProcess(Path(scratch))
+        service = ServiceProcess(Path(scratch), prelude=prelude)
         try:
             service.start()
             yield service

@@ -36,7 +36,7 @@ ENTRY = {
 
 class ServiceProcess:
     """A service on a free port of loopback; `settings` are named without their prefix, `under` is
-    a command that starts it."""
+    a command that starts it, `prelude` is code that runs in it first."""
 
     def __init__(
         self,
@@ -44,13 +44,14 @@ class ServiceProcess:
         *,
         loop: str = "uvloop",
         under: Sequence[str] = (),
+        prelude: str = "",
         **settings: str,
     ) -> None:
         scratch.mkdir(exist_ok=True)
         self.data_dir = scratch / "data"
         self.port = free_port()
         code = (
-            f"import asyncio, uvloop; {ENTRY[loop]}from service.cli import main; "
+            f"import asyncio, uvloop; {ENTRY[loop]}{prelude}from service.cli import main; "
             "raise SystemExit(main(['serve']))"
         )
         self._command = [*under, sys.executable, "-c", code]

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from service.model import Drop, Numbers, Reason
 from service.recorder import Recorder
-from tests.counting import counting
+from tests.counting import counting, make_site
 from tests.servers import Server, run_server, server_binaries
 
 
@@ -188,3 +188,27 @@ async def test_a_connection_that_was_reset_costs_no_later_hit(valkey: Server) ->
 
     assert outcome is not None
     assert outcome.counts.total.pageviews == 2
+
+
+async def test_a_partition_that_is_stuck_delays_no_other(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store cannot take in one partition rests and is tried again, beside the others."""
+    monkeypatch.setattr("service.recorder.WAIT_S", 20)
+    async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
+        other = await make_site(counted.ledger, "other")
+        now, ledger = counted.clock.now(), f"{counted.tag}:ledger"
+        ours = await counted.client.dump(ledger)
+        await counted.client.delete(ledger)
+        await counted.client.rpush(ledger, "foreign")
+        stuck = recorder.record(counted.hit(1, now))
+        began = asyncio.get_running_loop().time()
+        for n in range(1, 51):
+            await recorder.record(other.hit(n, now))
+        took_s = asyncio.get_running_loop().time() - began
+        await counted.client.restore(ledger, 0, ours or b"", replace=True)
+        outcome = await stuck
+
+    assert took_s < 5  # with a pause of half a second behind each flush it would be 25
+    assert outcome is not None
+    assert outcome.counts.total.pageviews == 1

@@ -31,8 +31,8 @@
 --   drops:2026-11             hash  22:bot -> hits                                400 days
 --   index                     zset  dated key of this generation -> when it is gone
 --
--- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, NOOPERATION, NEWER, EARLY, GAP,
--- FENCED) and are raised before the first write. REJECTED has used up the batch's number, and
+-- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, USED, NOOPERATION, NEWER, EARLY,
+-- GAP, FENCED) and are raised before the first write. REJECTED has used up the batch's number, and
 -- counted nothing of it, unless a key got a wrong type in the middle of the day: then the first
 -- batch that meets it may be counted by half. Nobody was told that it counted.
 
@@ -837,26 +837,14 @@ local function sites(keys, args)
     redis.call('HGETALL', keys[1] .. ':generations')}
 end
 
--- put_site(tag; site, settings, settings it replaces or '') makes a site or changes it.
-local function put_site(keys, args)
-  local tag, site, settings, before = keys[1], args[1], args[2], args[3]
-  local found = redis.call('HGET', tag .. ':sites', site)
-  if before == '' and found then
-    return redis.error_reply('EXISTS there is such a site')
-  elseif before ~= '' and found ~= before then
-    return redis.error_reply('CHANGED the site was changed meanwhile')
-  end
-  if not found then
-    redis.call('HSET', tag .. ':generations', site, 1)
-    redis.call('HSET', base_of(tag, site, 1) .. 'total', 'since', store_time())
-  end
-  redis.call('HSET', tag .. ':sites', site, settings)
-  return redis.call('HINCRBY', tag .. ':sites', '#', 1)
+-- An operation is done once: its id answers for it 30 days long, with what kind it was.
+local function done_before(tag, site, operation)
+  local done = redis.call('HGET', tag .. ':operations:' .. site, operation)
+  return done and string.match(done, '^%a+')
 end
 
--- An operation is done once: its id answers for it 30 days long.
-local function done_before(tag, site, operation)
-  return redis.call('HGET', tag .. ':operations:' .. site, operation)
+local function other_kind(kind)
+  return redis.error_reply('USED that operation was a ' .. kind)
 end
 
 local function keep_operation(tag, site, operation, what, now)
@@ -874,11 +862,46 @@ local function keep_operation(tag, site, operation, what, now)
   redis.call('HINCRBY', tag .. ':sites', '#', 1)
 end
 
+-- put_site(tag; site, settings, those it replaces or '', operation or '') makes or changes a site.
+-- Answers {creation or change, 1 if it was done now}.
+local function put_site(keys, args)
+  local tag, site, settings, before, operation = keys[1], args[1], args[2], args[3], args[4]
+  local kind = done_before(tag, site, operation)
+  if kind == 'creation' or kind == 'change' then
+    return {kind, 0}
+  elseif kind then
+    return other_kind(kind)
+  end
+  local found, now = redis.call('HGET', tag .. ':sites', site), store_time()
+  if before == '' and found then
+    return redis.error_reply('EXISTS there is such a site')
+  elseif before ~= '' and found ~= before then
+    return redis.error_reply('CHANGED the site was changed meanwhile')
+  end
+  if not found then
+    redis.call('HSET', tag .. ':generations', site, 1)
+    redis.call('HSET', base_of(tag, site, 1) .. 'total', 'since', now)
+  end
+  redis.call('HSET', tag .. ':sites', site, settings)
+  redis.call('HINCRBY', tag .. ':sites', '#', 1)
+  kind = found and 'change' or 'creation'
+  if operation ~= '' then
+    keep_operation(tag, site, operation, kind .. ':0', now)
+  end
+  return {kind, 1}
+end
+
+-- done(tag; site, operation) answers what kind that operation was; nothing if it was not done.
+local function done(keys, args)
+  return done_before(keys[1], args[1], args[2])
+end
+
 -- reset(tag; site, operation) begins the next generation; the operation's id undoes it.
 local function reset(keys, args)
   local tag, site, operation, now = keys[1], args[1], args[2], store_time()
-  if done_before(tag, site, operation) then
-    return 0
+  local kind = done_before(tag, site, operation)
+  if kind then
+    return kind == 'reset' and 0 or other_kind(kind)
   elseif not current_base(tag, site) then
     return redis.error_reply('NOSITE no such site')
   end
@@ -890,8 +913,8 @@ end
 
 -- The generation that a reset moved away and that is the newest still away; else why not.
 local function moved_generation(tag, site, operation)
-  local done = done_before(tag, site, operation)
-  local moved = tonumber(done and string.match(done, '^reset:(%d+):') or nil)
+  local entry = redis.call('HGET', tag .. ':operations:' .. site, operation)
+  local moved = tonumber(entry and string.match(entry, '^reset:(%d+):') or nil)
   if not moved then
     return nil, 'NOOPERATION no such reset in the last 30 days'
   end
@@ -923,9 +946,9 @@ end
 -- seed(tag; site, operation, metric, kind, label, amount ...) adds to periods.
 local function seed(keys, args)
   local tag, site, operation = keys[1], args[1], args[2]
-  local base = current_base(tag, site)
-  if done_before(tag, site, operation) then
-    return 0
+  local base, kind = current_base(tag, site), done_before(tag, site, operation)
+  if kind then
+    return kind == 'seed' and 0 or other_kind(kind)
   elseif not base then
     return redis.error_reply('NOSITE no such site')
   end
@@ -1022,6 +1045,9 @@ redis.register_function({
 })
 redis.register_function({
   function_name = '__library___sites', callback = sites, flags = {'no-writes'},
+})
+redis.register_function({
+  function_name = '__library___done', callback = done, flags = {'no-writes'},
 })
 redis.register_function({
   function_name = '__library___drops', callback = drops, flags = {'no-writes'},

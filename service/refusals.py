@@ -14,6 +14,7 @@ from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
 NO_SITE = "NOSITE"
 EXISTS = "EXISTS"
 CHANGED = "CHANGED"
+USED = "USED"
 NO_OPERATION = "NOOPERATION"
 NEWER = "NEWER"
 EARLY = "EARLY"
@@ -108,7 +109,7 @@ def meaning(error: Exception) -> StoreError:
     for word, kind in ((EARLY, Early), (GAP, Gap), (FENCED, Fenced), (REJECTED, Rejected)):
         if message.startswith(word):
             return kind(message)
-    if message.startswith((NO_SITE, EXISTS, CHANGED, NO_OPERATION, NEWER)):
+    if message.startswith((NO_SITE, EXISTS, CHANGED, USED, NO_OPERATION, NEWER)):
         return Refused(message)
     return OutcomeUnknown(message)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 import structlog
@@ -34,6 +34,15 @@ LOOK_S = 0.5
 NEVER = "0"  # the version of a partition that never had a site
 
 log = structlog.get_logger()
+
+
+class Put(NamedTuple):
+    """A site as it is after its settings were given."""
+
+    site: Site
+    created: bool
+    now: bool
+    """By this call, and not by an earlier one with the same operation id."""
 
 
 class Sites:
@@ -70,19 +79,19 @@ class Sites:
     def all(self) -> list[Site]:
         return sorted(self._sites.values(), key=lambda site: site.id)
 
-    async def create(self, settings: SiteSettings) -> Site:
+    async def create(self, settings: SiteSettings, operation: str = "") -> Put:
         """Make a site; Problem 409 if there is one of that id."""
         calendar = Calendar.of(settings.timezone, weekday_number(settings.week_start))
-        return await self._put(StoredSite(settings, calendar), before=b"")
+        return await self._put(StoredSite(settings, calendar), b"", operation)
 
-    async def change(self, site: Site, settings: SiteSettings) -> Site:
+    async def change(self, site: Site, settings: SiteSettings, operation: str = "") -> Put:
         """Give a site other settings; a change of its calendar keeps the calendar's history."""
         calendar, now = site.calendar, self._clock.now()
         if settings.timezone != site.settings.timezone:
             calendar = calendar.with_timezone(settings.timezone, now)
         if settings.week_start != site.settings.week_start:
             calendar = calendar.with_week_start(weekday_number(settings.week_start), now)
-        return await self._put(StoredSite(settings, calendar), before=site.raw)
+        return await self._put(StoredSite(settings, calendar), site.raw, operation)
 
     async def refresh(self) -> None:
         """Read what changed since the last look."""
@@ -99,16 +108,17 @@ class Sites:
         except Problem:  # another worker was faster
             await self.refresh()
 
-    async def _put(self, stored: StoredSite, before: bytes) -> Site:
-        settings = stored.settings
-        raw = msgspec.json.encode(stored)
+    async def _put(self, stored: StoredSite, before: bytes, operation: str) -> Put:
+        site, raw = stored.settings.id, msgspec.json.encode(stored)
         try:
-            await self._store.put_site(partition_of(settings.id), settings.id, raw, before)
+            done = await self._store.put_site(partition_of(site), site, raw, before, operation)
         except Refused as refused:
+            if refused.word not in (EXISTS, CHANGED):
+                raise
             await self.refresh()
-            raise _conflict(refused, settings.id) from None
+            raise _conflict(refused, site) from None
         await self.refresh()
-        return self._sites[settings.id]
+        return Put(self._sites[site], done.kind == "creation", done.now)
 
     async def _run(self) -> None:
         while True:
@@ -133,6 +143,4 @@ class Sites:
 def _conflict(refused: Refused, site: str) -> Problem:
     if refused.word == EXISTS:
         return Problem(409, "Site exists", f'There is a site "{site}" already: change it with PUT.')
-    if refused.word == CHANGED:
-        return Problem(409, "Site changed", f'"{site}" was changed meanwhile: read it again.')
-    return Problem(409, "Refused", str(refused))
+    return Problem(409, "Site changed", f'"{site}" was changed meanwhile: read it again.')

@@ -45,6 +45,15 @@ class PartitionSites(NamedTuple):
     generations: dict[str, int]
 
 
+class Done(NamedTuple):
+    """What became of a site's settings."""
+
+    kind: str
+    """creation or change"""
+    now: bool
+    """By this call, and not by an earlier one with the same operation id."""
+
+
 class Store:
     """A store at a URL, under a namespace.
 
@@ -213,9 +222,17 @@ class Store:
             if reply is not None
         }
 
-    async def put_site(self, partition: int, site: str, settings: bytes, before: bytes) -> None:
-        """Make a site (`before` empty) or change it; Refused with EXISTS or CHANGED."""
-        await self._call("put_site", partition, site, settings, before)
+    async def put_site(
+        self, partition: int, site: str, settings: bytes, before: bytes, operation: str = ""
+    ) -> Done:
+        """Make a site (`before` empty) or change it; Refused with EXISTS, CHANGED or USED."""
+        reply = await self._call("put_site", partition, site, settings, before, operation)
+        return Done(reply[0].decode(), now=reply[1] == 1)
+
+    async def done(self, partition: int, site: str, operation: str) -> str | None:
+        """What kind an operation of the last 30 days was; None: it was not done."""
+        kind = await self._call("done", partition, site, operation)
+        return kind and str(kind.decode())
 
     async def reset(self, site: Site, operation: str) -> None:
         await self._call("reset", site.partition, site.id, operation)

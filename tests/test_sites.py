@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.errors import OutcomeUnknown
 from tests.servers import Server
 from tests.services import Service, run_service, until
 
@@ -92,6 +93,107 @@ async def test_a_slow_change_does_not_undo_a_faster_one(service: Service) -> Non
         changed = await answer.json()
 
     assert (changed["name"], changed["public"], changed["online_window"]) == ("new", False, 60)
+
+
+@pytest.fixture
+async def anywhere(store_server: Server) -> AsyncIterator[Service]:
+    """A service over either server."""
+    async with run_service(store_server.url) as running:
+        yield running
+
+
+async def test_settings_sent_again_answer_as_the_first_time(anywhere: Service) -> None:
+    """A site that was made is made (201), whichever way; a change is a change (200)."""
+    made = {"id": "a", "origins": ["*"], "operation": "my-making"}
+    put = {"origins": ["https://a.vn"], "operation": "my-putting"}
+    other = {"origins": ["*"], "operation": "my-second"}
+    for _ in range(2):
+        first = await anywhere.api("POST", "/sites", made, status=201)
+        await anywhere.api("PUT", "/sites/a", put, status=200)
+        await anywhere.api("PUT", "/sites/b", other, status=201)
+
+    assert first["id"] == "a"
+    again = await anywhere.api("POST", "/sites", made, status=201)
+    assert again["origins"] == ["https://a.vn"]  # it tells the site as it is now
+
+
+async def test_a_change_sent_again_does_not_undo_a_later_one(anywhere: Service) -> None:
+    """Neither where both name the same field, nor where they would no longer fit together."""
+    await anywhere.site("a", online_window=60)
+    mine = {"name": "mine", "online_window": 1800, "operation": "my-change"}
+    await anywhere.api("PATCH", "/sites/a", mine)
+    await anywhere.api("PATCH", "/sites/a", {"name": "theirs", "online_window": 60})
+    await anywhere.api("PATCH", "/sites/a", {"visit_timeout": 600})
+    again = await anywhere.api("PATCH", "/sites/a", mine, status=200)
+
+    assert again == await anywhere.api("GET", "/sites/a")
+    assert (again["name"], again["online_window"], "operation" in again) == ("theirs", 60, False)
+
+
+async def test_a_put_sent_again_does_not_undo_a_later_change(anywhere: Service) -> None:
+    """It is known by its id, whatever the settings are meanwhile."""
+    await anywhere.site("a")
+    mine = {"origins": ["*"], "name": "mine", "operation": "my-change"}
+    await anywhere.api("PUT", "/sites/a", mine)
+    await anywhere.api("PATCH", "/sites/a", {"name": "theirs"})
+    again = await anywhere.api("PUT", "/sites/a", mine, status=200)
+
+    assert again["name"] == "theirs"
+
+
+async def test_a_change_whose_answer_is_lost_is_done_once(
+    anywhere: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 names the operation's id, also one that the service gave; sent again, it is known."""
+    await anywhere.site("a")
+    store = anywhere.parts.store
+    call = store._call
+
+    async def lose_answer(name: str, *arguments: Any) -> Any:
+        answer = await call(name, *arguments)
+        if name == "put_site":
+            raise OutcomeUnknown("no answer")
+        return answer
+
+    with monkeypatch.context() as lossy:
+        lossy.setattr(store, "_call", lose_answer)
+        unknown = await anywhere.api("PATCH", "/sites/a", {"name": "mine"}, status=503)
+    operation = unknown["detail"].split('"')[3]
+    await until(lambda: name_of(anywhere, "a") == "mine")
+    await anywhere.api("PATCH", "/sites/a", {"name": "theirs"})
+    order = {"name": "mine", "operation": operation}
+    again = await anywhere.api("PATCH", "/sites/a", order, status=200)
+
+    assert (unknown["field"], again["name"]) == ("operation", "theirs")
+
+
+def name_of(service: Service, name: str) -> str:
+    site = service.parts.sites.get(name)
+    return site.settings.name if site else ""
+
+
+async def test_the_id_of_another_kind_of_operation_is_refused(anywhere: Service) -> None:
+    """Else what was asked for would silently not be done."""
+    await anywhere.site("a")
+    operation = {"operation": "the-same-id"}
+    await anywhere.api("POST", "/sites/a/reset", {"confirm": "a", **operation})
+    seed = {"metric": "visits", "add": {"total": 10}, **operation}
+    refused = [
+        await anywhere.api("POST", "/sites/a/seed", seed, status=409),
+        await anywhere.api("PATCH", "/sites/a", {"name": "x", **operation}, status=409),
+        await anywhere.api("PUT", "/sites/a", {"origins": ["*"], **operation}, status=409),
+    ]
+
+    assert [answer["field"] for answer in refused] == ["operation"] * 3
+    assert "that operation was a reset" in refused[0]["detail"]
+
+
+async def test_a_malformed_operation_is_named(service: Service) -> None:
+    """As in every other body."""
+    await service.site("a")
+    refused = await service.api("PATCH", "/sites/a", {"operation": "x y"}, status=400)
+
+    assert refused["field"] == "operation"
 
 
 async def test_the_same_operation_is_done_once(service: Service) -> None:

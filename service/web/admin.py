@@ -1,8 +1,8 @@
 """The admin API under /api/v1: sites, their reset, undo, seed and drops.
 
 Every handler here needs the admin token. Bodies are JSON; whatever is wrong with one is named by
-its field. What lowers or raises a number from outside (reset, undo, seed) carries an operation id,
-so that the store does it once.
+its field. What changes anything (settings, reset, undo, seed) carries an operation id, so that the
+store does it once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from msgspec import Meta, Struct
 
 from service.errors import OutcomeUnknown, Problem
 from service.model import Metric, Site, SiteSettings
-from service.refusals import NEWER, NO_OPERATION, Refused
+from service.refusals import NEWER, NO_OPERATION, USED, Refused
+from service.sites import Put
 from service.web.appkeys import CLOCK, SITES, STORE
 from service.web.auth import require_admin
 from service.web.client import Malformed, known_site, read_body
@@ -33,6 +34,10 @@ Operation = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 
 log = structlog.get_logger()
+
+
+class Identified(Struct):
+    operation: Operation | None = None
 
 
 class Reset(Struct, forbid_unknown_fields=True):
@@ -74,11 +79,11 @@ async def list_sites(request: web.Request) -> web.Response:
 @admin
 async def create_site(request: web.Request) -> web.Response:
     sites = request.app[SITES]
-    fields = {"timezone": sites.timezone, **await body_of(request, dict[str, Any])}
-    site = await sites.create(settings_of(fields))
-    log.info("site created", site=site.id)
-    location = {"Location": f"{request.path}/{site.id}"}
-    return json_answer(site_json(site), status=201, headers=location)
+    fields, operation = await settings_order(request)
+    settings = settings_of({"timezone": sites.timezone, **fields})
+    async with done_once(operation):
+        put = await sites.create(settings, operation)
+    return told(put, location=f"{request.path}/{settings.id}")
 
 
 @admin
@@ -90,31 +95,55 @@ async def show_site(request: web.Request) -> web.Response:
 async def replace_site(request: web.Request) -> web.Response:
     """PUT: these settings, and the defaults for what is left out; makes the site if need be."""
     sites, name = request.app[SITES], request.match_info["site"]
-    fields = {"timezone": sites.timezone, "id": name, **await body_of(request, dict[str, Any])}
+    fields, operation = await settings_order(request)
+    fields = {"timezone": sites.timezone, "id": name, **fields}
     settings = settings_of(fields, expected_id=name)
     site = sites.get(name)
-    if site is None:
-        log.info("site created", site=name)
-        return json_answer(site_json(await sites.create(settings)), status=201)
-    return json_answer(site_json(await change(request, site, settings)))
+    async with done_once(operation):
+        if site is None:
+            return told(await sites.create(settings, operation))
+        return told(await sites.change(site, settings, operation), before=site)
 
 
 @admin
 async def change_site(request: web.Request) -> web.Response:
     """PATCH: these settings, the others as they are."""
-    changes = await body_of(request, dict[str, Any])
+    changes, operation = await settings_order(request)
     site = known_site(request)  # not before: the body may take its time, and others change too
-    fields = site_json(site) | changes
-    settings = settings_of(fields, expected_id=site.id)
-    return json_answer(site_json(await change(request, site, settings)))
+    # What was done is not judged by what others changed since.
+    async with done_once(operation):
+        done = await request.app[STORE].done(site.partition, site.id, operation)
+        if done == "change":
+            await request.app[SITES].refresh()
+            return json_answer(site_json(known_site(request)))
+        if done is not None:
+            raise operation_used(f"that operation was a {done}")
+        settings = settings_of(site_json(site) | changes, expected_id=site.id)
+        put = await request.app[SITES].change(site, settings, operation)
+    return told(put, before=site)
 
 
-async def change(request: web.Request, site: Site, settings: SiteSettings) -> Site:
-    before, after = site_json(site), msgspec.to_builtins(settings)
-    changed = await request.app[SITES].change(site, settings)
-    changes = {name: value for name, value in after.items() if before[name] != value}
-    log.info("site changed", site=site.id, changes=changes)
-    return changed
+async def settings_order(request: web.Request) -> tuple[dict[str, Any], str]:
+    """The settings in a body, and the operation's id."""
+    fields = await body_of(request, dict[str, Any])
+    try:
+        order = msgspec.convert({"operation": fields.pop("operation", None)}, Identified)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    return fields, order.operation or secrets.token_hex(8)
+
+
+def told(put: Put, before: Site | None = None, location: str = "") -> web.Response:
+    """The site as it is now; logs what was done to it, unless that was an earlier call's doing."""
+    site = put.site
+    if put.now and put.created:
+        log.info("site created", site=site.id)
+    elif put.now and before is not None:
+        old, new = site_json(before), site_json(site)
+        changes = {name: value for name, value in new.items() if old[name] != value}
+        log.info("site changed", site=site.id, changes=changes)
+    headers = {"Location": location} if location else None
+    return json_answer(site_json(site), status=201 if put.created else 200, headers=headers)
 
 
 @admin
@@ -193,6 +222,14 @@ async def done_once(operation: str) -> AsyncIterator[None]:
     except OutcomeUnknown:
         detail = f'Send it again with "operation": "{operation}": then it is done once in any case.'
         raise Problem(503, "Outcome unknown", detail, "operation") from None
+    except Refused as refused:
+        if refused.word != USED:
+            raise
+        raise operation_used(str(refused)) from None
+
+
+def operation_used(why: str) -> Problem:
+    return Problem(409, "Operation used", f"Take a new id: {why}.", "operation")
 
 
 async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:

@@ -35,7 +35,8 @@ sentinel monitor {NAME} {HOST} {{primary}} {QUORUM}
 sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}
 sentinel failover-timeout {NAME} {TRY_MS}
 """
-HURRY = ("ask-period", 100, "info-period", 200, "ping-period", 100, "publish-period", 100)
+# Not the pings: after five of their periods what a replica has said is too old to promote it.
+HURRY = ("ask-period", 100, "info-period", 200, "publish-period", 100)
 
 
 class Sentinel(Node):
@@ -49,8 +50,16 @@ class Sentinel(Node):
 
     def sees(self) -> dict[str, str]:
         """What it knows of the primary."""
-        flat = self.ask("SENTINEL", "MASTER", NAME)
-        return dict(zip(flat[::2], flat[1::2], strict=True))
+        return _named(self.ask("SENTINEL", "MASTER", NAME))
+
+    def is_content(self) -> bool:
+        """Whether it knows the others, and a replica that it would promote if it is up."""
+        found, replicas = self.sees(), self.ask("SENTINEL", "REPLICAS", NAME)
+        (replica,) = map(_named, replicas)
+        down = "s_down" in replica["flags"]
+        ready = (replica["role-reported"], replica["master-link-status"]) == ("slave", "ok")
+        known = int(found["num-other-sentinels"]) == SENTINELS - 1
+        return known and found["flags"] == "master" and (down or ready)
 
 
 class Watched:
@@ -99,17 +108,16 @@ class Watched:
 
     def _is_ok(self) -> bool:
         try:
-            views = [sentinel.sees() for sentinel in self.sentinels]
-            primary = self._node(int(views[0]["port"]))
+            named = {self._node(int(sentinel.sees()["port"])) for sentinel in self.sentinels}
+            (primary,) = named
             others = [node for node in self.nodes if node.up and node is not primary]
-            return all(map(_is_content, views)) and all(
-                (
-                    len({view["port"] for view in views}) == 1,
-                    primary.up and primary.info("replication")["role"] == "master",
-                    all(_follows(node, primary) for node in others),
-                )
+            return (
+                primary.up
+                and primary.info("replication")["role"] == "master"
+                and all(_follows(node, primary) for node in others)
+                and all(sentinel.is_content() for sentinel in self.sentinels)
             )
-        except (RedisError, KeyError):
+        except (RedisError, ValueError):  # it does not answer, or they disagree
             return False
 
 
@@ -127,9 +135,8 @@ def run_sentinels(binary: Path) -> Iterator[Watched]:
             yield watched
 
 
-def _is_content(view: dict[str, str]) -> bool:
-    others = int(view["num-other-sentinels"]), int(view["num-slaves"])
-    return view["flags"] == "master" and others == (SENTINELS - 1, 1)
+def _named(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _follows(node: Node, primary: Node) -> bool:

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
+from service import directories
 from service.errors import StartError
 
 NAME = "admin-token"
@@ -27,7 +28,7 @@ def admin_token(given: str | None, data_dir: Path) -> AdminToken:
         return AdminToken(given, None, False)
     path = data_dir / NAME
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        directories.make(data_dir)
         try:
             return AdminToken(_make(path), path, True)
         except FileExistsError:

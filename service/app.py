@@ -20,7 +20,7 @@ from importlib.metadata import version
 import structlog
 from aiohttp import web
 
-from service import metrics
+from service import directories, metrics
 from service.addresses import Networks
 from service.admin_token import AdminToken, admin_token
 from service.clock import Clock
@@ -129,7 +129,7 @@ async def recorder_of(store: Store, clock: Clock, settings: Settings) -> AsyncIt
                 yield recorder
             return
         directory = producer.directory / "spool"
-        directory.mkdir(mode=0o700, exist_ok=True)
+        directories.make(directory, 0o700)
         async with Spool(directory, SPOOL_BYTES) as spool:
             spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
             async with (

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 import structlog
 
-from service import locks, valkey_process
+from service import directories, locks, valkey_process
 from service.errors import StartError
 from service.valkey_process import SOCKET, Fsync
 
@@ -115,7 +115,7 @@ class Embedded:
 
     def _claim(self) -> None:
         self._held.callback(os.close, _claim_directory(self._data_dir))
-        self._home.mkdir(mode=0o700, exist_ok=True)
+        directories.make(self._home, 0o700)
         self._home.chmod(0o700)
         _prove_space(self._home / "probe")
         self.socket_path = str(self._home / SOCKET)
@@ -166,7 +166,7 @@ def _explained(data_dir: Path) -> Iterator[None]:
 
 
 def _claim_directory(data_dir: Path) -> int:
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directories.make(data_dir, 0o700)
     try:
         return locks.take(data_dir / "lock")
     except locks.HeldError as held:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from service import locks
+from service import directories, locks
 from service.errors import StartError
 
 NAME = "producer"
@@ -50,7 +50,7 @@ def producer_of(data_dir: Path) -> Iterator[Producer]:
     it."""
     directory = data_dir / "producers" / "0"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories.make(directory, 0o700)
         lock = locks.take(directory / "lock")
     except locks.HeldError as held:
         raise StartError(
@@ -99,8 +99,4 @@ def _write(path: Path, content: dict[str, object]) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    directories.sync(path.parent)

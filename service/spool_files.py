@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from service import segment
+from service import directories, segment
 from service.errors import SpoolFull
 from service.segment import HEADER, MARK, OVERHEAD, Record, Scan
 
@@ -47,7 +47,7 @@ def last_number(directory: Path) -> int:
 
 def settle(directory: Path) -> None:
     """Have the directory's own name on disk, else a power loss takes all that is in it."""
-    _sync_directory(directory.parent)
+    directories.sync(directory.parent)
 
 
 def scans(directory: Path) -> Iterator[tuple[Path, bytes, Scan]]:
@@ -69,7 +69,7 @@ def create(path: Path) -> None:
             raise
         path.unlink(missing_ok=True)
         raise _full(path) from None
-    _sync_directory(path.parent)
+    directories.sync(path.parent)
 
 
 def append(path: Path, group: bytes, at: int) -> None:
@@ -108,7 +108,7 @@ def remove(found: list[Path]) -> None:
     for path in found:
         path.unlink()
     if found:
-        _sync_directory(found[0].parent)
+        directories.sync(found[0].parent)
 
 
 def damaged(path: Path, at: int) -> str:
@@ -199,7 +199,7 @@ def _set_aside(path: Path, data: bytes, found: Scan) -> Path:
     )
     os.link(path, kept_as)
     mended.replace(path)
-    _sync_directory(path.parent)
+    directories.sync(path.parent)
     return kept_as
 
 
@@ -223,11 +223,6 @@ def _sync(file: int) -> None:
     if sys.platform == "linux":
         os.fdatasync(file)
     else:
-        os.fsync(file)
-
-
-def _sync_directory(directory: Path) -> None:
-    with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as file:
         os.fsync(file)
 
 

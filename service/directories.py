@@ -1,0 +1,29 @@
+"""Directories of ours: what is made has its name on disk, so that a power loss does not take it and
+all that was synced below it.
+
+All of it blocks and raises OSError. Nothing is ever removed here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def make(path: Path, mode: int = 0o777) -> None:
+    """Make a directory and those above it that are missing; nothing where it is there already."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make(path.parent)
+    path.mkdir(mode, exist_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the names in a directory on disk."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -29,7 +29,7 @@ from loadtests.beacons import ORIGIN
 from loadtests.faults import FAULTS, LONG, QUICK, Broken, Case, Fault, Room
 from loadtests.load import Load, SiteHits
 from loadtests.oracle import Verdict, judge
-from loadtests.world import Options, World, embedded, outer
+from loadtests.world import Options, World, embedded, outer, outer_spooling
 from tests.servers import server_binaries
 
 CONNECTIONS = 12
@@ -44,6 +44,7 @@ WORLDS: dict[str, Callable[[Options], AbstractAsyncContextManager[World]]] = {
     "outer": outer,
     "embedded, small disk": embedded,
     "outer, small disk": outer,
+    "outer, spool on a small disk": outer_spooling,
 }
 
 
@@ -91,6 +92,19 @@ class Row:
         return f"| {' | '.join(cells)} |"
 
 
+def sums(rows: Sequence[Row]) -> str:
+    """All rows together, in a line."""
+    rounds = [each for row in rows for each in row.rounds]
+    kills = sum(len(row.rounds) for row in rows if row.fault.kills)
+    return (
+        f"in all {len(rounds)} rounds, {kills} kills: "
+        f"{sum(each.sent for each in rounds):,} hits sent, "
+        f"{sum(each.acknowledged for each in rounds):,} acknowledged, "
+        f"{sum(len(each.verdict.lost) for each in rounds)} lost, "
+        f"{sum(len(each.verdict.doubled) for each in rounds)} doubled"
+    )
+
+
 HEAD = """\
 | fault | store | rounds | hits sent | acknowledged | lost | doubled | seconds to recover (worst) |
 |---|---|---|---|---|---|---|---|"""
@@ -104,7 +118,7 @@ async def run_round(world: World, fault: Fault, rng: Random, room: Room) -> Roun
         async with load:
             await load.until_counting(time.monotonic(), RECOVER_S)
             await asyncio.sleep(rng.uniform(*BEFORE_S))
-            since = await fault.act(Case(world, rng, room))
+            since = await fault.act(Case(world, load, rng, room))
             found.recovered_s = await load.until_counting(since, RECOVER_S)
             await asyncio.sleep(BEFORE_S[0])
     except PROBLEMS as problem:
@@ -220,7 +234,7 @@ def main() -> int:
     except (*PROBLEMS, asyncio.CancelledError, KeyboardInterrupt) as problem:
         print(f"not finished: {type(problem).__name__}: {problem}")
         finished = False
-    print(HEAD, *rows, sep="\n")
+    print(HEAD, *rows, "", sums(rows), sep="\n")
     return 0 if finished and all(row.good for row in rows) else 1
 
 

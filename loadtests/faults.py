@@ -1,8 +1,8 @@
 """What breaks, one function each: it does the harm, undoes it, and answers the instant from which
 recovery counts: that of a kill, or that at which the harm was over.
 
-`FAULTS` holds them by name, with the worlds in which they run: `embedded`, `outer`, and both of
-these on a small disk. A new fault is one function.
+`FAULTS` holds them by name, with the worlds in which they run: `embedded`, `outer`, and these with
+a small disk below the store or below the spool. A new fault is one function.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from random import Random
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from loadtests.load import Load, idle_connections
+from loadtests.oracle import base_of
 from loadtests.proxy import Cut
 from loadtests.world import World
 
 BATCH = b"_record"
 STOP_S = 8.0
+MANY = 1000  # connections
+TELL_S = 10.0  # until hits are answered as they must be
+READ_FIRST = ("total", "seen", "online")  # before anything of a site is written
 LOADING_S = 1.0
 LOADING_DELAY_US = "300"  # for each command of the append-only file
 
@@ -49,6 +54,7 @@ class Case:
     """A fault under way: where, by chance, and how long at most."""
 
     world: World
+    load: Load
     rng: Random
     room: Room
 
@@ -114,6 +120,15 @@ async def both_killed(case: Case) -> float:
 async def service_stopped(case: Case) -> float:
     since = time.monotonic()
     await stop_service(case.world)
+    await case.world.start_service()
+    return since
+
+
+@fault("SIGTERM of the service with 1,000 open connections", "embedded", "outer")
+async def service_stopped_with_many(case: Case) -> float:
+    async with idle_connections(case.world.service.port, MANY):
+        since = time.monotonic()
+        await stop_service(case.world)
     await case.world.start_service()
     return since
 
@@ -347,6 +362,40 @@ async def disk_full(case: Case) -> float:
     if not world.embedded and not await asyncio.to_thread(world.outer.call, "PING"):
         await world.restart_store()
     return since
+
+
+@fault("disk full for the spool", "outer, spool on a small disk")
+async def spool_disk_full(case: Case) -> float:
+    """202 while there is room, 503 while there is none, 202 again."""
+    async with store_stopped(case):
+        await told(case, 202, "the store was away")
+        case.world.disk.fill()
+        await told(case, 503, "the spool's disk was full")
+        await case.pause()
+        case.world.disk.free()
+        await told(case, 202, "there was room again")
+    return time.monotonic()
+
+
+async def told(case: Case, status: int, when: str) -> None:
+    try:
+        await case.load.until_told(status, TELL_S)
+    except TimeoutError:
+        raise Broken(f"no hit was answered {status} when {when}") from None
+
+
+@fault("a key of a wrong type (poison batches)", "embedded", "outer")
+async def poisoned(case: Case) -> float:
+    """Somebody puts a string where one of a site's keys must be, and later the key back."""
+    key = base_of(case.rng.choice(case.load.sites).name) + case.rng.choice(READ_FIRST)
+    async with case.world.redis() as store:
+        both = store.pipeline(transaction=True)
+        _ = both.rename(key, f"{key}:away"), both.set(key, "poison")
+        await both.execute()
+        await told(case, 503, "a key was of a wrong type")
+        await case.pause()
+        await store.rename(f"{key}:away", key)
+    return time.monotonic()
 
 
 @asynccontextmanager

@@ -7,9 +7,11 @@ their connections, go on through refusals and lost connections, and never send a
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Self
 
@@ -19,6 +21,7 @@ ANSWER_S = 15.0
 THINK_S = 0.004
 PAUSE_S = 0.02  # after a refusal, or before another try to connect
 MAX_HITS = 90_000  # a site takes at most 100,000 pages
+AT_ONCE = 100  # connections that are opened
 KNOWN_PART = 0.3  # of the hits come from a visitor who has been there
 
 
@@ -49,8 +52,10 @@ class Load:
 
     def __init__(self, port: int, sites: Sequence[SiteHits], rng: Random, connections: int) -> None:
         self.unexpected: list[str] = []
+        self.sites = sites
         self._port = port
-        self._sites = sites
+        self._told: dict[int, float] = {}
+        """By status, when the latest hit was sent that was answered so."""
         self._rng = rng
         self._connections = connections
         self._ending = False
@@ -75,9 +80,15 @@ class Load:
         the service counts in order."""
         self._since, self._back = since, {}
         async with asyncio.timeout(within_s), self._moved:
-            await self._moved.wait_for(lambda: len(self._back) == len(self._sites))
+            await self._moved.wait_for(lambda: len(self._back) == len(self.sites))
         self._since = None
         return max(self._back.values()) - since
+
+    async def until_told(self, status: int, within_s: float) -> None:
+        """Wait until a hit that is sent from now on is answered so."""
+        since = time.monotonic()
+        async with asyncio.timeout(within_s), self._moved:
+            await self._moved.wait_for(lambda: self._told.get(status, 0.0) > since)
 
     async def _client(self) -> None:
         while not self._ending:
@@ -99,7 +110,7 @@ class Load:
             await self._hit(reader, writer)
 
     async def _hit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        site = self._rng.choice(self._sites)
+        site = self._rng.choice(self.sites)
         if site.sent >= MAX_HITS:
             await asyncio.sleep(PAUSE_S)
             return
@@ -109,9 +120,10 @@ class Load:
         answer = await asyncio.wait_for(read_answer(reader), ANSWER_S)
         if answer.status in (200, 202) and b'"counted":true' in answer.body:
             site.answered[page] = 1
-            if answer.status == 200:
-                await self._note(site, sent_s)
-        elif answer.status != 503:
+            await self._note(site, sent_s, answer.status)
+        elif answer.status == 503:
+            await self._note(site, sent_s, answer.status)
+        else:
             self.unexpected.append(f"{answer.status} {answer.body[:200]!r}")
         await asyncio.sleep(self._rng.random() * THINK_S if answer.status == 200 else PAUSE_S)
 
@@ -121,9 +133,32 @@ class Load:
         self._new_visitors += 1
         return self._new_visitors
 
-    async def _note(self, site: SiteHits, sent_s: float) -> None:
-        if self._since is None or sent_s < self._since or site.name in self._back:
-            return
-        self._back[site.name] = time.monotonic()
+    async def _note(self, site: SiteHits, sent_s: float, status: int) -> None:
+        self._told[status] = max(sent_s, self._told.get(status, 0.0))
+        if status == 200 and self._since is not None and sent_s >= self._since:
+            self._back.setdefault(site.name, time.monotonic())
         async with self._moved:
             self._moved.notify_all()
+
+
+@asynccontextmanager
+async def idle_connections(port: int, number: int) -> AsyncIterator[None]:
+    """So many connections that have been answered once and are kept, as browsers keep them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    streams: list[asyncio.StreamWriter] = []
+    try:
+        for start in range(0, number, AT_ONCE):
+            some = range(start, min(start + AT_ONCE, number))
+            streams += await asyncio.gather(*(_idle_connection(port) for _ in some))
+        yield
+    finally:
+        for stream in streams:
+            stream.transport.abort()
+
+
+async def _idle_connection(port: int) -> asyncio.StreamWriter:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    await asyncio.wait_for(read_answer(reader), ANSWER_S)
+    return writer

@@ -93,6 +93,11 @@ async def judge_site(store: Redis, site: SiteHits) -> Verdict:
     return verdict
 
 
+def base_of(site: str) -> str:
+    """What the keys of a site begin with, while it was not reset."""
+    return f"{NAMESPACE}:{{p{partition_of(site):02}}}:{site}:1:"
+
+
 def page(n: int) -> str:
     """The path of a site's n-th hit."""
     return f"/{n}"
@@ -100,7 +105,7 @@ def page(n: int) -> str:
 
 async def read(store: Redis, site: str) -> Counted:
     """A site's numbers, all of the same instant."""
-    base = f"{NAMESPACE}:{{p{partition_of(site):02}}}:{site}:1:"
+    base = base_of(site)
     names = [name.decode() for name in await _ask(store, "ZRANGE", f"{base}index", 0, -1)]
     hashes = ["total", *(name for name in names if name.partition(":")[0] in KINDS)]
     sketches = ["visitors:total", *only_ones(names)]

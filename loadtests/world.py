@@ -37,7 +37,7 @@ class Options(NamedTuple):
     """The outer server, by its name in `server_binaries`."""
     loop: str = "uvloop"
     small_disk: bool = False
-    """The store's files lie on a disk that can be filled."""
+    """The store's files, or the spool, lie on a disk that can be filled."""
 
 
 class World:
@@ -177,19 +177,45 @@ async def outer(options: Options) -> AsyncIterator[World]:
         under = (*disk.under, "env", "-C", str(scratch)) if disk else ()
         (scratch / "data").mkdir(exist_ok=True)
         store = OuterStore(server_binaries()[options.store], scratch, under)
-        try:
-            await asyncio.to_thread(store.restart)
-            async with Proxy(store.socket_path) as proxy:
-                service = ServiceProcess(
-                    scratch / "service", loop=options.loop, REDIS_URL=proxy.url
-                )
-                try:
-                    await asyncio.to_thread(service.start)
-                    yield World(service, store, proxy, disk)
-                finally:
-                    await asyncio.to_thread(service.terminate)
-        finally:
-            store.kill()
+        async with serving(scratch, store, options, disk) as world:
+            yield world
+
+
+@asynccontextmanager
+async def outer_spooling(options: Options) -> AsyncIterator[World]:
+    """As `outer`, but for the small disk, on which the service's data lies."""
+    with scratch_directory() as scratch:
+        (scratch / "service").mkdir()
+        (scratch / "data").mkdir()
+        with disk_of(scratch / "service", options) as disk:
+            under = (*disk.under, "env", "-C", str(ROOT)) if disk else ()
+            store = OuterStore(server_binaries()[options.store], scratch, ())
+            async with serving(scratch, store, options, disk, under) as world:
+                yield world
+
+
+@asynccontextmanager
+async def serving(
+    scratch: Path,
+    store: OuterStore,
+    options: Options,
+    disk: SmallDisk | None,
+    under: Sequence[str] = (),
+) -> AsyncIterator[World]:
+    """An outer store, the proxy before it, and the service."""
+    try:
+        await asyncio.to_thread(store.restart)
+        async with Proxy(store.socket_path) as proxy:
+            service = ServiceProcess(
+                scratch / "service", loop=options.loop, under=under, REDIS_URL=proxy.url
+            )
+            try:
+                await asyncio.to_thread(service.start)
+                yield World(service, store, proxy, disk)
+            finally:
+                await asyncio.to_thread(service.terminate)
+    finally:
+        store.kill()
 
 
 @contextmanager

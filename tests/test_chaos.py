@@ -18,9 +18,8 @@ import pytest
 from loadtests.chaos import WORLDS, make_sites, run_round
 from loadtests.faults import FAULTS, QUICK
 from loadtests.load import Load
-from loadtests.oracle import Verdict, judge, page
+from loadtests.oracle import Verdict, base_of, judge, page
 from loadtests.world import Options, World
-from service.model import partition_of
 
 SEED = 2026
 T = TypeVar("T")
@@ -109,7 +108,7 @@ async def tampered_with(world: World) -> Verdict:
             await load.until_counting(monotonic(), 10)
     async with world.redis() as store:
         assert (await judge(store, [site])).good
-        pages = f"vc:{{p{partition_of(site.name):02}}}:{site.name}:1:pages"
+        pages = f"{base_of(site.name)}pages"
         await store.zrem(pages, page(0))
         await store.zincrby(pages, 1, page(1))
         return await judge(store, [site])

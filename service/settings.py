@@ -130,8 +130,8 @@ class Settings:
         "MIN_REPLICAS",
         parse_number,
         "0",
-        "How many replicas must have a hit before it is answered 200: on their disk where they"
-        " know `WAITAOF`.",
+        "How many replicas must have a hit before it is answered 200: on their disk where servers"
+        " sync every write (`appendfsync always`) and know `WAITAOF`, else in memory.",
     )
     admin_token: str | None = setting(
         "ADMIN_TOKEN",

@@ -38,8 +38,7 @@ class Shard:
     """A server that takes writes, and our connections to it."""
 
     def __init__(self, url: str) -> None:
-        self.waits_for_disk = True
-        """Whether it knows WAITAOF; found out when it is asked."""
+        self._waits_for_disk: bool | None = None
         # Whoever reads counts cannot take the connections of admins and of the watch.
         self.readers = Redis(connection_pool=_pool(url, READERS, ANSWER_S))
         self.client = Redis(connection_pool=_pool(url, OTHERS, ANSWER_S))
@@ -50,6 +49,22 @@ class Shard:
     def address(self) -> str:
         known = self.client.connection_pool.connection_kwargs
         return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
+
+    async def waits_for_disk(self) -> bool:
+        """Whether replicas can be waited for until they have a batch on disk: where servers sync
+        once a second that would take as long."""
+        if self._waits_for_disk is None:
+            try:
+                found = await self.client.config_get("appendfsync")
+            except LOST:  # no answer, or one that we may not have
+                return False
+            self._waits_for_disk = found.get("appendfsync") == "always"
+        return self._waits_for_disk
+
+    def note_refusal(self, refusal: Exception) -> None:
+        """Of WAITAOF, which Redis 7.0 does not know."""
+        if "unknown command" in str(refusal):
+            self._waits_for_disk = False
 
     async def close(self) -> None:
         await self.writer.end()

@@ -29,7 +29,15 @@ from loadtests.beacons import ORIGIN
 from loadtests.faults import FAULTS, LONG, QUICK, Broken, Case, Fault, Room
 from loadtests.load import Load, SiteHits
 from loadtests.oracle import Verdict, judge
-from loadtests.world import Options, World, embedded, outer, outer_spooling
+from loadtests.world import (
+    Options,
+    World,
+    cluster,
+    embedded,
+    outer,
+    outer_spooling,
+    sentinels,
+)
 from tests.servers import server_binaries
 
 CONNECTIONS = 12
@@ -45,6 +53,8 @@ WORLDS: dict[str, Callable[[Options], AbstractAsyncContextManager[World]]] = {
     "embedded, small disk": embedded,
     "outer, small disk": outer,
     "outer, spool on a small disk": outer_spooling,
+    "cluster": cluster,
+    "sentinels": sentinels,
 }
 
 
@@ -196,7 +206,11 @@ async def run(options: argparse.Namespace, rows: list[Row]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with asyncio.timeout(60 * options.minutes):
         for name in WORLDS:
-            here = [Row(fault, name) for fault in options.faults if name in fault.worlds]
+            here = [
+                Row(fault, name)
+                for fault in options.faults
+                if name in fault.worlds and options.store in fault.stores
+            ]
             rows += here
             if here:
                 await run_world(name, here, options)
@@ -208,7 +222,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=16, help="kills in all")
     parser.add_argument("--rounds", type=int, default=2, help="rounds of each other fault")
     parser.add_argument("--faults", type=faults_named, default=[*FAULTS.values()], metavar="A,B")
-    parser.add_argument("--store", choices=["valkey", "redis"], default="valkey", help="the outer")
+    parser.add_argument(
+        "--store",
+        choices=["valkey", "redis"],
+        default="valkey",
+        help="the outer, or those of the cluster",
+    )
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     parser.add_argument("--quick", action="store_true", help="pauses below 1 s, not up to 30 s")
     parser.add_argument("--minutes", type=float, default=60, help="give up after")

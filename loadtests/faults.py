@@ -1,8 +1,8 @@
 """What breaks, one function each: it does the harm, undoes it, and answers the instant from which
 recovery counts: that of a kill, or that at which the harm was over.
 
-`FAULTS` holds them by name, with the worlds in which they run: `embedded`, `outer`, and these with
-a small disk below the store or below the spool. A new fault is one function.
+`FAULTS` holds them by name, with the worlds in which they run: `embedded`, `outer`, these with a
+small disk below the store or below the spool, `cluster`, `sentinels`. A new fault is one function.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from random import Random
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from loadtests.load import Load, idle_connections
 from loadtests.oracle import base_of
 from loadtests.proxy import Cut
 from loadtests.world import World
+from service.model import partition_of
+from tests.clusters import slot_of
+from tests.nodes import Node
 
 BATCH = b"_record"
 STOP_S = 8.0
@@ -58,6 +62,10 @@ class Case:
     rng: Random
     room: Room
 
+    def slot(self) -> int:
+        """That of one of the sites that are hit."""
+        return slot_of(f"p{partition_of(self.rng.choice(self.load.sites).name):02}")
+
     async def pause(self) -> None:
         await asyncio.sleep(self.rng.uniform(*self.room.pause))
 
@@ -73,14 +81,17 @@ class Fault:
     act: Act
     worlds: tuple[str, ...]
     kills: bool
+    stores: tuple[str, ...]
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, *worlds: str, kills: bool = False) -> Callable[[Act], Act]:
+def fault(
+    name: str, *worlds: str, kills: bool = False, stores: tuple[str, ...] = ("valkey", "redis")
+) -> Callable[[Act], Act]:
     def register(act: Act) -> Act:
-        FAULTS[act.__name__.replace("_", "-")] = Fault(name, act, worlds, kills)
+        FAULTS[act.__name__.replace("_", "-")] = Fault(name, act, worlds, kills, stores)
         return act
 
     return register
@@ -108,7 +119,7 @@ async def store_killed(case: Case) -> float:
 @fault("kill -9 of both", "embedded", "outer", kills=True)
 async def both_killed(case: Case) -> float:
     since, world = time.monotonic(), case.world
-    pid = world.store.pid
+    pid = world.single.pid
     world.service.kill()
     os.kill(pid, signal.SIGKILL)
     await world.restart_store()
@@ -324,7 +335,7 @@ async def snapshots_fail(case: Case) -> float:
     return time.monotonic()
 
 
-async def snapshot(store: Redis, status: str) -> None:
+async def snapshot(store: Redis | RedisCluster, status: str) -> None:
     async with asyncio.timeout(10):
         while (await store.info("persistence"))["rdb_last_bgsave_status"] != status:
             with suppress(RedisError):  # one is under way
@@ -396,6 +407,69 @@ async def poisoned(case: Case) -> float:
         await case.pause()
         await store.rename(f"{key}:away", key)
     return time.monotonic()
+
+
+# -- clusters: what a round leaves behind is mended when the next one begins, and recovery is from
+# the kill on
+
+
+@fault("kill -9 of a primary of the cluster", "cluster", kills=True)
+async def primary_killed(case: Case) -> float:
+    primary, _ = await pair(case)
+    return end(primary)
+
+
+@fault("a replica that lost the last batches is promoted", "cluster", kills=True)
+async def replica_promoted_behind(case: Case) -> float:
+    primary, replica = await pair(case)
+    replica.cut_replication()
+    await case.pause()
+    return end(primary)
+
+
+@fault("slots migrated (legacy)", "cluster")
+async def slots_migrated(case: Case) -> float:
+    await pair(case)
+    slot = case.slot()
+    moved = case.world.cluster.migrate_slot_legacy(slot, target_of(case, slot), step=2)
+    for _ in moved:
+        await asyncio.sleep(case.rng.uniform(0, 0.1))
+    return time.monotonic()
+
+
+@fault("slots migrated (MIGRATESLOTS)", "cluster", stores=("valkey",))
+async def slots_migrated_at_once(case: Case) -> float:
+    await pair(case)
+    slot = case.slot()
+    for _ in case.world.cluster.migrate_slots_atomic(slot, slot, target_of(case, slot)):
+        await asyncio.sleep(0.01)
+    return time.monotonic()
+
+
+@fault("kill -9 of the primary that sentinels watch", "sentinels", kills=True)
+async def watched_primary_killed(case: Case) -> float:
+    await asyncio.to_thread(case.world.watched.mend)
+    return end(case.world.watched.primary())
+
+
+async def pair(case: Case) -> tuple[Node, Node]:
+    """A primary that is hit, and its replica, of a cluster that is well."""
+    cluster = case.world.cluster
+    await asyncio.to_thread(cluster.mend)
+    primary = cluster.primary_of(case.slot())
+    return primary, cluster.replica_of(primary)
+
+
+def target_of(case: Case, slot: int) -> Node:
+    """A primary that may take a slot."""
+    source = case.world.cluster.primary_of(slot)
+    return case.rng.choice([node for node in case.world.cluster.primaries() if node is not source])
+
+
+def end(node: Node) -> float:
+    since = time.monotonic()
+    node.kill()
+    return since
 
 
 @asynccontextmanager

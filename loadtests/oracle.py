@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 
 from loadtests.beacons import LANGUAGE, USER_AGENT, address_of
 from loadtests.load import SiteHits
@@ -60,7 +61,7 @@ class Counted:
     """By sketch; of a kind of period only if there is but one."""
 
 
-async def judge(store: Redis, sites: Sequence[SiteHits]) -> Verdict:
+async def judge(store: Redis | RedisCluster, sites: Sequence[SiteHits]) -> Verdict:
     """All hits of these sites against what the store holds of them now."""
     verdict = Verdict()
     for site in sites:
@@ -68,7 +69,7 @@ async def judge(store: Redis, sites: Sequence[SiteHits]) -> Verdict:
     return verdict
 
 
-async def judge_site(store: Redis, site: SiteHits) -> Verdict:
+async def judge_site(store: Redis | RedisCluster, site: SiteHits) -> Verdict:
     counted = await read(store, site.name)
     hits = [n for n in range(site.sent) if page(n) in counted.pages]
     lost = [n for n in range(site.sent) if site.answered[n] and page(n) not in counted.pages]
@@ -103,7 +104,7 @@ def page(n: int) -> str:
     return f"/{n}"
 
 
-async def read(store: Redis, site: str) -> Counted:
+async def read(store: Redis | RedisCluster, site: str) -> Counted:
     """A site's numbers, all of the same instant."""
     base = base_of(site)
     names = [name.decode() for name in await _ask(store, "ZRANGE", f"{base}index", 0, -1)]
@@ -114,7 +115,8 @@ async def read(store: Redis, site: str) -> Counted:
     for name in hashes:
         _ = pipeline.hgetall(base + name)
     for name in sketches:
-        _ = pipeline.pfcount(base + name)
+        # The method of that name is refused by pipelines of a cluster.
+        _ = pipeline.execute_command("PFCOUNT", base + name)
     pages, *rest = await pipeline.execute()
     sums: dict[str, Counter[str]] = {kind: Counter() for kind in ("total", *KINDS)}
     for name, numbers in zip(hashes, rest, strict=False):
@@ -134,7 +136,7 @@ def only_ones(names: Sequence[str]) -> list[str]:
     return [name for name in names if kinds[name.rpartition(":")[0]] == 1]
 
 
-async def sketched(store: Redis, site: str, visitors: set[int]) -> int:
+async def sketched(store: Redis | RedisCluster, site: str, visitors: set[int]) -> int:
     """What a sketch of exactly these visitors counts."""
     if not visitors:
         return 0
@@ -148,5 +150,5 @@ async def sketched(store: Redis, site: str, visitors: set[int]) -> int:
     return found
 
 
-async def _ask(store: Redis, *command: str | int) -> Any:
-    return await store.execute_command(*command)  # type: ignore[no-untyped-call]
+async def _ask(store: Redis | RedisCluster, *command: str | int) -> Any:
+    return await store.execute_command(*command)

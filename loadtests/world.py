@@ -2,6 +2,8 @@
 
     async with embedded(options) as world:   # the service's own Valkey
     async with outer(options) as world:      # a server of ours behind the proxy
+    async with cluster(options) as world:    # three primaries with a replica each
+    async with sentinels(options) as world:  # a primary and its replica, watched by sentinels
 
 Whatever it started ends with it: processes by their ids, files with their directory, and the small
 disk with its mount namespace.
@@ -20,13 +22,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from loadtests.proxy import Proxy
 from loadtests.service_process import ServiceProcess
 from loadtests.small_disk import SmallDisk
+from tests.clusters import Cluster, run_cluster
+from tests.nodes import HOST
 from tests.processes import ROOT
+from tests.sentinels import Watched, run_sentinels
 from tests.servers import Server, server_binaries
 
 
@@ -46,7 +52,7 @@ class World:
     def __init__(
         self,
         service: ServiceProcess,
-        store: EmbeddedStore | OuterStore,
+        store: EmbeddedStore | OuterStore | Cluster | Watched,
         proxy: Proxy | None = None,
         disk: SmallDisk | None = None,
     ) -> None:
@@ -58,6 +64,21 @@ class World:
     @property
     def outer(self) -> OuterStore:
         assert isinstance(self.store, OuterStore), "this store is the service's own"
+        return self.store
+
+    @property
+    def single(self) -> EmbeddedStore | OuterStore:
+        assert isinstance(self.store, (EmbeddedStore, OuterStore)), "this store is several servers"
+        return self.store
+
+    @property
+    def cluster(self) -> Cluster:
+        assert isinstance(self.store, Cluster), "this store is no cluster"
+        return self.store
+
+    @property
+    def watched(self) -> Watched:
+        assert isinstance(self.store, Watched), "no sentinel watches this store"
         return self.store
 
     @property
@@ -75,17 +96,21 @@ class World:
         return self._disk
 
     @asynccontextmanager
-    async def redis(self) -> AsyncIterator[Redis]:
-        """A client of the store's own socket, past the proxy."""
-        client = Redis(
-            unix_socket_path=self.store.socket_path,
-            socket_timeout=20,
-            retry=Retry(NoBackoff(), 0),
-        )
+    async def redis(self) -> AsyncIterator[Redis | RedisCluster]:
+        """A client of the store, past the proxy: of its own socket or of all primaries."""
+        client = await asyncio.to_thread(self._client)
         try:
             yield client
         finally:
             await client.aclose()
+
+    def _client(self) -> Redis | RedisCluster:
+        if isinstance(self.store, Cluster):
+            hosts = [ClusterNode(HOST, node.port) for node in self.store.primaries()]
+            return RedisCluster(startup_nodes=hosts, socket_timeout=20)
+        server = self.store.primary() if isinstance(self.store, Watched) else self.store
+        path, once = server.socket_path, Retry(NoBackoff(), 0)
+        return Redis(unix_socket_path=path, socket_timeout=20, retry=once)
 
     async def start_service(self) -> None:
         await asyncio.to_thread(self.service.start)
@@ -96,7 +121,7 @@ class World:
             await asyncio.to_thread(self.store.restart, *arguments)
 
     def signal_store(self, signum: signal.Signals) -> None:
-        os.kill(self.store.pid, signum)
+        os.kill(self.single.pid, signum)
 
 
 class OuterStore:
@@ -216,6 +241,34 @@ async def serving(
                 await asyncio.to_thread(service.terminate)
     finally:
         store.kill()
+
+
+@asynccontextmanager
+async def cluster(options: Options) -> AsyncIterator[World]:
+    """A service over a cluster."""
+    with run_cluster(server_binaries()[options.store]) as store:
+        async with over(store, options) as world:
+            yield world
+
+
+@asynccontextmanager
+async def sentinels(options: Options) -> AsyncIterator[World]:
+    """A service over whichever server the sentinels name."""
+    with run_sentinels(server_binaries()[options.store]) as store:
+        async with over(store, options) as world:
+            yield world
+
+
+@asynccontextmanager
+async def over(store: Cluster | Watched, options: Options) -> AsyncIterator[World]:
+    """A service over a store that runs."""
+    with scratch_directory() as scratch:
+        service = ServiceProcess(scratch / "service", loop=options.loop, REDIS_URL=store.url)
+        try:
+            await asyncio.to_thread(service.start)
+            yield World(service, store)
+        finally:
+            await asyncio.to_thread(service.terminate)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from random import shuffle
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -56,7 +57,9 @@ class Shard:
         if self._waits_for_disk is None:
             try:
                 found = await self.client.config_get("appendfsync")
-            except LOST:  # no answer, or one that we may not have
+            except exceptions.ResponseError:  # it may not be told to us
+                found = {}
+            except LOST:
                 return False
             self._waits_for_disk = found.get("appendfsync") == "always"
         return self._waits_for_disk

@@ -100,7 +100,7 @@ def fault(
 # -- ends
 
 
-@fault("kill -9 of the service", "embedded", "outer", kills=True)
+@fault("kill -9 of the service", "embedded", "outer", "cluster", kills=True)
 async def service_killed(case: Case) -> float:
     since = time.monotonic()
     case.world.service.kill()
@@ -425,6 +425,17 @@ async def replica_promoted_behind(case: Case) -> float:
     replica.cut_replication()
     await case.pause()
     return end(primary)
+
+
+@fault("a primary that was frozen comes back behind its successor", "cluster")
+async def primary_frozen(case: Case) -> float:
+    """What it still hears before it learns of the other one is not to count twice or be lost."""
+    primary, _ = await pair(case)
+    primary.pause()
+    await asyncio.to_thread(case.world.cluster.wait_until_ok)
+    await case.pause()
+    primary.resume()
+    return time.monotonic()
 
 
 @fault("slots migrated (legacy)", "cluster")

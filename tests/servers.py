@@ -129,9 +129,10 @@ class Server:
 
     def _end(self, signum: signal.Signals) -> None:
         if self._process and self._process.poll() is None:
-            self._process.send_signal(signum)
+            # Its whole group: faketime waits for the server instead of becoming it.
+            os.killpg(self.pid, signum)
             if signum == signal.SIGTERM:
-                self._process.send_signal(signal.SIGCONT)
+                os.killpg(self.pid, signal.SIGCONT)
             self._process.wait(timeout=15)
 
 

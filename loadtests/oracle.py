@@ -108,25 +108,28 @@ async def read(store: Redis | RedisCluster, site: str) -> Counted:
     """A site's numbers, all of the same instant."""
     base = base_of(site)
     names = [name.decode() for name in await _ask(store, "ZRANGE", f"{base}index", 0, -1)]
-    hashes = ["total", *(name for name in names if name.partition(":")[0] in KINDS)]
+    ended = [name for name in names if name.partition(":")[0] in KINDS]
     sketches = ["visitors:total", *only_ones(names)]
     pipeline = store.pipeline(transaction=True)
     _ = pipeline.zrange(f"{base}pages", 0, -1, withscores=True)
-    for name in hashes:
+    for name in ("total", *ended):
         _ = pipeline.hgetall(base + name)
     for name in sketches:
         # The method of that name is refused by pipelines of a cluster.
         _ = pipeline.execute_command("PFCOUNT", base + name)
-    pages, *rest = await pipeline.execute()
-    sums: dict[str, Counter[str]] = {kind: Counter() for kind in ("total", *KINDS)}
-    for name, numbers in zip(hashes, rest, strict=False):
+    pages, total, *rest = await pipeline.execute()
+    sums: dict[str, Counter[str]] = {}
+    for kind in ("total", *KINDS):
+        running = total.get(kind.encode(), b"- 0 0 0 0").split()  # label, p, v, ...
+        sums[kind] = Counter(p=int(running[1]), v=int(running[2]))
+    for name, numbers in zip(ended, rest, strict=False):
         for key, value in numbers.items():
-            if key.endswith((b"p", b"v")):  # 22p of a day, p of the total
+            if key.endswith((b"p", b"v")):  # 22p of a day
                 sums[name.partition(":")[0]][key.decode()[-1]] += int(value)
     return Counted(
         pages={path.decode(): int(views) for path, views in pages},
         sums=sums,
-        visitors=dict(zip(sketches, rest[len(hashes) :], strict=True)),
+        visitors=dict(zip(sketches, rest[len(ended) :], strict=True)),
     )
 
 

@@ -8,7 +8,7 @@ so that it needs no settings of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -61,7 +61,7 @@ class Applied(Struct, frozen=True, array_like=True):
     now: int
     new: list[int]
     held: list[int]
-    counts: list[Counts]
+    counts: list[list[Any]]
     full: int
     """Hits held because a site's sets of visitors are full."""
     dup: int
@@ -100,7 +100,8 @@ class Batch:
         applied = msgspec.msgpack.decode(reply, type=Applied)
         new, held = set(applied.new), set(applied.held)
         outcomes: list[Outcome | None] = [None] * len(self.entries)
-        for part, counts in zip(self._parts.values(), applied.counts, strict=True):
+        for part, sent in zip(self._parts.values(), applied.counts, strict=True):
+            counts = Counts.of(sent)
             for index, entry in part.entries:
                 place = self._places.get(index, -1)
                 page = part.page_of(entry, counts)

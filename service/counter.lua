@@ -18,13 +18,15 @@
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
 --   online, seen              zset  visitor (8 bytes) -> last view or here        expire when quiet
---   day:2026-11               hash  22p 22v 22u -> pageviews, visits, frozen visitors of a day;
---                                   22a: those visitors are an approximate sum
+--   day:2026-11               hash  22p 22v 22u -> pageviews, visits, frozen visitors of a day that
+--                                   has ended; 22a: those visitors are an approximate sum
 --   week:2026                 hash  11-16p ...     of the week that begins on that day
 --   month:2026, year          hash  11p ..., 2026p ...
---   total                     hash  p v; since, last, peak, peak_at; day week month year: newest
---                                   label of each; began: the week that day was started with;
---                                   seed:<kind>:<label>:<p|v|u>; seeded: there are seeds
+--   total                     hash  day week month year total: `label p v u x` of the running one,
+--                                   whose sketch changed x times since u was read from it;
+--                                   day- week- month-: of the one before; began: the week that
+--                                   day was started with; since, last, peak, peak_at; trimmed:
+--                                   instant; seed:<kind>:<label>:<p|v|u>; seeded: there are seeds
 --   visitors:<kind>:<label>   HLL   until 8 days after a newer label froze it
 --   visitors:total            HLL   for ever
 --   pages                     zset  path -> pageviews, at most max_pages and `(other)`
@@ -46,7 +48,9 @@ local REMEMBERED = 256 -- more batches than are ever sent before the first one's
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
+local TRIM_MS = 60000
 local KINDS = {'day', 'week', 'month', 'year'}
+local SEVERAL = 1000 -- changes of a sketch among so many visitors are within its error
 local METRICS = {'p', 'v', 'u'}
 local OTHER = '(other)'
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
@@ -60,11 +64,13 @@ local function base_of(tag, site, generation)
   return tag .. ':' .. site .. ':' .. generation .. ':'
 end
 
--- Hits count into the generation they were accepted under, but for one that was undone.
+-- Hits count into the generation they were accepted under, but for one that was undone, or that
+-- is unknown here, since a failover has lost its reset.
 local function generations_of(tag, site, accepted)
   local found = redis.call('HMGET', tag .. ':generations', site, site .. ':' .. accepted)
-  local current = found[1] or accepted
-  return found[2] and current or accepted, current
+  local current = tonumber(found[1] or accepted)
+  local gone = found[2] or accepted > current
+  return gone and current or accepted, current
 end
 
 local function current_base(tag, site)
@@ -98,21 +104,55 @@ local function read_hash(key)
   return fields
 end
 
--- Sets fields of `total`, in the store and in the copy that this call works with.
-local function set_total(base, total, changes)
-  local flat = {}
-  for field, value in pairs(changes) do
-    flat[#flat + 1] = field
-    flat[#flat + 1] = value
-    total[field] = value
-  end
-  if #flat > 0 then
-    redis.call('HSET', base .. 'total', unpack(flat))
-  end
-end
-
 local function whole(number)
   return string.format('%.0f', number)
+end
+
+-- A site is a table with its `base`. `total`, `changes` and `periods` are what it counted, as it
+-- lies in the store, and what of that this call has changed.
+local function load_total(site)
+  site.total, site.changes, site.periods = read_hash(site.base .. 'total'), {}, {}
+  return site
+end
+
+local function set(site, field, value)
+  site.total[field] = value
+  site.changes[field] = value
+end
+
+-- The numbers that a field of `total` holds: {label, p, v, u, x}, or false.
+local function period_of(site, field)
+  local period = site.periods[field]
+  if period == nil then
+    local label, p, v, u, x = string.match(site.total[field] or '',
+      '^(%S+) (%d+) (%d+) (%d+) (%d+)$')
+    period = label and {label, tonumber(p), tonumber(v), tonumber(u), tonumber(x)} or false
+    site.periods[field] = period
+  end
+  return period
+end
+
+local function begin_period(site, field, label, p, v, u)
+  local period = {label, p, v, u, 0, changed = true}
+  site.periods[field] = period
+  return period
+end
+
+local function save_total(site)
+  local flat = {}
+  for field, period in pairs(site.periods) do
+    if period and period.changed then
+      flat[#flat + 1] = field
+      flat[#flat + 1] = string.format('%s %.0f %.0f %.0f %.0f', unpack(period))
+    end
+  end
+  for field, value in pairs(site.changes) do
+    flat[#flat + 1] = field
+    flat[#flat + 1] = value
+  end
+  if #flat > 0 then
+    redis.call('HSET', site.base .. 'total', unpack(flat))
+  end
 end
 
 local function remember(base, name, gone_at)
@@ -184,23 +224,24 @@ local function play(hits, whose, seen, online, timeout, room, cursor, now, reply
   local outcome = {visits = 0, newest = 0, counted = {}, left = {}}
   for i, m in ipairs(whose) do
     local flags, at = hits[2 * i - 1], math.min(hits[2 * i], now)
+    local last = seen[m]
     outcome.newest = math.max(outcome.newest, at)
     if flags % 2 == BYE then
       if online[m] and online[m] <= at - BYE_MS then
         online[m], outcome.left[m] = false, true
       end
-    elseif not seen[m] and (flags >= KNOWN_ONLY or room <= 0) then
+    elseif not last and (flags >= KNOWN_ONLY or room <= 0) then
       table.insert(reply[3], cursor + i - 1)
       reply[5] = reply[5] + (flags >= KNOWN_ONLY and 0 or 1)
     else
-      if not seen[m] then
+      if not last then
         table.insert(reply[2], cursor + i - 1)
         room = room - 1
       end
-      if not seen[m] or at - seen[m] >= timeout then
+      if not last or at - last >= timeout then
         outcome.visits = outcome.visits + 1
       end
-      seen[m] = math.max(seen[m] or at, at)
+      seen[m] = math.max(last or at, at)
       online[m] = math.max(online[m] or at, at)
       outcome.counted[m], outcome.left[m] = true, nil
     end
@@ -208,8 +249,30 @@ local function play(hits, whose, seen, online, timeout, room, cursor, now, reply
   return outcome
 end
 
--- Writes scores of the chosen members to a set that expires when nobody comes any more.
-local function keep_scores(key, members, scores, chosen, life)
+-- The scores of members as numbers; a member of which there is none has false. `missing` of them.
+local function scores_of(key, members)
+  local scores, missing = redis.call('ZMSCORE', key, unpack(members)), 0
+  for m = 1, #members do
+    if scores[m] then
+      scores[m] = tonumber(scores[m])
+    else
+      missing = missing + 1
+    end
+  end
+  return scores, missing
+end
+
+local function has_bye(hits)
+  for i = 1, #hits, 2 do
+    if hits[i] % 2 == BYE then
+      return true
+    end
+  end
+  return false
+end
+
+-- Writes scores of the chosen members; none becomes smaller.
+local function raise_scores(key, members, scores, chosen)
   local flat = {}
   for m in pairs(chosen) do
     if scores[m] then
@@ -218,31 +281,41 @@ local function keep_scores(key, members, scores, chosen, life)
     end
   end
   if #flat > 0 then
-    redis.call('ZADD', key, unpack(flat))
-    redis.call('PEXPIRE', key, life)
+    redis.call('ZADD', key, 'GT', unpack(flat))
+  end
+end
+
+-- Once a minute the sets lose whom no hit needs any more, and get a new life: they expire when
+-- nobody comes. A set that a bye may have emptied is a new one at the next hit.
+local function trim(site, newest, left)
+  local base, timeout, window = site.base, site.timeout, site.window
+  if next(left) then
+    set(site, 'trimmed', 0)
+  elseif newest - tonumber(site.total.trimmed or 0) >= TRIM_MS then
+    redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
+    redis.call('ZREMRANGEBYSCORE', base .. 'online', '-inf', newest - window)
+    redis.call('PEXPIRE', base .. 'seen', timeout + LATE_MS)
+    redis.call('PEXPIRE', base .. 'online', window + LATE_MS)
+    set(site, 'trimmed', newest)
   end
 end
 
 -- Brings the sets of those online and of open visits up to date with a section's hits.
 -- Answers how many visits began and who is to be added to the sketches.
-local function attend(base, site, hits, ids, cursor, now, reply)
-  local window, timeout = site.window, site.timeout
+local function attend(site, hits, ids, cursor, now, reply)
+  local base = site.base
   local members, whose = visitors_of(hits, ids, cursor)
-  local seen = redis.call('ZMSCORE', base .. 'seen', unpack(members))
-  local online = redis.call('ZMSCORE', base .. 'online', unpack(members))
-  for m = 1, #members do
-    seen[m], online[m] = seen[m] and tonumber(seen[m]), online[m] and tonumber(online[m])
-  end
-  local room = MAX_IDS - redis.call('ZCARD', base .. 'seen')
-  local outcome = play(hits, whose, seen, online, timeout, room, cursor, now, reply)
+  local seen, unseen = scores_of(base .. 'seen', members)
+  local online = has_bye(hits) and scores_of(base .. 'online', members) or {}
+  local room = unseen > 0 and MAX_IDS - redis.call('ZCARD', base .. 'seen') or 0
+  local outcome = play(hits, whose, seen, online, site.timeout, room, cursor, now, reply)
 
-  keep_scores(base .. 'seen', members, seen, outcome.counted, timeout + LATE_MS)
-  keep_scores(base .. 'online', members, online, outcome.counted, window + LATE_MS)
+  raise_scores(base .. 'seen', members, seen, outcome.counted)
+  raise_scores(base .. 'online', members, online, outcome.counted)
   for m in pairs(outcome.left) do
     redis.call('ZREM', base .. 'online', members[m])
   end
-  redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', outcome.newest - timeout - LATE_MS)
-  redis.call('ZREMRANGEBYSCORE', base .. 'online', '-inf', outcome.newest - window)
+  trim(site, outcome.newest, outcome.left)
   local visitors = {}
   for m in pairs(outcome.counted) do
     visitors[#visitors + 1] = members[m]
@@ -266,25 +339,40 @@ local function freeze(base, kind, label, now)
   remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
 end
 
+-- Notes the running period's pageviews and visits where those of ended periods are.
+local function settle(site, kind)
+  local label, p, v = unpack(period_of(site, kind))
+  local hash, field = place(kind, label)
+  redis.call('HSET', site.base .. hash, field .. 'p', whole(p), field .. 'v', whole(v))
+end
+
+-- The pageviews, visits and visitors of a period that does not run.
+local function ended_numbers(base, kind, label)
+  local hash, field = place(kind, label)
+  local found = redis.call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u')
+  return tonumber(found[1] or 0), tonumber(found[2] or 0),
+    tonumber(found[3] or redis.call('PFCOUNT', sketch_of(base, kind, label)))
+end
+
 -- The first hit of a newer label ends the running period of that kind.
-local function turn_periods(base, total, labels, now)
-  local changes = {}
+local function turn_periods(site, labels, now)
+  local base = site.base
   for k, kind in ipairs(KINDS) do
-    local label, running = labels[k], total[kind]
-    if not running or label > running then
+    local label, running = labels[k], period_of(site, kind)
+    if not running or label > running[1] then
       if running then
-        freeze(base, kind, running, now)
+        settle(site, kind)
+        freeze(base, kind, running[1], now)
       end
-      changes[kind] = label
+      begin_period(site, kind, label, ended_numbers(base, kind, label))
       remember(base, (place(kind, label)))
       remember(base, 'visitors:' .. kind .. ':' .. label)
+      if kind == 'day' then
+        set(site, 'began', labels[2])
+        redis.call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
+      end
     end
   end
-  if changes.day then
-    changes.began = labels[2]
-    redis.call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
-  end
-  set_total(base, total, changes)
 end
 
 -- A late hit adds its visitor only while the sketch lives, and never lowers a frozen number.
@@ -306,61 +394,100 @@ local function add_late_visitors(base, kind, label, visitors, now)
   redis.call('HSET', base .. hash, field .. 'u', math.max(frozen or 0, visitors_now))
 end
 
--- Whoever changes nothing in the day's sketch is in the longer periods' sketches already, since
--- every visitor of the day was added to all of them: to those of the labels the day began with.
-local function add_visitors(base, total, labels, visitors, now)
-  local todays = labels[1] == total.day
-  if todays and redis.call('PFADD', sketch_of(base, 'day', labels[1]), unpack(visitors)) == 0
-      and labels[2] == total.began then
-    return
+-- Adds to a running sketch; answers whether that changed it. To read a large sketch costs more than
+-- to add to it, so its number may lag by a thousandth.
+local function add_to_sketch(sketch, period, visitors)
+  if redis.call('PFADD', sketch, unpack(visitors)) == 0 then
+    return false
   end
-  for k, kind in ipairs(KINDS) do
-    if labels[k] < total[kind] then
-      add_late_visitors(base, kind, labels[k], visitors, now)
-    elseif k > 1 then
-      redis.call('PFADD', sketch_of(base, kind, labels[k]), unpack(visitors))
-    end
+  period.changed = true
+  period[5] = period[5] + #visitors
+  if period[5] * SEVERAL >= period[4] then
+    period[4], period[5] = math.max(period[4], redis.call('PFCOUNT', sketch)), 0
   end
-  redis.call('PFADD', base .. 'visitors:total', unpack(visitors))
+  return true
 end
 
-local function add_numbers(base, total, labels, pageviews, visits)
+-- Whoever changes nothing in the day's sketch is in the longer periods' sketches already, since
+-- every visitor of the day was added to all of them: to those of the labels the day began with.
+local function add_visitors(site, labels, visitors, now)
+  local base = site.base
   for k, kind in ipairs(KINDS) do
-    local hash, field = place(kind, labels[k])
-    if pageviews > 0 then
-      redis.call('HINCRBY', base .. hash, field .. 'p', pageviews)
-    end
-    if visits > 0 then
-      redis.call('HINCRBY', base .. hash, field .. 'v', visits)
-    end
-    if labels[k] < total[kind] then
-      remember(base, hash)
+    local period = period_of(site, kind)
+    if labels[k] < period[1] then
+      add_late_visitors(base, kind, labels[k], visitors, now)
+    else
+      local changed = add_to_sketch(sketch_of(base, kind, labels[k]), period, visitors)
+      if k == 1 and not changed and labels[2] == site.total.began then
+        return
+      end
     end
   end
-  total.p = redis.call('HINCRBY', base .. 'total', 'p', pageviews)
-  total.v = redis.call('HINCRBY', base .. 'total', 'v', visits)
+  add_to_sketch(base .. 'visitors:total', period_of(site, 'total'), visitors)
+end
+
+-- Has the numbers of the period before the running one read anew.
+local function forget_previous(site, kind)
+  if period_of(site, kind .. '-') then
+    site.periods[kind .. '-'] = nil
+    set(site, kind .. '-', '')
+  end
+end
+
+local function add_late_numbers(site, kind, label, pageviews, visits)
+  local hash, field = place(kind, label)
+  if pageviews > 0 then
+    redis.call('HINCRBY', site.base .. hash, field .. 'p', pageviews)
+  end
+  if visits > 0 then
+    redis.call('HINCRBY', site.base .. hash, field .. 'v', visits)
+  end
+  remember(site.base, hash)
+  forget_previous(site, kind)
+end
+
+local function raise(period, pageviews, visits)
+  period[2], period[3], period.changed = period[2] + pageviews, period[3] + visits, true
+end
+
+local function add_numbers(site, labels, pageviews, visits)
+  for k, kind in ipairs(KINDS) do
+    local period = period_of(site, kind)
+    if labels[k] < period[1] then
+      add_late_numbers(site, kind, labels[k], pageviews, visits)
+    else
+      raise(period, pageviews, visits)
+    end
+  end
+  raise(period_of(site, 'total') or begin_period(site, 'total', '-', 0, 0, 0), pageviews, visits)
 end
 
 local function add_pages(base, pages, max_pages)
-  local paths, others = {}, 0
+  local paths, flat, others, room = {}, {}, 0, nil
   for path in pairs(pages) do
     paths[#paths + 1] = path
   end
   if #paths == 0 then
     return
   end
-  local known = redis.call('ZMSCORE', base .. 'pages', unpack(paths))
-  local room = max_pages - redis.call('ZCARD', base .. 'pages')
+  local key = base .. 'pages'
+  local known = redis.call('ZMSCORE', key, unpack(paths))
   for i, path in ipairs(paths) do
-    if known[i] or room > 0 then
-      redis.call('ZINCRBY', base .. 'pages', pages[path], path)
-      room = known[i] and room or room - 1
+    if not known[i] then
+      room = (room or max_pages - redis.call('ZCARD', key)) - 1
+    end
+    if known[i] or room >= 0 then
+      flat[#flat + 1] = (tonumber(known[i] or 0)) + pages[path]
+      flat[#flat + 1] = path
     else
       others = others + pages[path]
     end
   end
+  if #flat > 0 then
+    redis.call('ZADD', key, unpack(flat))
+  end
   if others > 0 then
-    redis.call('ZINCRBY', base .. 'pages', others, OTHER)
+    redis.call('ZINCRBY', key, others, OTHER)
   end
 end
 
@@ -396,14 +523,15 @@ local function expect_period(base, kind, label)
 end
 
 -- Looks at every key that counting a section and reading the counts touches.
-local function probe_section(base, total, labels, view)
+local function probe_section(site, labels)
+  local base, view = site.base, site.view
   for _, name in ipairs({'online', 'seen', 'pages', 'index'}) do
     expect(base .. name, 'zset')
   end
   for k, kind in ipairs(KINDS) do
     expect_period(base, kind, labels[k])
-    if total[kind] then
-      expect_period(base, kind, total[kind])
+    if period_of(site, kind) then
+      expect_period(base, kind, period_of(site, kind)[1])
     end
   end
   expect_period(base, 'day', view[2])
@@ -414,24 +542,24 @@ local function probe_section(base, total, labels, view)
 end
 
 -- Counts what a batch holds of one site and one day.
-local function count_section(base, total, site, section, ids, cursor, now, reply)
+local function count_section(site, section, ids, cursor, now, reply)
   local visits, visitors = 0, {}
   if #section.hits > 0 then
-    visits, visitors = attend(base, site, section.hits, ids, cursor, now, reply)
+    visits, visitors = attend(site, section.hits, ids, cursor, now, reply)
   end
   if section.pageviews > 0 or #visitors > 0 then
-    turn_periods(base, total, section.labels, now)
-    add_numbers(base, total, section.labels, section.pageviews, visits)
-    add_pages(base, section.pages, site.max_pages)
+    turn_periods(site, section.labels, now)
+    add_numbers(site, section.labels, section.pageviews, visits)
+    add_pages(site.base, section.pages, site.max_pages)
     if #visitors > 0 then
-      add_visitors(base, total, section.labels, visitors, now)
+      add_visitors(site, section.labels, visitors, now)
     end
     local last = math.min(section.newest, now)
-    if last > tonumber(total.last or 0) then
-      set_total(base, total, {last = last})
+    if last > tonumber(site.total.last or 0) then
+      set(site, 'last', last)
     end
   end
-  add_drops(base, section.labels[1], section.drops, now)
+  add_drops(site.base, section.labels[1], section.drops, now)
 end
 
 ------------------------------------------------------------------------------------------- reading
@@ -440,67 +568,82 @@ local function online_now(base, window, now)
   return redis.call('ZCOUNT', base .. 'online', '(' .. (now - window), '+inf')
 end
 
-local function raise_peak(base, total, window, now)
-  local online = online_now(base, window, now)
-  if online > tonumber(total.peak or 0) then
-    set_total(base, total, {peak = online, peak_at = now})
+-- A period's pageviews, visits and visitors.
+local function numbers_of(site, kind, label)
+  local running = period_of(site, kind)
+  if running and running[1] == label then
+    return running[2], running[3], running[4]
+  elseif kind == 'total' then
+    return 0, 0, 0
   end
+  local before = period_of(site, kind .. '-')
+  if before and before[1] == label then
+    return before[2], before[3], before[4]
+  end
+  return ended_numbers(site.base, kind, label)
 end
 
--- A period's {pageviews, visits, visitors} with what an admin added; never below 0.
-local function numbers_of(base, total, kind, label)
-  local numbers
-  if kind == 'total' then
-    numbers = {total.p, total.v, redis.call('PFCOUNT', base .. 'visitors:total')}
-  else
-    local hash, field = place(kind, label)
-    numbers = redis.call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u')
-    numbers[3] = numbers[3] or redis.call('PFCOUNT', sketch_of(base, kind, label))
+-- The previous periods seldom change: while counting they are kept where the running ones are.
+local function keep_previous(site)
+  for kind, label in pairs({day = site.view[2], week = site.view[4], month = site.view[5]}) do
+    local before = period_of(site, kind .. '-')
+    if not before or before[1] ~= label then
+      begin_period(site, kind .. '-', label, numbers_of(site, kind, label))
+    end
   end
-  for i, metric in ipairs(METRICS) do
-    local seed = total.seeded and total['seed:' .. kind .. ':' .. label .. ':' .. metric]
-    numbers[i] = math.max(0, tonumber(numbers[i] or 0) + tonumber(seed or 0))
-  end
-  return numbers
 end
 
 local NAMES = {p = 'pageviews', v = 'visits', u = 'visitors'}
 
-local function seeds_of(total, asked)
-  local seeds = {}
-  for _, period in ipairs(total.seeded and asked or {}) do
-    for _, metric in ipairs(METRICS) do
+local COUNTED = {'since', 'last', 'peak', 'peak_at'}
+
+-- Adds what an admin added to the numbers of the asked periods, and tells of it.
+local function add_seeds(total, asked, counts)
+  for n, period in ipairs(asked) do
+    for m, metric in ipairs(METRICS) do
+      local place_of = 3 * n - 2 + m
       local seed = tonumber(total['seed:' .. period[2] .. ':' .. period[3] .. ':' .. metric] or 0)
+      counts[place_of] = math.max(0, counts[place_of] + seed)
       if seed ~= 0 then
-        seeds[#seeds + 1] = {period[1], NAMES[metric], seed}
+        table.insert(counts[30], {period[1], NAMES[metric], seed})
       end
     end
   end
-  return seeds
 end
 
 -- `view` names the periods as of now: {today, yesterday, week, last week, last month}.
-local function counts_of(base, total, view, window, paths, now)
-  local month, year = string.sub(view[1], 1, 7), string.sub(view[1], 1, 4)
-  local asked = {
-    {'today', 'day', view[1]}, {'yesterday', 'day', view[2]},
-    {'week', 'week', view[3]}, {'last_week', 'week', view[4]},
-    {'month', 'month', month}, {'last_month', 'month', view[5]},
-    {'year', 'year', year}, {'total', 'total', ''},
-  }
-  local counts = {online_now(base, window, now)}
-  for i, period in ipairs(asked) do
-    counts[i + 1] = numbers_of(base, total, period[2], period[3])
+-- Answers {online, pageviews, visits and visitors of each period with what an admin added and never
+-- below 0, since, last hit, peak, its instant, seeds, pageviews of the paths}.
+local function counts_of(site, view, online, paths)
+  local total, month, year = site.total, string.sub(view[1], 1, 7), string.sub(view[1], 1, 4)
+  local counts = {online}
+  local function add(kind, label)
+    counts[#counts + 1], counts[#counts + 2], counts[#counts + 3] = numbers_of(site, kind, label)
   end
-  for _, field in ipairs({'since', 'last', 'peak', 'peak_at'}) do
-    counts[#counts + 1] = tonumber(total[field] or 0)
+  add('day', view[1])
+  add('day', view[2])
+  add('week', view[3])
+  add('week', view[4])
+  add('month', month)
+  add('month', view[5])
+  add('year', year)
+  add('total', '-')
+  for i = 1, 4 do
+    counts[25 + i] = tonumber(total[COUNTED[i]] or 0)
   end
-  counts[#counts + 1] = seeds_of(total, asked)
-  local pages = {}
+  counts[30] = {}
+  if total.seeded then
+    add_seeds(total, {
+      {'today', 'day', view[1]}, {'yesterday', 'day', view[2]},
+      {'week', 'week', view[3]}, {'last_week', 'week', view[4]},
+      {'month', 'month', month}, {'last_month', 'month', view[5]},
+      {'year', 'year', year}, {'total', 'total', ''},
+    }, counts)
+  end
+  counts[31] = {}
   for i, path in ipairs(paths) do
-    pages[i] = tonumber(redis.call('ZSCORE', base .. 'pages', path) or 0)
+    counts[31][i] = tonumber(redis.call('ZSCORE', site.base .. 'pages', path) or 0)
   end
-  counts[#counts + 1] = pages
   return counts
 end
 
@@ -586,46 +729,66 @@ local function add_score(key, score, member)
   redis.call('ZINCRBY', key, score, member)
 end
 
-local function merge_total(from, into, theirs, ours)
-  for field, value in pairs(theirs) do
-    if field == 'p' or field == 'v' or string.sub(field, 1, 5) == 'seed:' then
-      redis.call('HINCRBY', into .. 'total', field, value)
+local function merge_total(theirs, ours)
+  local from, into, total, other = theirs.base, ours.base, ours.total, theirs.total
+  redis.call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
+  local _, p, v = unpack(period_of(theirs, 'total') or {'-', 0, 0})
+  local _, more_p, more_v = unpack(period_of(ours, 'total') or {'-', 0, 0})
+  begin_period(ours, 'total', '-', p + more_p, v + more_v,
+    redis.call('PFCOUNT', into .. 'visitors:total'))
+  set(ours, 'since', math.min(tonumber(other.since), tonumber(total.since)))
+  set(ours, 'last', math.max(tonumber(other.last or 0), tonumber(total.last or 0)))
+  for field, value in pairs(other) do
+    if string.sub(field, 1, 5) == 'seed:' then
+      set(ours, field, whole(tonumber(total[field] or 0) + tonumber(value)))
+      set(ours, 'seeded', 1)
     end
   end
-  local changes = {seeded = theirs.seeded}
-  changes.since = math.min(tonumber(theirs.since), tonumber(ours.since))
-  changes.last = math.max(tonumber(theirs.last or 0), tonumber(ours.last or 0))
-  if tonumber(theirs.peak or 0) > tonumber(ours.peak or 0) then
-    changes.peak, changes.peak_at = theirs.peak, theirs.peak_at
+  if tonumber(other.peak or 0) > tonumber(total.peak or 0) then
+    set(ours, 'peak', other.peak)
+    set(ours, 'peak_at', other.peak_at)
   end
-  set_total(into, ours, changes)
-  redis.call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
 end
 
 -- Of both generations' running periods the newer one runs on; the older one is frozen.
-local function merge_running(into, theirs, ours, now)
-  if theirs.day and theirs.day == ours.day and theirs.began ~= ours.began then
-    set_total(into, ours, {began = ''})
-  elseif theirs.day and theirs.day > (ours.day or '') then
-    set_total(into, ours, {began = theirs.began})
+local function merge_running(theirs, ours, now)
+  local their_day, our_day = period_of(theirs, 'day'), period_of(ours, 'day')
+  if their_day and our_day and their_day[1] == our_day[1] then
+    if theirs.total.began ~= ours.total.began then
+      set(ours, 'began', '')
+    end
+  elseif their_day and (not our_day or their_day[1] > our_day[1]) then
+    set(ours, 'began', theirs.total.began)
   end
   for _, kind in ipairs(KINDS) do
-    local older, newer = theirs[kind], ours[kind] or theirs[kind]
-    if older and older > newer then
-      older, newer = newer, older
+    local older, newer = period_of(theirs, kind), period_of(ours, kind)
+    if older and newer and older[1] ~= newer[1] then
+      if older[1] > newer[1] then
+        older, newer = newer, older
+      end
+      freeze(ours.base, kind, older[1], now)
     end
-    if older and older < newer then
-      freeze(into, kind, older, now)
+    local running = newer or older
+    if running then
+      begin_period(ours, kind, running[1], ended_numbers(ours.base, kind, running[1]))
     end
-    if newer then
-      set_total(into, ours, {[kind] = newer})
+    forget_previous(ours, kind)
+  end
+end
+
+local function settle_all(site)
+  for _, kind in ipairs(KINDS) do
+    if period_of(site, kind) then
+      settle(site, kind)
     end
   end
 end
 
 -- Adds all that one generation counted to another. Answers how many sums are approximate.
 local function merge(from, into, now)
-  local theirs, ours = read_hash(from .. 'total'), read_hash(into .. 'total')
+  local theirs, ours = load_total({base = from}), load_total({base = into})
+  settle_all(theirs)
+  settle_all(ours)
   local names, labels, approximate = redis.call('ZRANGE', from .. 'index', 0, -1), {}, 0
   for _, name in ipairs(names) do
     local kind, label = string.match(name, '^visitors:(%a+):(.*)$')
@@ -642,15 +805,17 @@ local function merge(from, into, now)
   for period in pairs(labels) do
     local kind, label = string.match(period, '^(%a+) (.*)$')
     approximate = approximate + merge_visitors(from, into, kind, label)
-    if ours[kind] and label < ours[kind] or theirs[kind] and label < theirs[kind] then
+    local one, other = period_of(ours, kind), period_of(theirs, kind)
+    if one and label < one[1] or other and label < other[1] then
       freeze(into, kind, label, now)
     end
   end
   merge_set(from, into, 'online', keep_later)
   merge_set(from, into, 'seen', keep_later)
   merge_set(from, into, 'pages', add_score)
-  merge_total(from, into, theirs, ours)
-  merge_running(into, theirs, ours, now)
+  merge_total(theirs, ours)
+  merge_running(theirs, ours, now)
+  save_total(ours)
   forget(from)
   return approximate
 end
@@ -697,40 +862,48 @@ end
 local function find_site(tag, site)
   site.counted, site.current = generations_of(tag, site.id, site.generation)
   site.base = base_of(tag, site.id, site.counted)
-  site.total = read_hash(site.base .. 'total')
+  load_total(site)
 end
 
 -- What a day's first hit makes is probed before the first write, and everything is for a while
 -- after a batch was rejected: a key of a wrong type stops a batch whole.
 local function probe_site(site, suspicious)
   for _, section in ipairs(site.sections) do
-    if suspicious or section.labels[1] ~= site.total.day then
-      probe_section(site.base, site.total, section.labels, site.view)
+    if suspicious or section.labels[1] ~= (period_of(site, 'day') or {})[1] then
+      probe_section(site, section.labels)
     end
   end
+end
+
+-- The counts of a generation that nothing is counted into.
+local function counts_at(base, asked, now)
+  local online = online_now(base, asked.window, now)
+  return counts_of(load_total({base = base}), asked.view, online, asked.paths)
 end
 
 -- Counts one site's part of a batch; answers the site's counts. `reply.cursor` is how many hits of
 -- the batch came before.
 local function count_site(tag, site, ids, now, reply)
-  local base, total = site.base, site.total
   for _, section in ipairs(site.sections) do
-    count_section(base, total, site, section, ids, reply.cursor, now, reply)
+    count_section(site, section, ids, reply.cursor, now, reply)
     reply.cursor = reply.cursor + #section.hits / 2
   end
-  raise_peak(base, total, site.window, now)
-  if site.counted ~= site.current then
-    base = base_of(tag, site.id, site.current)
-    total = read_hash(base .. 'total')
+  local online = online_now(site.base, site.window, now)
+  if online > tonumber(site.total.peak or 0) then
+    set(site, 'peak', online)
+    set(site, 'peak_at', now)
   end
-  return counts_of(base, total, site.view, site.window, site.paths, now)
+  keep_previous(site)
+  save_total(site)
+  if site.counted == site.current then
+    return counts_of(site, site.view, online, site.paths)
+  end
+  return counts_at(base_of(tag, site.id, site.current), site, now)
 end
 
 -- What a batch that comes again is answered with.
 local function counts_now(tag, site, now)
-  local base = current_base(tag, site.id) or base_of(tag, site.id, site.generation)
-  local total = read_hash(base .. 'total')
-  return counts_of(base, total, site.view, site.window, site.paths, now)
+  return counts_at(current_base(tag, site.id) or base_of(tag, site.id, site.generation), site, now)
 end
 
 -- record(tag; producer, epoch, seq, sites, ids) counts one batch, all or nothing, and only once: a
@@ -817,13 +990,13 @@ end
 
 -- counts(tag; msgpack {site, online_window, view, paths}) answers msgpack {now, counts}.
 local function counts(keys, args)
-  local site, window, view, paths = unpack(cmsgpack.unpack(args[1]))
-  local base, now = current_base(keys[1], site), store_time()
+  local asked = cmsgpack.unpack(args[1])
+  local base, now = current_base(keys[1], asked[1]), store_time()
   if not base then
     return redis.error_reply('NOSITE no such site')
   end
-  local total = read_hash(base .. 'total')
-  return cmsgpack.pack({now, counts_of(base, total, view, window, paths, now)})
+  asked = {window = asked[2], view = asked[3], paths = asked[4]}
+  return cmsgpack.pack({now, counts_at(base, asked, now)})
 end
 
 -- sites(tag; version) answers nothing if that is the version, else {version, site -> settings,

@@ -7,7 +7,7 @@ are what comes back. Values only: nothing here reads a clock, a socket or the en
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -162,8 +162,8 @@ class Seed(Struct, frozen=True, array_like=True):
     amount: int
 
 
-class Counts(Struct, frozen=True, array_like=True):
-    """A site's numbers at one instant, in the order in which counter.lua sends them."""
+class Counts(Struct, frozen=True):
+    """A site's numbers at one instant."""
 
     online: int
     today: Numbers
@@ -181,6 +181,13 @@ class Counts(Struct, frozen=True, array_like=True):
     seeds: list[Seed]
     pages: list[int]
     """Pageviews of the paths that were asked for, in that order."""
+
+    @classmethod
+    def of(cls, sent: Sequence[Any]) -> Counts:
+        """As counter.lua sends them: the numbers of all periods in one flat list."""
+        periods = [Numbers(*sent[n : n + 3]) for n in range(1, 25, 3)]
+        seeds = [Seed(*seed) for seed in sent[29]]
+        return cls(sent[0], *periods, *sent[25:29], seeds, sent[30])
 
 
 def partition_of(site: str) -> int:

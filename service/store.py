@@ -197,9 +197,9 @@ class Store:
         tag, packed = self._tags[site.partition], msgspec.msgpack.encode(request)
         sent = self._clock.local()
         reply = await self._functions.read("counts", tag, packed)
-        store_time, counts = msgspec.msgpack.decode(reply, type=tuple[int, Counts])
+        store_time, counts = msgspec.msgpack.decode(reply)
         self._learn(sent, store_time)
-        return counts
+        return Counts.of(counts)
 
     async def drops(self, site: Site, months: Sequence[str]) -> dict[str, dict[str, int]]:
         """Dropped hits by day and reason, for the given months ('2026-11')."""

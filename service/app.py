@@ -12,7 +12,7 @@ import resource
 import signal
 import time
 import zoneinfo
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -44,17 +44,18 @@ from service.web.appkeys import (
     ADMIN_TOKEN,
     BASE_PATH,
     CLOCK,
-    LIMITS,
     READER,
     RECORDER,
     SITES,
     STORE,
-    TRUSTED_PROXIES,
     WATCH,
 )
 from service.web.auth import WRONG, WrongTokens
-from service.web.client import FORWARDING, MAX_BODY, Forwarding
-from service.web.middleware import answer_errors, measure
+from service.web.client import MAX_BODY, Forwarding
+from service.web.collect import INTAKE, Intake
+from service.web.counts import HIT_ANSWERS, HitAnswers
+from service.web.lane import Connection, Lane
+from service.web.middleware import answer_errors, end_connection, measure
 from service.web.ops import READINESS, Readiness
 from service.web.routes import health_routes, ops_routes, page_routes
 
@@ -62,6 +63,7 @@ KEEPALIVE_S = 75.0
 SHUTDOWN_S = 3.0
 LINGER_S = 1.0
 BACKLOG = 1024
+OTHER_FILES = 256  # that are open beside connections of clients
 SPOOL_BYTES = 256 * 1024 * 1024
 
 log = structlog.get_logger()
@@ -79,7 +81,8 @@ class Components:
     recorder: Recorder
     reader: Reader
     token: AdminToken
-    limits: Limits
+    intake: Intake
+    hit_answers: HitAnswers
     readiness: Readiness
 
 
@@ -96,6 +99,7 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
         Sites(store, clock, settings.timezone) as sites,
         recorder_of(store, clock, settings) as recorder,
     ):
+        reader = Reader(store, clock)
         yield Components(
             settings=settings,
             clock=clock,
@@ -103,9 +107,17 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
             watch=watch,
             sites=sites,
             recorder=recorder,
-            reader=Reader(store, clock),
+            reader=reader,
             token=admin_token(settings.admin_token, settings.data_dir),
-            limits=Limits(time.monotonic),
+            intake=Intake(
+                clock=clock,
+                recorder=recorder,
+                limits=Limits(time.monotonic),
+                secret=store.secret,
+                trusted_proxies=Networks.parse(settings.trusted_proxies),
+                forwarding=Forwarding(),
+            ),
+            hit_answers=HitAnswers(clock, reader),
             readiness=Readiness(),
         )
 
@@ -163,10 +175,9 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     app[READER] = parts.reader
     app[READINESS] = parts.readiness
     app[ADMIN_TOKEN] = parts.token.token
-    app[TRUSTED_PROXIES] = Networks.parse(parts.settings.trusted_proxies)
-    app[LIMITS] = parts.limits
+    app[INTAKE] = parts.intake
+    app[HIT_ANSWERS] = parts.hit_answers
     app[WRONG] = WrongTokens()
-    app[FORWARDING] = Forwarding()
     app.add_routes(routes)
     return app
 
@@ -177,18 +188,22 @@ async def listening(parts: Components) -> AsyncIterator[dict[str, str]]:
     base, settings = parts.settings.base_path, parts.settings
     if settings.ops_listen is None:
         app = make_app(parts, page_routes(base) + ops_routes(base))
-        async with serving(app, settings.listen) as url:
+        async with in_lane(parts, app, settings.listen) as url:
             yield {"pages": url + base, "ops": url + base}
         return
     pages = make_app(parts, page_routes(base))
     ops = make_app(parts, health_routes(base) + ops_routes(base))
-    async with serving(ops, settings.ops_listen) as ops_url, serving(pages, settings.listen) as url:
+    async with (
+        prepared(ops) as server,
+        served(server, settings.ops_listen) as ops_url,
+        in_lane(parts, pages, settings.listen) as url,
+    ):
         yield {"pages": url + base, "ops": ops_url + base}
 
 
 @asynccontextmanager
-async def serving(app: web.Application, address: Address) -> AsyncIterator[str]:
-    """One application on one address; gives its URL."""
+async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
+    """An application, to be given connections."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -198,18 +213,54 @@ async def serving(app: web.Application, address: Address) -> AsyncIterator[str]:
         lingering_time=LINGER_S,
     )
     await runner.setup()
+    assert runner.server, "it was set up"
     try:
-        site = web.TCPSite(runner, address.host, address.port, backlog=BACKLOG)
-        try:
-            await site.start()
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
-                "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
-            ) from None
-        yield f"http://{address._replace(port=site.port)}"
+        yield runner.server
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def in_lane(parts: Components, app: web.Application, address: Address) -> AsyncIterator[str]:
+    """Connections begin in the lane, and become the application's where the lane ends."""
+    app.middlewares.insert(0, end_connection)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with (
+        prepared(app) as server,
+        Lane(
+            parts.settings.base_path,
+            parts.sites,
+            parts.intake,
+            parts.hit_answers,
+            parts.reader,
+            server,
+            most=max(most - OTHER_FILES, most // 2),
+        ) as lane,
+        served(lambda: Connection(lane), address) as url,
+    ):
+        yield url
+
+
+@asynccontextmanager
+async def served(
+    protocol: Callable[[], asyncio.BaseProtocol], address: Address
+) -> AsyncIterator[str]:
+    """Listen on an address; gives its URL."""
+    loop = asyncio.get_running_loop()
+    try:
+        server = await loop.create_server(
+            protocol, address.host, address.port, backlog=BACKLOG, reuse_address=True
+        )
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
+            "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
+        ) from None
+    try:
+        port = server.sockets[0].getsockname()[1]
+        yield f"http://{address._replace(port=port)}"
+    finally:
+        server.close()
 
 
 async def serve(settings: Settings) -> None:

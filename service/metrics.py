@@ -37,6 +37,14 @@ REQUEST_SECONDS = Histogram(
     ["route", "method", "status"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+LANE_REQUESTS = Counter(
+    "visitcounter_lane_requests",
+    "Requests that the fast lane answered itself, or handed over to aiohttp with the connection.",
+    ["outcome"],
+)
+CONNECTIONS_REFUSED = Counter(
+    "visitcounter_connections_refused", "Connections ended at once since there were too many."
+)
 STORE_UP = Gauge("visitcounter_store_up", "1 while the store answers.")
 STORE_CHECK = Gauge("visitcounter_store_check", "1 where the store is well, by check.", ["check"])
 CLOCK_SKEW = Gauge(

@@ -185,9 +185,19 @@ class Counts(Struct, frozen=True):
     @classmethod
     def of(cls, sent: Sequence[Any]) -> Counts:
         """As counter.lua sends them: the numbers of all periods in one flat list."""
-        periods = [Numbers(*sent[n : n + 3]) for n in range(1, 25, 3)]
-        seeds = [Seed(*seed) for seed in sent[29]]
-        return cls(sent[0], *periods, *sent[25:29], seeds, sent[30])
+        online, *numbers, since, last_hit, peak, peak_at, seeds, pages = sent
+        periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
+        values = (
+            online,
+            *periods,
+            since,
+            last_hit,
+            peak,
+            peak_at,
+            [Seed(*s) for s in seeds],
+            pages,
+        )
+        return cls(*values)
 
 
 def partition_of(site: str) -> int:

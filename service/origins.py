@@ -72,12 +72,12 @@ def origin_of(url: str) -> str | None:
     return _normal(start[1].lower(), start[2]) if start else None
 
 
-def wrong_fetch(mode: str | None, dest: str | None, expected_dest: str) -> bool:
+def wrong_fetch(mode: str, dest: str, expected_dest: str) -> bool:
     """Whether Sec-Fetch-Mode and -Dest show that this was not fetched the way our snippet does.
 
     A beacon has the destination ``empty``, the pixel ``image``. None (an old browser) is fine.
     """
-    return mode in _NO_PAGE or (dest is not None and dest != expected_dest)
+    return mode in _NO_PAGE or dest not in ("", expected_dest)
 
 
 def _entry(text: str) -> str:

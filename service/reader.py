@@ -56,6 +56,11 @@ class Reader:
                 raise
             return kept
 
+    def fresh(self, site: Site) -> Reading | None:
+        """The counts if they are fresh."""
+        kept = self.kept(site)
+        return kept if kept and self._is_fresh(kept, site) else None
+
     def kept(self, site: Site) -> Reading | None:
         """The last counts, however old."""
         return self._kept.get((site.id, None))

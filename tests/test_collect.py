@@ -85,7 +85,7 @@ async def test_views_beyond_the_limit_are_dropped(
 ) -> None:
     """What follows at once behind the burst of one address is rate_limit."""
     await service.site()
-    limits = service.parts.limits
+    limits = service.parts.intake.limits
     monkeypatch.setattr(limits, "_views", Buckets(rate_per_s=0.001, burst=2))
     answers = [await service.hit() for _ in range(3)]
 
@@ -96,7 +96,7 @@ async def test_views_beyond_the_limit_are_dropped(
 async def test_trusted_networks_have_no_limit(service: Service) -> None:
     """An address of the site's trusted networks is exempt."""
     await service.site(trusted_networks=["127.0.0.0/8"])
-    limits = service.parts.limits
+    limits = service.parts.intake.limits
     assert all(limits.allow("127.0.0.1", view=True) for _ in range(500))
 
     assert (await service.hit())["counted"] is True
@@ -106,7 +106,9 @@ async def test_a_flood_of_new_visitors_is_held(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the burst, strangers' views count as pageviews only; the known count on."""
-    monkeypatch.setattr(service.parts.limits, "_visitors", Buckets(rate_per_s=0.001, burst=2))
+    monkeypatch.setattr(
+        service.parts.intake.limits, "_visitors", Buckets(rate_per_s=0.001, burst=2)
+    )
     await service.site()
     languages = ("vi", "en", "fr", "de", "vi")
     answers = [await service.hit(headers={"Accept-Language": each}) for each in languages]

@@ -154,7 +154,7 @@ def test_never_raises(text: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "dest", "expected", "wrong"),
     [
-        (None, None, "empty", False),
+        ("", "", "empty", False),
         ("cors", "empty", "empty", False),
         ("no-cors", "empty", "empty", False),
         ("same-origin", "empty", "empty", False),
@@ -163,11 +163,11 @@ def test_never_raises(text: str) -> None:
         ("no-cors", "empty", "image", True),
         ("navigate", "document", "empty", True),
         ("navigate", "iframe", "image", True),
-        ("navigate", None, "empty", True),
+        ("navigate", "", "empty", True),
         ("no-cors", "script", "empty", True),
         ("websocket", "empty", "empty", True),
     ],
 )
-def test_wrong_fetch(mode: str | None, dest: str | None, expected: str, wrong: bool) -> None:
+def test_wrong_fetch(mode: str, dest: str, expected: str, wrong: bool) -> None:
     """Navigations and other destinations are no hits; browsers without the headers are fine."""
     assert wrong == wrong_fetch(mode, dest, expected)

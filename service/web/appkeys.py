@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from service.addresses import Networks
 from service.clock import Clock
-from service.limits import Limits
 from service.reader import Reader
 from service.recorder import Recorder
 from service.sites import Sites
@@ -20,7 +18,5 @@ SITES = web.AppKey("sites", Sites)
 RECORDER = web.AppKey("recorder", Recorder)
 READER = web.AppKey("reader", Reader)
 CLOCK = web.AppKey("clock", Clock)
-LIMITS = web.AppKey("limits", Limits)
-TRUSTED_PROXIES = web.AppKey("trusted_proxies", Networks)
 ADMIN_TOKEN = web.AppKey("admin_token", str)
 BASE_PATH = web.AppKey("base_path", str)

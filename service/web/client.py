@@ -1,19 +1,17 @@
-"""What a request says of itself: which site it means, who sent it, and its body within bounds."""
+"""What a request says of itself: which site it means, and its body within bounds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
 
 import structlog
 from aiohttp import web
 
 from service import metrics
-from service.addresses import client_address, network_key
 from service.errors import Problem
 from service.model import SITE_ID, Site
-from service.web.appkeys import SITES, TRUSTED_PROXIES
+from service.web.appkeys import SITES
 
 MAX_BODY = 16 * 1024
 BODY_S = 5.0
@@ -36,13 +34,6 @@ class Malformed(ValueError):
         self.status = status
 
 
-class Sender(NamedTuple):
-    """A client's address, and its network (IPv6: the /64) by which limits and identities go."""
-
-    address: str
-    network: str
-
-
 class Forwarding:
     """Remembers when a stranger's X-Forwarded-For was last ignored: logged once, hinted at for an
     hour."""
@@ -59,17 +50,6 @@ class Forwarding:
         if self._ignored_s is None:
             log.warning(HINT)
         self._ignored_s = time.monotonic()
-
-
-FORWARDING = web.AppKey("forwarding", Forwarding)
-
-
-def sender_of(request: web.Request) -> Sender:
-    forwarded = request.headers.getall("X-Forwarded-For", [])
-    client = client_address(request.remote or "", forwarded, request.app[TRUSTED_PROXIES])
-    if client.ignored_forwarded:
-        request.app[FORWARDING].ignore()
-    return Sender(client.address, network_key(client.address))
 
 
 def known_site(request: web.Request, *, hit: bool = False) -> Site:

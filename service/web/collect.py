@@ -1,6 +1,6 @@
 """Intake: a request becomes a hit or a drop, is recorded, and is answered after the commit.
 
-`post_hit` and `dot_gif` read what the page says; `judge` decides, in this order, whether it counts:
+The lane and the routes read what a page says, `Intake` decides, in this order, whether it counts:
 malformed, prefetch, origin, bot, rate limit. A drop is counted by its reason and answered like a
 hit, so that nobody loses the number because of it. Nothing here knows how counting is done.
 """
@@ -8,6 +8,7 @@ hit, so that nobody loses the number because of it. Nothing here knows how count
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,15 +17,20 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from service import metrics
+from service.addresses import Networks, client_address, network_key
 from service.batch import Outcome
 from service.bots import is_bot
+from service.clock import Clock
 from service.errors import Problem, StoreError
+from service.limits import Limits
 from service.model import Drop, Hit, Kind, Reason, Site, clean_path
 from service.origins import origin_of, wrong_fetch
+from service.queues import Waiter
+from service.recorder import Recorder
 from service.visitors import visitor_id
-from service.web.appkeys import CLOCK, LIMITS, RECORDER, STORE
-from service.web.client import Malformed, Sender, known_site, read_body, sender_of
-from service.web.counts import answer_hit
+from service.web.client import Forwarding, Malformed, known_site, read_body
+from service.web.counts import HIT_ANSWERS, json_answer
+from service.web.heads import Head, head_of
 
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
@@ -41,33 +47,111 @@ class Beacon(Struct, frozen=True):
 
 
 BEACON = msgspec.json.Decoder(Beacon)
+VIEW = Beacon()
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Judges what pages send, and hands it to the recorder."""
+
+    clock: Clock
+    recorder: Recorder
+    limits: Limits
+    secret: bytes
+    trusted_proxies: Networks
+    forwarding: Forwarding
+
+    def read(self, site: Site, head: Head, body: bytes) -> Hit | Drop:
+        """What a page posted; raises Malformed."""
+        beacon = read_beacon(body)
+        return self.judge(site, head, beacon, path_of(site, head, beacon.p), destination="empty")
+
+    def judge(
+        self, site: Site, head: Head, beacon: Beacon, path: str, destination: str
+    ) -> Hit | Drop:
+        """Whether this counts, and as what."""
+        at = self.clock.now()
+        if head.prefetch:
+            return Drop(site, Reason.PREFETCH, at)
+        if not comes_from_site(site, head, destination):
+            return Drop(site, Reason.ORIGIN, at)
+        if is_bot(head.user_agent):
+            return Drop(site, Reason.BOT, at)
+        address = self.address_of(head)
+        network = network_key(address)
+        trusted = address in site.trusted
+        if not trusted and not self.limits.allow(network, view=beacon.k is Kind.VIEW):
+            return Drop(site, Reason.RATE_LIMIT, at)
+        visitor = b""
+        if not (site.settings.honour_dnt and head.no_identity):
+            first_party = beacon.v if site.settings.identity == "browser" else ""
+            visitor = visitor_id(
+                self.secret, site.id, network, head.user_agent, head.language, first_party
+            )
+        return Hit(
+            site,
+            beacon.k,
+            at,
+            visitor,
+            path,
+            known_only=not trusted and not self.limits.may_bring_visitors(network),
+            network="" if trusted else network,
+            wants_page=beacon.page,
+        )
+
+    def address_of(self, head: Head) -> str:
+        client = client_address(head.peer, head.forwarded, self.trusted_proxies)
+        if client.ignored_forwarded:
+            self.forwarding.ignore()
+        return client.address
+
+    def record(self, entry: Hit | Drop) -> Waiter:
+        """Hand an entry to the recorder; raises StoreUnavailable if it takes no more."""
+        if isinstance(entry, Drop):
+            metrics.DROPS.labels(entry.reason.value).inc()
+        return self.recorder.record(entry)
+
+    def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
+        """Charge the network for a new visitor."""
+        if outcome and outcome.new and isinstance(entry, Hit) and entry.network:
+            self.limits.charge_visitor(entry.network)
+
+    async def count(self, entry: Hit | Drop) -> Outcome | None:
+        """Record an entry and wait for its commit, None if only the spool has it yet; raises
+        StoreError if neither was confirmed."""
+        outcome = await self.record(entry)
+        self.settle(entry, outcome)
+        return outcome
+
+
+INTAKE = web.AppKey("intake", Intake)
 
 
 async def post_hit(request: web.Request) -> web.Response:
     """POST /w/{site}: count a hit, answer the counts."""
-    site = known_site(request, hit=True)
+    site, intake = known_site(request, hit=True), request.app[INTAKE]
     try:
-        beacon = read_beacon(await read_body(request))
-        path = path_of(request, site, beacon.p)
+        entry = intake.read(site, head_of(request), await read_body(request))
     except Malformed as bad:
-        await count(request, Drop(site, Reason.MALFORMED, request.app[CLOCK].now()))
+        await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
-    entry = judge(request, site, beacon, path, destination="empty")
-    return answer_hit(request, site, entry, await count(request, entry))
+    outcome = await intake.count(entry)
+    answer = request.app[HIT_ANSWERS].of(site, entry, outcome)
+    return json_answer(answer.body, answer.status, headers={"Cache-Control": "no-store"})
 
 
 async def dot_gif(request: web.Request) -> web.Response:
     """GET /w/{site}/dot.gif: count a view where no script runs; the picture comes in any case."""
-    site = known_site(request, hit=True)
-    status = 200
+    site, intake = known_site(request, hit=True), request.app[INTAKE]
+    status, head = 200, head_of(request)
     if request.method != "HEAD":
         try:
-            path = path_of(request, site, request.query.get("p"))
-            entry = judge(request, site, Beacon(), path, destination="image")
+            path = path_of(site, head, request.query.get("p"))
+            entry = intake.judge(site, head, VIEW, path, destination="image")
         except Malformed:
-            entry = Drop(site, Reason.MALFORMED, request.app[CLOCK].now())
+            entry = Drop(site, Reason.MALFORMED, intake.clock.now())
         try:
-            await count(request, entry)
+            await intake.count(entry)
         except StoreError:
             status = 503
     headers = {"Cache-Control": "no-store"}
@@ -76,7 +160,7 @@ async def dot_gif(request: web.Request) -> web.Response:
 
 def read_beacon(body: bytes) -> Beacon:
     if not body:
-        return Beacon()
+        return VIEW
     try:
         return BEACON.decode(body)
     except msgspec.ValidationError as error:
@@ -88,103 +172,35 @@ def read_beacon(body: bytes) -> Beacon:
         raise Malformed(f"the body is no JSON: {error}") from None
 
 
-def path_of(request: web.Request, site: Site, named: str | None) -> str:
+def path_of(site: Site, head: Head, named: str | None) -> str:
     """The path a page names, else the Referer's if that is a page of the site, else /."""
     if named is None:
-        return referred_path(request, site)
+        return referred_path(site, head)
     try:
         return clean_path(named)
     except ValueError as error:
         raise Malformed(f"p: {error}", "p") from None
 
 
-def referred_path(request: web.Request, site: Site) -> str:
-    referer = request.headers.get("Referer", "")
-    origin = origin_of(referer)
-    if origin is None or not site.origins.allow(origin, request.headers.get("Host", "")):
+def referred_path(site: Site, head: Head) -> str:
+    origin = origin_of(head.referer)
+    if origin is None or not site.origins.allow(origin, head.host):
         return "/"
     try:
-        return clean_path(urlsplit(referer).path or "/")
+        return clean_path(urlsplit(head.referer).path or "/")
     except ValueError:  # no page has such a URL
         return "/"
 
 
-def judge(
-    request: web.Request, site: Site, beacon: Beacon, path: str, destination: str
-) -> Hit | Drop:
-    """Whether this request counts, and as what."""
-    app, headers = request.app, request.headers
-    at = app[CLOCK].now()
-    user_agent = headers.get("User-Agent", "")
-    if is_prefetch(request):
-        return Drop(site, Reason.PREFETCH, at)
-    if not comes_from_site(request, site, destination):
-        return Drop(site, Reason.ORIGIN, at)
-    if is_bot(user_agent):
-        return Drop(site, Reason.BOT, at)
-    sender = sender_of(request)
-    trusted = sender.address in site.trusted
-    if not trusted and not app[LIMITS].allow(sender.network, view=beacon.k is Kind.VIEW):
-        return Drop(site, Reason.RATE_LIMIT, at)
-    visitor = b""
-    if not (site.settings.honour_dnt and wants_no_identity(request)):
-        visitor = identify(request, site, sender, user_agent, beacon.v)
-    return Hit(
-        site,
-        beacon.k,
-        at,
-        visitor,
-        path,
-        known_only=not trusted and not app[LIMITS].may_bring_visitors(sender.network),
-        network="" if trusted else sender.network,
-        wants_page=beacon.page,
-    )
-
-
-def is_prefetch(request: web.Request) -> bool:
-    headers = request.headers
-    names = ("Sec-Purpose", "Purpose", "X-Moz")
-    return any("prefetch" in headers.get(name, "").lower() for name in names)
-
-
-def comes_from_site(request: web.Request, site: Site, destination: str) -> bool:
+def comes_from_site(site: Site, head: Head, destination: str) -> bool:
     """Whether Fetch Metadata shows a page's report, and its origin is one of the site's.
 
     Where there is no Origin header the Referer decides, and where there is none either only a site
     open to all origins counts.
     """
-    headers = request.headers
-    if wrong_fetch(headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest"), destination):
+    if wrong_fetch(head.fetch_mode, head.fetch_dest, destination):
         return False
-    origin = headers.get("Origin") or origin_of(headers.get("Referer", ""))
+    origin = head.origin or origin_of(head.referer)
     if origin is None:
         return site.origins.open
-    return site.origins.allow(origin, headers.get("Host", ""))
-
-
-def wants_no_identity(request: web.Request) -> bool:
-    return request.headers.get("DNT") == "1" or request.headers.get("Sec-GPC") == "1"
-
-
-def identify(
-    request: web.Request, site: Site, sender: Sender, user_agent: str, first_party: str
-) -> bytes:
-    return visitor_id(
-        request.app[STORE].secret,
-        site.id,
-        sender.network,
-        user_agent,
-        request.headers.get("Accept-Language", ""),
-        first_party if site.settings.identity == "browser" else "",
-    )
-
-
-async def count(request: web.Request, entry: Hit | Drop) -> Outcome | None:
-    """Record an entry and wait for its commit, None if only the spool has it yet; raises StoreError
-    if neither was confirmed."""
-    if isinstance(entry, Drop):
-        metrics.DROPS.labels(entry.reason.value).inc()
-    outcome = await request.app[RECORDER].record(entry)
-    if outcome and outcome.new and isinstance(entry, Hit) and entry.network:
-        request.app[LIMITS].charge_visitor(entry.network)
-    return outcome
+    return site.origins.allow(origin, head.host)

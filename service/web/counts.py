@@ -7,16 +7,18 @@ identity) goes along, so that no reader has to guess.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
 
 from service.batch import Outcome
+from service.clock import Clock
 from service.errors import Problem
 from service.model import Counts, Drop, Hit, Numbers, Site, clean_path
 from service.periods import WEEKDAYS
-from service.web.appkeys import CLOCK, READER
+from service.reader import Reader, Reading
+from service.web.appkeys import READER
 from service.web.auth import is_admin
 from service.web.client import known_site
 
@@ -31,14 +33,26 @@ async def get_counts(request: web.Request) -> web.Response:
     if not site.settings.public and not is_admin(request):
         raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
     path = asked_path(request)
-    reading = await request.app[READER].read(site, path)
+    shown = show(site, await request.app[READER].read(site, path), path)
+    shared = "public, max-age=1" if site.settings.public else "private, no-store"
+    headers = {"ETag": shown.etag, "Cache-Control": shared}
+    if shown.etag in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    return json_answer(shown.body, headers=headers)
+
+
+class Shown(NamedTuple):
+    """A site's counts as JSON, and their tag."""
+
+    etag: str
+    body: bytes
+
+
+def show(site: Site, reading: Reading, path: str | None = None) -> Shown:
     page = (path, reading.counts.pages[0]) if path is not None else None
     body = counts_json(site, reading.counts, reading.as_of, page)
-    shared = "public, max-age=1" if site.settings.public else "private, no-store"
-    headers = {"ETag": etag_of(body), "Cache-Control": shared}
-    if headers["ETag"] in request.headers.get("If-None-Match", ""):
-        return web.Response(status=304, headers=headers)
-    return json_answer({**body, "as_of": reading.as_of // 1000}, headers=headers)
+    etag = f'W/"{blake2b(orjson.dumps(body), digest_size=9).hexdigest()}"'
+    return Shown(etag, orjson.dumps({**body, "as_of": reading.as_of // 1000}))
 
 
 def asked_path(request: web.Request) -> str | None:
@@ -49,34 +63,64 @@ def asked_path(request: web.Request) -> str | None:
         raise Problem(400, "Malformed path", str(error), "path") from None
 
 
-def answer_hit(
-    request: web.Request, site: Site, entry: Hit | Drop, outcome: Outcome | None
-) -> web.Response:
-    """The answer to POST /w/{site}: whether it counted, why not, and the counts."""
-    body: dict[str, Any] = {"counted": isinstance(entry, Hit)}
-    if isinstance(entry, Drop):
-        body["reason"] = entry.reason.value
-    if outcome is None:
-        return answer_spooled(request, site, body)
-    if outcome.held:
-        body["held"] = True
-    now = request.app[CLOCK].now()
-    request.app[READER].keep(site, outcome.counts, now)
-    if site.settings.public:
+class Answer(NamedTuple):
+    """Status and JSON of the answer to a hit."""
+
+    status: int
+    body: bytes
+
+
+class HitAnswers:
+    """Answers to POST /w/{site}: whether it counted, why not, and the counts.
+
+    The hits of a batch are answered with the same counts: the last answer of each site is kept.
+    """
+
+    def __init__(self, clock: Clock, reader: Reader) -> None:
+        self._clock = clock
+        self._reader = reader
+        self._last: dict[str, tuple[Site, Counts, Answer]] = {}
+
+    def of(self, site: Site, entry: Hit | Drop, outcome: Outcome | None) -> Answer:
+        """`outcome`: None if the hit is in the spool."""
+        if isinstance(entry, Hit) and outcome and not outcome.held and outcome.page is None:
+            last = self._last.get(site.id)
+            if last and last[0] is site and last[1] is outcome.counts:
+                return last[2]
+            answer = self._counted(site, {"counted": True}, outcome, None)
+            self._last[site.id] = (site, outcome.counts, answer)
+            return answer
+        body: dict[str, Any] = {"counted": isinstance(entry, Hit)}
+        if isinstance(entry, Drop):
+            body["reason"] = entry.reason.value
+        if outcome is None:
+            return self._spooled(site, body)
+        if outcome.held:
+            body["held"] = True
         page = None
         if isinstance(entry, Hit) and outcome.page is not None:
             page = (entry.path, outcome.page)
-        body |= counts_json(site, outcome.counts, now, page) | {"as_of": now // 1000}
-    return json_answer(body, headers={"Cache-Control": "no-store"})
+        return self._counted(site, body, outcome, page)
+
+    def _counted(
+        self, site: Site, body: dict[str, Any], outcome: Outcome, page: tuple[str, int] | None
+    ) -> Answer:
+        now = self._clock.now()
+        self._reader.keep(site, outcome.counts, now)
+        if site.settings.public:
+            body |= counts_json(site, outcome.counts, now, page) | {"as_of": now // 1000}
+        return Answer(200, orjson.dumps(body))
+
+    def _spooled(self, site: Site, body: dict[str, Any]) -> Answer:
+        """The store is away: with the last counts if there are any, and their instant."""
+        body["spooled"] = True
+        kept = self._reader.kept(site)
+        if kept and site.settings.public:
+            body |= counts_json(site, kept.counts, kept.as_of) | {"as_of": kept.as_of // 1000}
+        return Answer(202, orjson.dumps(body))
 
 
-def answer_spooled(request: web.Request, site: Site, body: dict[str, Any]) -> web.Response:
-    """The store is away: 202, with the last counts if there are any, and their instant."""
-    body["spooled"] = True
-    kept = request.app[READER].kept(site)
-    if kept and site.settings.public:
-        body |= counts_json(site, kept.counts, kept.as_of) | {"as_of": kept.as_of // 1000}
-    return json_answer(body, status=202, headers={"Cache-Control": "no-store"})
+HIT_ANSWERS = web.AppKey("hit_answers", HitAnswers)
 
 
 def counts_json(
@@ -118,15 +162,12 @@ def seeded_json(counts: Counts) -> dict[str, dict[str, int]]:
     return seeded
 
 
-def etag_of(body: dict[str, Any]) -> str:
-    return f'W/"{blake2b(orjson.dumps(body), digest_size=9).hexdigest()}"'
-
-
 def json_answer(
     body: object, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
+    """Of a value, or of bytes that are JSON already."""
     return web.Response(
-        body=orjson.dumps(body),
+        body=body if isinstance(body, bytes) else orjson.dumps(body),
         status=status,
         headers=headers,
         content_type="application/json",

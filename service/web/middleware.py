@@ -23,6 +23,15 @@ log = structlog.get_logger()
 
 
 @web.middleware
+async def end_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What the lane hands over ends with its first answer: the next request begins in the lane
+    again."""
+    response = await handler(request)
+    response.force_close()
+    return response
+
+
+@web.middleware
 async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     began = time.perf_counter()
     status = 500
@@ -78,11 +87,13 @@ def decorate(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
 
 
-def problem_answer(problem: Problem) -> web.Response:
+def problem_json(problem: Problem) -> dict[str, object]:
     body = {"title": problem.title, "status": problem.status, "detail": problem.detail}
-    if problem.field is not None:
-        body["field"] = problem.field
-    response = json_answer(body, status=problem.status)
+    return body if problem.field is None else {**body, "field": problem.field}
+
+
+def problem_answer(problem: Problem) -> web.Response:
+    response = json_answer(problem_json(problem), status=problem.status)
     response.content_type = "application/problem+json"
     response.headers["Cache-Control"] = "no-store"
     if problem.status == HTTPStatus.UNAUTHORIZED:

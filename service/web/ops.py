@@ -8,7 +8,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.web.appkeys import RECORDER, SITES, WATCH
-from service.web.client import FORWARDING, HINT
+from service.web.client import HINT
+from service.web.collect import INTAKE
 from service.web.counts import json_answer
 
 
@@ -42,7 +43,7 @@ async def readyz(request: web.Request) -> web.Response:
         faults.append("The service stops.")
     unsafe += app[RECORDER].problems
     unsafe += [check.detail for check in watch.checks if not check.ok]
-    hints = [HINT] if app[FORWARDING].lately_ignored else []
+    hints = [HINT] if app[INTAKE].forwarding.lately_ignored else []
     body: dict[str, Any] = {
         "status": "unavailable" if faults else "degraded" if unsafe else "ok",
         "faults": faults,

@@ -11,6 +11,7 @@ where it ends.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 from time import perf_counter
@@ -23,7 +24,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from service import metrics
 from service.errors import StoreError, StoreUnavailable
-from service.model import Drop, Hit, Site
+from service.model import Drop, Hit, Reason, Site
 from service.queues import Waiter
 from service.reader import Reader, Reading
 from service.sites import Sites
@@ -36,7 +37,9 @@ from service.web.middleware import problem_json, store_problem
 
 MAX_HEAD = 8 * 1024
 MAX_HELD = 64 * 1024
-REQUEST_S = 10.0  # from a request's first byte to its last
+MAX_HEADERS = 100
+REQUEST_S = 10.0  # for a request's head
+BODY_S = 1.0  # for its body
 IDLE_S = 75.0
 STALL_S = 30.0  # for a client to read its answer
 SWEEP_S = 1.0
@@ -75,7 +78,6 @@ JSON = b"Content-Type: application/json\r\n"
 PROBLEM = b"Content-Type: application/problem+json\r\n"
 NO_STORE = b"Cache-Control: no-store\r\n"
 SHORTLY = b"Cache-Control: public, max-age=1\r\n"
-TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Lane:
@@ -184,7 +186,7 @@ class Connection(asyncio.Protocol):
         self._url = self._body = b""
         self._headers: dict[str, str] = {}
         self._forwarded: list[str] = []
-        self._length = self._begun = 0
+        self._length = self._begun = self._number = 0
         self._complete = self._odd = False
 
     # -- the connection
@@ -204,6 +206,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._lane.leave(self)
+        if self._url and not (self._busy or self._complete):
+            self._break_off()
 
     def pause_writing(self) -> None:
         self._stalled = True
@@ -220,11 +224,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def expire(self) -> None:
-        if self._raw and not self._stalled:
-            self._transport.write(TOO_LATE)
         if self._stalled:
             self._transport.abort()
-        self._transport.close()
+        elif self._length:  # a body that takes its time is aiohttp's, and may still come
+            self._hand_over()
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -258,8 +263,10 @@ class Connection(asyncio.Protocol):
             self._feed_first()
         elif self._complete:
             self._act()
-        elif self._odd or self._length > MAX_BODY or len(self._raw) > MAX_HEAD + MAX_BODY:
+        elif self._odd or self._length > MAX_BODY or len(self._raw) > MAX_HEAD + self._length:
             self._hand_over()
+        elif self._length:
+            self._wait(BODY_S)
         elif self._raw == data:
             self._wait(REQUEST_S)
 
@@ -283,8 +290,8 @@ class Connection(asyncio.Protocol):
 
     def _act(self) -> None:
         lane, method = self._lane, self._parser.get_method()
-        site = None if self._odd or not self._parser.should_keep_alive() else lane.site(self._url)
-        if site is None or self._parser.get_http_version() != "1.1":
+        site = None if self._is_unusual() else lane.site(self._url)
+        if site is None:
             self._hand_over()
         elif method == b"POST":
             self._count(site)
@@ -292,6 +299,17 @@ class Connection(asyncio.Protocol):
             self._look(site)
         else:
             self._hand_over()
+
+    def _is_unusual(self) -> bool:
+        parser = self._parser
+        return (
+            self._odd
+            or "host" not in self._headers
+            or self._number > MAX_HEADERS
+            or len(self._raw) > MAX_HEAD + self._length
+            or not parser.should_keep_alive()
+            or parser.get_http_version() != "1.1"
+        )
 
     def _hand_over(self) -> None:
         """The connection is aiohttp's from here on."""
@@ -320,6 +338,14 @@ class Connection(asyncio.Protocol):
             self._refuse(error)
             return
         waiter.add_done_callback(partial(self._counted, site, entry))
+
+    def _break_off(self) -> None:
+        """The client went away in the middle of a body: what it began is no hit."""
+        site = self._lane.site(self._url) if self._length else None
+        if site is not None and self._parser.get_method() == b"POST":
+            drop = Drop(site, Reason.MALFORMED, self._lane.intake.clock.now())
+            with suppress(StoreError):
+                self._lane.intake.record(drop).add_done_callback(_ended)
 
     def _counted(self, site: Site, entry: Hit | Drop, waiter: Waiter) -> None:
         if waiter.cancelled():
@@ -392,7 +418,7 @@ class Connection(asyncio.Protocol):
         self._parser = HttpRequestParser(self)
         self._url = self._body = b""
         self._headers, self._forwarded = {}, []
-        self._length = self._begun = 0
+        self._length = self._begun = self._number = 0
         self._complete = self._odd = False
 
     def on_message_begin(self) -> None:
@@ -405,6 +431,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._begun > 1:
             return
+        self._number += 1
         key = NAMES[name] if name in NAMES else KNOWN.get(name.decode("latin-1").lower())
         if key is None:
             return
@@ -413,10 +440,10 @@ class Connection(asyncio.Protocol):
             self._forwarded.append(text)
         elif key == "content-length":
             self._length = int(text)
-        elif key == ODD:
+        elif key == ODD or key in self._headers:
             self._odd = True
         else:
-            self._headers.setdefault(key, text)
+            self._headers[key] = text
 
     def on_body(self, body: bytes) -> None:
         if self._begun == 1:
@@ -427,6 +454,12 @@ class Connection(asyncio.Protocol):
 
     def _head(self) -> Head:
         return head_from(self._peer, self._headers, self._forwarded)
+
+
+def _ended(waiter: Waiter) -> None:
+    """Nobody waits for it."""
+    if not waiter.cancelled():
+        waiter.exception()
 
 
 ANSWERED = {

@@ -64,8 +64,8 @@ local function base_of(tag, site, generation)
   return tag .. ':' .. site .. ':' .. generation .. ':'
 end
 
--- Hits count into the generation they were accepted under, but for one that was undone, or that
--- is unknown here, since a failover has lost its reset.
+-- Hits count into the generation they were accepted under, but for one that was undone, and for one
+-- that nobody knows any more, since a failover has lost the reset that began it.
 local function generations_of(tag, site, accepted)
   local found = redis.call('HMGET', tag .. ':generations', site, site .. ':' .. accepted)
   local current = tonumber(found[1] or accepted)

@@ -366,3 +366,17 @@ async def test_a_user_who_may_not_run_a_command_is_refused_at_start(store_server
         with pytest.raises(StartError, match="pfmerge"):
             async with Store(url, namespace(), Clock()):
                 pass
+
+
+async def test_hits_behind_a_reset_that_a_failover_lost_are_counted(store_server: Server) -> None:
+    """They were accepted under a generation that the store knows no more: they go into its own."""
+    async with counting(store_server.url) as counted:
+        snapshot = await dump(counted)
+        await counted.store.reset(counted.site, "the reset")
+        counted.next_generation()
+        await counted.view(1, NOON)
+        await restore(counted, snapshot)
+        await counted.ledger._verify()
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(1, 1, 1)

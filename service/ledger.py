@@ -155,13 +155,14 @@ class Ledger:
     async def _send_or_reject(self, packed: Packed) -> None:
         try:
             await self._store.replay(self._producer, [packed])
+            self._confirm(packed)
         except Rejected as rejected:
             await self._reject(packed, rejected)
 
     async def _reject(self, packed: Packed, rejected: Rejected) -> None:
         """What the store will never count is kept aside for people to look at."""
         metrics.REJECTED_BATCHES.inc()
-        self._confirmed[packed.partition] = max(packed.seq, self._confirmed[packed.partition])
+        self._confirm(packed)  # what fills a gap has no holes
         kept = await asyncio.to_thread(self._aside.keep, packed, self.epoch)
         log.error("a batch is not counted", reason=str(rejected), kept=kept)
 
@@ -216,7 +217,7 @@ class Ledger:
 
     def _confirm(self, packed: Packed) -> None:
         if packed.seq <= self._confirmed[packed.partition]:
-            return  # it came again, or was rejected
+            return  # it came again
         self._confirmed[packed.partition] = packed.seq
         self._kept.append(Kept(time.monotonic(), packed))
         self._kept_bytes += packed.size

@@ -368,6 +368,34 @@ async def test_a_user_who_may_not_run_a_command_is_refused_at_start(store_server
                 pass
 
 
+async def test_what_was_rejected_leaves_no_hole(store_server: Server) -> None:
+    """A store that lost batches gets them all again, those around a rejected one too."""
+    async with counting(store_server.url) as counted:
+        snapshot = await dump(counted)
+        await counted.view(1, NOON)
+        await poison(counted)
+        await counted.view(2, NOON)
+        await restore(counted, snapshot)
+        await counted.ledger._verify()
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_what_was_spooled_beside_a_rejected_batch_is_kept(store_server: Server) -> None:
+    """Batches from the spool are sent again after a failover, also those before a rejected one."""
+    async with counting(store_server.url) as counted:
+        snapshot = await dump(counted)
+        batches = [counted.seal(counted.hit(who, NOON)).packed for who in (1, 2, 3)]
+        batches[1] = batches[1]._replace(sites=b"\xc1 no msgpack")
+        await counted.ledger.replay(batches)
+        await restore(counted, snapshot)
+        await counted.ledger._verify()
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(2, 2, 2)
+
+
 async def test_hits_behind_a_reset_that_a_failover_lost_are_counted(store_server: Server) -> None:
     """They were accepted under a generation that the store knows no more: they go into its own."""
     async with counting(store_server.url) as counted:
@@ -380,3 +408,10 @@ async def test_hits_behind_a_reset_that_a_failover_lost_are_counted(store_server
         counts = await counted.counts(NOON)
 
     assert counts.total == Numbers(1, 1, 1)
+
+
+async def poison(counted: Counted) -> None:
+    """A batch that the store cannot read."""
+    batch = counted.seal(counted.hit(9, NOON))
+    batch.packed = batch.packed._replace(sites=b"\xc1 no msgpack")
+    await counted.ledger.commit([batch])

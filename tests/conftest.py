@@ -15,6 +15,7 @@ from tests.tools import need
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("house"), max_examples=2000)
 settings.load_profile("house")
 
 

@@ -1,0 +1,57 @@
+"""The keys of one partition on a real server: read, kept and put back past the service."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Self
+
+from redis.asyncio import Redis
+
+State = dict[bytes, bytes]
+
+
+class Keyspace:
+    """All keys that begin with a partition's tag."""
+
+    def __init__(self, url: str, tag: str) -> None:
+        self._redis = Redis.from_url(url)
+        self._tag = tag
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._redis.aclose()
+
+    async def pages(self, site: str, generations: Iterable[int]) -> Counter[str]:
+        """How often each path is counted, in all generations."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for generation in generations:
+            _ = pipeline.zrange(f"{self._tag}:{site}:{generation}:pages", 0, -1, withscores=True)
+        total: Counter[str] = Counter()
+        for pages in await pipeline.execute():
+            total.update({path.decode(): int(score) for path, score in pages})
+        return total
+
+    async def ledger(self) -> dict[str, tuple[int, int]]:
+        """Epoch and number of each producer's last batch."""
+        found: Any = await self._redis.hgetall(f"{self._tag}:ledger")
+        entries = {name.decode(): entry.split(b":") for name, entry in found.items()}
+        return {name: (int(of[0]), int(of[1])) for name, of in entries.items() if name != "#"}
+
+    async def dump(self) -> State:
+        keys: Any = await self._redis.keys(f"{self._tag}:*")
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in keys:
+            _ = pipeline.dump(key)
+        return dict(zip(keys, await pipeline.execute(), strict=True))
+
+    async def restore(self, state: State) -> None:
+        """Have these keys and no others; none of them expires."""
+        pipeline = self._redis.pipeline(transaction=True)
+        for key in await self._redis.keys(f"{self._tag}:*"):
+            _ = pipeline.delete(key)
+        for key, value in state.items():
+            _ = pipeline.restore(key, 0, value)
+        await pipeline.execute()

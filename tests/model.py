@@ -1,0 +1,225 @@
+"""What counter.lua shall do, in plain Python: exact, in memory, for one partition with one site.
+
+`Function` gives the answers of the store's functions, in the same words, and counts with dicts and
+sets. Test machines run the service's ledger over it, or hold it beside a real server and compare
+every answer and every number. It reads the packed batches, as the store does, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from service.batch import BYE, KNOWN_ONLY
+from service.model import Numbers
+
+AHEAD_MS, LATE_MS = 2000, 3_600_000
+METRICS = ("pageviews", "visits", "visitors")
+
+Period = tuple[str, str]
+"""Kind and label: ("day", "2026-03-10"), ("total", "")."""
+
+
+class Answer(NamedTuple):
+    """APPLIED, DUP or the error of a `record`; how many visitors in it were new, how many held."""
+
+    text: str
+    new: int = 0
+    held: int = 0
+
+
+class Section(msgspec.Struct, array_like=True):
+    """What a batch holds of a site and a day, as it is packed."""
+
+    day: str
+    week: str
+    pageviews: int
+    pages: dict[str, int]
+    drops: dict[str, int]
+    hits: list[int]
+    newest: int
+
+    @property
+    def periods(self) -> list[Period]:
+        month, year = self.day[:7], self.day[:4]
+        named = [("day", self.day), ("week", self.week), ("month", month), ("year", year)]
+        return [*named, ("total", "")]
+
+
+class Part(msgspec.Struct, array_like=True):
+    """What a batch holds of a site, as it is packed."""
+
+    site: str
+    generation: int
+    window: int
+    timeout: int
+    max_pages: int
+    view: list[str]
+    paths: list[str]
+    sections: list[Section]
+
+
+@dataclass
+class Generation:
+    """All that a site counted between two resets."""
+
+    numbers: Counter[tuple[Period, str]] = field(default_factory=Counter)
+    visitors: defaultdict[Period, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    seeds: Counter[tuple[Period, str]] = field(default_factory=Counter)
+    pages: Counter[str] = field(default_factory=Counter)
+    drops: Counter[tuple[str, str]] = field(default_factory=Counter)
+    seen: dict[bytes, int] = field(default_factory=dict)
+    last: int = 0
+
+    def count(self, section: Section, ids: Sequence[bytes], timeout: int, now: int) -> Answer:
+        played = self._play(section, ids, timeout, now)
+        new, held, visits, visitors = played
+        if section.pageviews or visitors:
+            for period in section.periods:
+                self.numbers[period, "pageviews"] += section.pageviews
+                self.numbers[period, "visits"] += visits
+                self.visitors[period] |= visitors
+            self.pages.update(section.pages)
+            self.last = max(self.last, min(section.newest, now))
+        self.drops.update({(section.day, why): n for why, n in section.drops.items()})
+        return Answer("APPLIED", new, held)
+
+    def _play(
+        self, section: Section, ids: Sequence[bytes], timeout: int, now: int
+    ) -> tuple[int, int, int, set[bytes]]:
+        """How many were new, how many held, visits that began, and who was counted."""
+        new = held = visits = newest = 0
+        counted: set[bytes] = set()
+        hits = zip(section.hits[::2], section.hits[1::2], ids, strict=True)
+        for flags, sent, who in hits:
+            at, last = min(sent, now), self.seen.get(who)
+            newest = max(newest, at)
+            if flags & BYE:
+                continue
+            if last is None and flags & KNOWN_ONLY:
+                held += 1
+                continue
+            new += last is None
+            visits += last is None or at - last >= timeout
+            self.seen[who] = at if last is None else max(at, last)
+            counted.add(who)
+        gone = newest - timeout - LATE_MS  # housekeeping: older ids are of no use to any hit
+        self.seen = {who: at for who, at in self.seen.items() if at > gone}
+        return new, held, visits, counted
+
+    def add(self, other: Generation) -> None:
+        self.numbers.update(other.numbers)
+        for period, visitors in other.visitors.items():
+            self.visitors[period] |= visitors
+        self.seeds.update(other.seeds)
+        self.pages.update(other.pages)
+        self.drops.update(other.drops)
+        for who, at in other.seen.items():
+            self.seen[who] = max(at, self.seen.get(who, at))
+        self.last = max(self.last, other.last)
+
+    def shown(self, period: Period) -> Numbers:
+        exact = [self.numbers[period, metric] for metric in METRICS[:2]]
+        exact.append(len(self.visitors.get(period, ())))
+        seeds = [self.seeds[period, metric] for metric in METRICS]
+        return Numbers(*(max(0, n + seed) for n, seed in zip(exact, seeds, strict=True)))
+
+
+class Function:
+    """The functions of the store, and all that they know."""
+
+    def __init__(self) -> None:
+        self.ledger: dict[str, tuple[int, int]] = {}
+        self.generations = {1: Generation()}
+        self.current = 1
+        self.undone: set[int] = set()
+        self.operations: dict[str, tuple[str, int]] = {}
+
+    def record(
+        self, producer: str, epoch: int, seq: int, sites: bytes, ids: bytes, now: int
+    ) -> Answer:
+        known, last = self.ledger.get(producer, (0, 0))
+        if known > epoch:
+            return Answer(f"FENCED {known}")
+        if seq > last + 1 or known < epoch:
+            return Answer(f"GAP {last}")
+        try:
+            parts = msgspec.msgpack.decode(sites, type=list[Part])
+        except msgspec.MsgspecError:
+            self.ledger[producer] = (epoch, max(seq, last))
+            return Answer("REJECTED")
+        if seq <= last:
+            return Answer("DUP")
+        if any(s.newest > now + AHEAD_MS for part in parts for s in part.sections):
+            return Answer(f"EARLY {now}")
+        self.ledger[producer] = (epoch, seq)
+        return self._count(parts, [ids[n : n + 8] for n in range(0, len(ids), 8)], now)
+
+    def _count(self, parts: Iterable[Part], ids: list[bytes], now: int) -> Answer:
+        new = held = 0
+        for part in parts:
+            into = self.generations[self.counted_in(part.generation)]
+            for section in part.sections:
+                of_section, ids = ids[: len(section.hits) // 2], ids[len(section.hits) // 2 :]
+                answer = into.count(section, of_section, part.timeout, now)
+                new, held = new + answer.new, held + answer.held
+        return Answer("APPLIED", new, held)
+
+    def counted_in(self, accepted: int) -> int:
+        """Hits count into the generation they were accepted under, if there is such a one."""
+        there = accepted <= self.current and accepted not in self.undone
+        return accepted if there else self.current
+
+    def open(self, producer: str, epoch: int, passed: int | None = None) -> int | str:
+        known, last = self.ledger.get(producer, (0, 0))
+        if known > epoch or (known == epoch and passed is None):
+            return f"FENCED {known}"
+        self.ledger[producer] = (epoch, max(last, passed or 0))
+        return self.ledger[producer][1]
+
+    def last_seq(self, producer: str, epoch: int) -> int | str:
+        known, last = self.ledger.get(producer, (0, 0))
+        return f"FENCED {known}" if known > epoch else last
+
+    def reset(self, operation: str) -> str:
+        if operation in self.operations:
+            return self._used(operation, "reset")
+        self.operations[operation] = ("reset", self.current)
+        self.current += 1
+        self.generations[self.current] = Generation()
+        return ""
+
+    def undo(self, operation: str) -> str:
+        kind, moved = self.operations.get(operation, ("", 0))
+        if kind != "reset":
+            return "NOOPERATION no such reset in the last 30 days"
+        if not set(range(moved + 1, self.current)) <= self.undone:
+            return "NEWER a newer reset must be undone first"
+        if moved not in self.undone:
+            self.generations[self.current].add(self.generations.pop(moved))
+            self.undone.add(moved)
+        return ""
+
+    def seed(self, operation: str, metric: str, amounts: dict[Period, int]) -> str:
+        if operation in self.operations:
+            return self._used(operation, "seed")
+        self.operations[operation] = ("seed", 0)
+        seeds = {(period, metric): amount for period, amount in amounts.items()}
+        self.generations[self.current].seeds.update(seeds)
+        return ""
+
+    def _used(self, operation: str, kind: str) -> str:
+        """An operation is done once; its id cannot do another kind."""
+        before, _ = self.operations[operation]
+        return "" if kind == before else f"USED that operation was a {before}"
+
+    def pages(self) -> Counter[str]:
+        """Pageviews by path, of all generations."""
+        total: Counter[str] = Counter()
+        for generation in self.generations.values():
+            total.update(generation.pages)
+        return total

@@ -15,7 +15,7 @@ import structlog
 
 from service import metrics
 from service.batch import Packed
-from service.errors import OutcomeUnknown, StoreError
+from service.errors import OutcomeUnknown, SpoolBroken, StoreError
 from service.ledger import Ledger
 from service.spool import Spool
 from service.tasks import supervised
@@ -116,7 +116,13 @@ class Replay:
         told = False
         try:
             while partitions := self._partitions(address):
-                taken, refusals = await self._bring(partitions)
+                try:
+                    taken, refusals = await self._bring(partitions)
+                except SpoolBroken:
+                    raise
+                except Exception:  # a mistake of ours: the batches stay, and are sent again
+                    log.exception("a replay failed", store=address)
+                    taken, refusals = 0, ["a mistake of ours"]
                 (self._away.discard if taken else self._away.add)(address)
                 self._measure()
                 if refusals and not told:

@@ -28,14 +28,22 @@ class Writer:
         self._ended = False
 
     async def end(self) -> None:
-        """Close it for good."""
+        """Close it for good; an exchange that is under way finds its connection lost."""
         self._ended = True
-        await self._close()
+        stream = self._connection._writer
+        if self._turn.locked() and stream is not None:
+            stream.transport.abort()
+        elif not self._turn.locked():
+            await self._close()
 
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """For each call its reply, or a StoreError."""
         async with self._turn:
-            return await self._exchange(calls)
+            try:
+                return await self._exchange(calls)
+            finally:
+                if self._ended:
+                    await self._close()
 
     async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
         if self._ended:

@@ -12,6 +12,7 @@ from service.model import Drop, Numbers, Reason
 from service.recorder import Recorder
 from tests.counting import counting, make_site
 from tests.servers import Server, run_server, server_binaries
+from tests.services import until
 
 
 def batches() -> float:
@@ -212,3 +213,22 @@ async def test_a_partition_that_is_stuck_delays_no_other(
     assert took_s < 5  # with a pause of half a second behind each flush it would be 25
     assert outcome is not None
     assert outcome.counts.total.pageviews == 1
+
+
+async def test_a_server_that_is_left_in_mid_exchange_is_a_lost_connection(valkey: Server) -> None:
+    """As when another server takes over: whoever is sending learns it as an error of the store."""
+    batches = 200
+    with run_server(server_binaries()["valkey"]) as own:
+        async with counting(own.url) as counted:
+            writer, call = counted.shard.writer, ("ECHO", b"x" * 100_000)
+            await counted.view(1, counted.clock.now())
+            own.pause()
+            sending = asyncio.ensure_future(writer.exchange([call] * batches))
+            waiting = asyncio.ensure_future(writer.exchange([call]))
+            await until(lambda: writer._turn.locked())
+            await writer.end()
+            results = [*await sending, *await waiting]
+            own.resume()
+
+    assert {type(result) for result in results} == {OutcomeUnknown, StoreUnavailable}
+    assert len(results) == batches + 1

@@ -38,26 +38,31 @@ from service.web.middleware import problem_json, store_problem
 MAX_HEAD = 8 * 1024
 MAX_HELD = 64 * 1024
 MAX_HEADERS = 100
+IN_A_ROW = 20  # requests of one connection
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 IDLE_S = 75.0
 STALL_S = 30.0  # for a client to read its answer
 SWEEP_S = 1.0
-STOP_S = 3.0
+STOP_S = 1.5
 
-# Names of headers as they are mostly written -> as heads.py asks for them. What lies behind ODD
-# makes a request aiohttp's; what lies behind None means nothing to us.
-ODD = "odd"
-KNOWN = {
-    **{name: name for name in ("host", "origin", "referer", "user-agent", "accept-language")},
-    **{name: name for name in ("sec-fetch-mode", "sec-fetch-dest", "dnt", "sec-gpc")},
-    **{name: name for name in ("sec-purpose", "purpose", "x-moz", "x-forwarded-for")},
-    **{name: name for name in ("content-length", "if-none-match")},
-    **dict.fromkeys(("transfer-encoding", "expect", "upgrade", "content-encoding"), ODD),
-    "authorization": ODD,
-    **dict.fromkeys(("accept", "accept-encoding", "content-type", "connection")),
-    **dict.fromkeys(("sec-fetch-site", "cookie", "cache-control", "pragma", "priority")),
-}
+# Headers that are read: each may be sent once, but for X-Forwarded-For.
+READ = (
+    *("host", "origin", "referer", "user-agent", "accept-language", "x-forwarded-for"),
+    *("sec-fetch-mode", "sec-fetch-dest", "sec-purpose", "purpose", "x-moz", "dnt", "sec-gpc"),
+    *("content-type", "content-length", "if-none-match"),
+)
+# Headers that no page sends with a hit: the request is aiohttp's.
+ODD = (
+    *("transfer-encoding", "expect", "upgrade", "content-encoding", "authorization", "server"),
+    *("content-location", "content-range", "etag", "max-forwards"),
+)
+IGNORED = (
+    *("accept", "accept-encoding", "connection", "sec-fetch-site", "cookie", "cache-control"),
+    *("pragma", "priority", "x-real-ip", "x-forwarded-proto"),
+)
+KNOWN = {name: name for name in READ} | dict.fromkeys(ODD, "odd") | dict.fromkeys(IGNORED)
+# As they are mostly written.
 NAMES: dict[bytes, str | None] = {
     written.encode(): key for name, key in KNOWN.items() for written in (name, name.title())
 }
@@ -179,15 +184,15 @@ class Connection(asyncio.Protocol):
         """Its request is being counted."""
         self._stalled = False
         """The client does not read its answer."""
-        self._gone = False
+        self._gone = self._running = False
         self._began_s = 0.0
         self._raw = b""
         self._parser = HttpRequestParser(self)
         self._url = self._body = b""
         self._headers: dict[str, str] = {}
         self._forwarded: list[str] = []
-        self._length = self._begun = self._number = 0
-        self._complete = self._odd = False
+        self._end = self._length = self._begun = self._number = 0
+        self._complete = self._odd = self._waiting = False
 
     # -- the connection
 
@@ -206,7 +211,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._lane.leave(self)
-        if self._url and not (self._busy or self._complete):
+        if self._end and not (self._busy or self._complete):
             self._break_off()
 
     def pause_writing(self) -> None:
@@ -247,46 +252,56 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _run(self) -> None:
-        while self._held and not (self._busy or self._stalled or self._gone):
-            data, self._held = self._held, b""
-            self._transport.resume_reading()
-            self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
-        self._raw = self._raw + data if self._raw else data
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):
-            self._hand_over()
+        """Take what is held, request by request, and let others have their turn in between."""
+        if self._running:  # it is an answer given at once that calls
             return
-        if self._begun > 1:
-            self._feed_first()
-        elif self._complete:
-            self._act()
-        elif self._odd or self._length > MAX_BODY or len(self._raw) > MAX_HEAD + self._length:
-            self._hand_over()
-        elif self._length:
-            self._wait(BODY_S)
-        elif self._raw == data:
-            self._wait(REQUEST_S)
-
-    def _feed_first(self) -> None:
-        """Of pipelined requests only the first, if it ends where another parser would see its end;
-        the others wait."""
-        end = self._raw.find(b"\r\n\r\n") + 4 + self._length
-        raw, first = self._raw, self._raw[:end]
-        self._forget()
-        self._raw = first
-        try:
-            self._parser.feed_data(first)
-        except (HttpParserError, HttpParserUpgrade):
-            self._complete = False
-        if self._complete and self._begun == 1:
-            self._held = raw[end:]
-            self._act()
+        self._running = True
+        for _ in range(IN_A_ROW):
+            if not self._held or self._busy or self._stalled or self._gone:
+                break
+            self._transport.resume_reading()
+            self._take()
         else:
-            self._raw = raw
+            self._loop.call_soon(self._run)
+        self._running = False
+
+    def _take(self) -> None:
+        """Take from what is held one request, whole or as much as there is of it."""
+        self._raw, self._held = self._raw + self._held, b""
+        try:
+            if not self._end and not self._read_head():
+                return
+            whole = self._end + self._length
+            if len(self._raw) < whole:
+                self._wait(BODY_S)
+                return
+            self._raw, self._held = self._raw[:whole], self._raw[whole:]
+            self._parser.feed_data(self._raw[self._end :])
+        except (HttpParserError, HttpParserUpgrade):
+            self._odd = True
+        if self._odd or not self._complete or self._begun > 1:
             self._hand_over()
+        else:
+            self._act()
+
+    def _read_head(self) -> bool:
+        """Whether all of the head is there, or so much that it is not ours."""
+        end = self._raw.find(b"\r\n\r\n") + 4
+        if end < 4:
+            bare = self._raw.count(b"\n") != self._raw.count(b"\r\n")  # so there may be no end
+            self._odd = bare or len(self._raw) > MAX_HEAD
+            if not self._waiting:
+                self._waiting = True
+                self._wait(REQUEST_S)
+            return self._odd
+        self._end = end
+        self._parser.feed_data(self._raw[:end])
+        # Another parser shall see this head end here too, and no body before its time.
+        ends_here = self._begun == 1 and not self._body and self._complete == (not self._length)
+        self._odd |= not ends_here or end > MAX_HEAD or self._length > MAX_BODY
+        if self._odd:
+            self._length = 0
+        return True
 
     def _act(self) -> None:
         lane, method = self._lane, self._parser.get_method()
@@ -303,10 +318,8 @@ class Connection(asyncio.Protocol):
     def _is_unusual(self) -> bool:
         parser = self._parser
         return (
-            self._odd
-            or "host" not in self._headers
+            "host" not in self._headers
             or self._number > MAX_HEADERS
-            or len(self._raw) > MAX_HEAD + self._length
             or not parser.should_keep_alive()
             or parser.get_http_version() != "1.1"
         )
@@ -418,8 +431,8 @@ class Connection(asyncio.Protocol):
         self._parser = HttpRequestParser(self)
         self._url = self._body = b""
         self._headers, self._forwarded = {}, []
-        self._length = self._begun = self._number = 0
-        self._complete = self._odd = False
+        self._end = self._length = self._begun = self._number = 0
+        self._complete = self._odd = self._waiting = False
 
     def on_message_begin(self) -> None:
         self._begun += 1
@@ -440,7 +453,7 @@ class Connection(asyncio.Protocol):
             self._forwarded.append(text)
         elif key == "content-length":
             self._length = int(text)
-        elif key == ODD or key in self._headers:
+        elif key == "odd" or key in self._headers:
             self._odd = True
         else:
             self._headers[key] = text

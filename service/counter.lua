@@ -771,6 +771,7 @@ local function merge_running(theirs, ours, now)
     local running = newer or older
     if running then
       begin_period(ours, kind, running[1], ended_numbers(ours.base, kind, running[1]))
+      remember(ours.base, 'visitors:' .. kind .. ':' .. running[1])
     end
     forget_previous(ours, kind)
   end

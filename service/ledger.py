@@ -137,8 +137,7 @@ class Ledger:
             try:
                 await self._send_again(batches)
             except Gap:
-                await self._fill(batches[0].partition, batches[0].seq - 1)
-                await self._send_again(batches)
+                await self._send_past_gaps(batches)
             except Fenced:
                 self._fence()
                 raise
@@ -167,6 +166,15 @@ class Ledger:
         log.error("a batch is not counted", reason=str(rejected), kept=kept)
 
     # -- repair
+
+    async def _send_past_gaps(self, batches: Sequence[Packed]) -> None:
+        """A spool may lack numbers in its middle: records of an earlier run may come again."""
+        for packed in batches:
+            try:
+                await self._send_or_reject(packed)
+            except Gap:
+                await self._fill(packed.partition, packed.seq - 1)
+                await self._send_or_reject(packed)
 
     async def _after_gap(self, batch: Batch) -> list[Outcome] | StoreError:
         """Fill the gap, and send the batch again."""

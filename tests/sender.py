@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -43,12 +43,12 @@ Fates = MutableMapping[str, Fate]
 class Disk:
     """A producer's directory; it outlives its processes."""
 
-    def __init__(self, directory: Path, epoch: int = 0, paths: Iterable[str] = ()) -> None:
+    def __init__(self, directory: Path, epoch: int = 0) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.epoch = epoch
-        self.paths = set(paths)
-        """Of acknowledged views that the store may not have yet."""
+        self.paths: dict[str, int] = {}
+        """Of acknowledged views that the store may not have yet; the numbers of their batches."""
 
     def next_epoch(self) -> int:
         """On disk before it is used: no two starts of a directory share one."""
@@ -57,7 +57,9 @@ class Disk:
 
     def copied_to(self, directory: Path) -> Disk:
         shutil.copytree(self.directory, directory)
-        return Disk(directory, self.epoch, self.paths)
+        copy = Disk(directory, self.epoch)
+        copy.paths.update(self.paths)
+        return copy
 
 
 class Sealed(NamedTuple):
@@ -153,15 +155,16 @@ class Sender:
             self.seal(now)
         await self._replay.spool([sealed.batch.packed for sealed in self.unconfirmed])
         while self.unconfirmed:
-            paths = self.unconfirmed.popleft().paths
+            batch, paths = self.unconfirmed.popleft()
             self._acknowledge(paths)
-            self.disk.paths.update(paths)
+            self.disk.paths.update(dict.fromkeys(paths, batch.packed.seq))
 
     async def empty_spool(self) -> None:
         """Bring the spool's batches to the store; raises StoreError."""
         if self.spooling:
+            before = self.confirmed
             await self._replay._bring_some(self.site.partition)
-            self.retained |= self.disk.paths
+            self.retained |= {path for path, seq in self.disk.paths.items() if seq > before}
             self.disk.paths.clear()
 
     # -- what the ledger does by itself

@@ -396,6 +396,16 @@ async def test_what_was_spooled_beside_a_rejected_batch_is_kept(store_server: Se
     assert counts.total == Numbers(2, 2, 2)
 
 
+async def test_a_hole_between_spooled_batches_is_passed(store_server: Server) -> None:
+    """Records of an earlier run come before newer ones: they do not stop at what lay between."""
+    async with counting(store_server.url) as counted:
+        first, _, _, last = [counted.seal(counted.hit(n, NOON)).packed for n in (1, 2, 3, 4)]
+        await counted.ledger.replay([first, last])
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(2, 2, 2)
+
+
 async def test_hits_behind_a_reset_that_a_failover_lost_are_counted(store_server: Server) -> None:
     """They were accepted under a generation that the store knows no more: they go into its own."""
     async with counting(store_server.url) as counted:

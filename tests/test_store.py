@@ -257,6 +257,21 @@ async def test_undo_with_the_same_day_on_both_sides(store_server: Server) -> Non
     assert {visitors[name] for name in ("today", "week", "month", "year", "total")} == {3}
 
 
+async def test_what_came_after_an_undo_survives_the_next_one(store_server: Server) -> None:
+    """Visitors of a day that an undo brought back, itself without any, are moved and brought back
+    with it."""
+    async with counting(store_server.url) as counted:
+        await counted.view(0, NOON)
+        for who in (1, 2):
+            await counted.store.reset(counted.site, f"r{who}")
+            counted.next_generation()
+            await counted.store.undo(counted.site, f"r{who}")
+            await counted.view(who, NOON)
+        visitors = await counted.visitors(NOON)
+
+    assert {visitors[name] for name in ("today", "week", "month", "year", "total")} == {2}
+
+
 async def test_sites_are_made_once_and_seen_by_version(store_server: Server) -> None:
     """A second site of that id is refused; only changed partitions are read again."""
     async with open_store(store_server.url) as ledger:

@@ -17,7 +17,7 @@ import msgspec
 from service.batch import BYE, KNOWN_ONLY
 from service.model import Numbers
 
-AHEAD_MS, LATE_MS = 2000, 3_600_000
+AHEAD_MS, LATE_MS, BYE_MS, TRIM_MS = 2000, 3_600_000, 2000, 60_000
 METRICS = ("pageviews", "visits", "visitors")
 
 Period = tuple[str, str]
@@ -73,11 +73,12 @@ class Generation:
     pages: Counter[str] = field(default_factory=Counter)
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)
     seen: dict[bytes, int] = field(default_factory=dict)
+    online: dict[bytes, int] = field(default_factory=dict)
+    trimmed: int = 0
     last: int = 0
 
-    def count(self, section: Section, ids: Sequence[bytes], timeout: int, now: int) -> Answer:
-        played = self._play(section, ids, timeout, now)
-        new, held, visits, visitors = played
+    def count(self, section: Section, ids: Sequence[bytes], part: Part, now: int) -> Answer:
+        new, held, visits, visitors = self._play(section, ids, part, now)
         if section.pageviews or visitors:
             for period in section.periods:
                 self.numbers[period, "pageviews"] += section.pageviews
@@ -89,27 +90,43 @@ class Generation:
         return Answer("APPLIED", new, held)
 
     def _play(
-        self, section: Section, ids: Sequence[bytes], timeout: int, now: int
+        self, section: Section, ids: Sequence[bytes], part: Part, now: int
     ) -> tuple[int, int, int, set[bytes]]:
         """How many were new, how many held, visits that began, and who was counted."""
         new = held = visits = newest = 0
         counted: set[bytes] = set()
+        left: set[bytes] = set()
         hits = zip(section.hits[::2], section.hits[1::2], ids, strict=True)
         for flags, sent, who in hits:
             at, last = min(sent, now), self.seen.get(who)
             newest = max(newest, at)
             if flags & BYE:
-                continue
-            if last is None and flags & KNOWN_ONLY:
+                if who in self.online and self.online[who] <= at - BYE_MS:
+                    del self.online[who]
+                    left.add(who)
+            elif last is None and flags & KNOWN_ONLY:
                 held += 1
-                continue
-            new += last is None
-            visits += last is None or at - last >= timeout
-            self.seen[who] = at if last is None else max(at, last)
-            counted.add(who)
-        gone = newest - timeout - LATE_MS  # housekeeping: older ids are of no use to any hit
-        self.seen = {who: at for who, at in self.seen.items() if at > gone}
+            else:
+                new += last is None
+                visits += last is None or at - last >= part.timeout
+                self.seen[who] = max(at, self.seen.get(who, at))
+                self.online[who] = max(at, self.online.get(who, at))
+                counted.add(who)
+                left.discard(who)
+        if section.hits:
+            self._trim(newest, part, left)
         return new, held, visits, counted
+
+    def _trim(self, newest: int, part: Part, left: set[bytes]) -> None:
+        """Housekeeping: older ids are of no use to any hit, but one that is later than an hour."""
+        if left:
+            self.trimmed = 0
+        elif newest - self.trimmed >= TRIM_MS:
+            self.trimmed = newest
+            gone = newest - part.timeout - LATE_MS
+            self.seen = {who: at for who, at in self.seen.items() if at > gone}
+            gone = newest - part.window
+            self.online = {who: at for who, at in self.online.items() if at > gone}
 
     def add(self, other: Generation) -> None:
         self.numbers.update(other.numbers)
@@ -118,8 +135,8 @@ class Generation:
         self.seeds.update(other.seeds)
         self.pages.update(other.pages)
         self.drops.update(other.drops)
-        for who, at in other.seen.items():
-            self.seen[who] = max(at, self.seen.get(who, at))
+        for ours, theirs in ((self.seen, other.seen), (self.online, other.online)):
+            ours.update({who: max(at, ours.get(who, at)) for who, at in theirs.items()})
         self.last = max(self.last, other.last)
 
     def shown(self, period: Period) -> Numbers:
@@ -165,7 +182,7 @@ class Function:
             into = self.generations[self.counted_in(part.generation)]
             for section in part.sections:
                 of_section, ids = ids[: len(section.hits) // 2], ids[len(section.hits) // 2 :]
-                answer = into.count(section, of_section, part.timeout, now)
+                answer = into.count(section, of_section, part, now)
                 new, held = new + answer.new, held + answer.held
         return Answer("APPLIED", new, held)
 

@@ -310,8 +310,9 @@ local function attend(site, hits, ids, cursor, now, reply)
   local room = unseen > 0 and MAX_IDS - redis.call('ZCARD', base .. 'seen') or 0
   local outcome = play(hits, whose, seen, online, site.timeout, room, cursor, now, reply)
 
-  raise_scores(base .. 'seen', members, seen, outcome.counted)
+  -- Of what is written first the key was not read before: of a wrong type, it stops all of it here.
   raise_scores(base .. 'online', members, online, outcome.counted)
+  raise_scores(base .. 'seen', members, seen, outcome.counted)
   for m in pairs(outcome.left) do
     redis.call('ZREM', base .. 'online', members[m])
   end

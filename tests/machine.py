@@ -107,16 +107,20 @@ class Machine(RuleBasedStateMachine):
         self.start()
 
     def teardown(self) -> None:
-        """Look a last time, unless something was found already."""
-        if sys.exc_info()[0] is None:
-            self.line.mend()
-            if self.living is None:
-                self.start()
-            self.calm()
-        for sender in (self.living, self.copied):
-            if sender is not None:
-                self.run(sender.crash())
-        shutil.rmtree(self.directory)
+        try:
+            if sys.exc_info()[0] is None:  # else something was found already
+                self._look_a_last_time()
+        finally:
+            for sender in (self.living, self.copied):
+                if sender is not None:
+                    self.run(sender.crash())
+            shutil.rmtree(self.directory)
+
+    def _look_a_last_time(self) -> None:
+        self.line.mend()
+        if self.living is None:
+            self.start()
+        self.calm()
 
     # -- hits and batches
 

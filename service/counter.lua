@@ -286,17 +286,19 @@ local function raise_scores(key, members, scores, chosen)
 end
 
 -- Once a minute the sets lose whom no hit needs any more, and get a new life: they expire when
--- nobody comes. A set that a bye may have emptied is a new one at the next hit.
+-- nobody comes. A set that is empty now is a new one at the next hit, and gets its life there.
 local function trim(site, newest, left)
   local base, timeout, window = site.base, site.timeout, site.window
-  if next(left) then
-    set(site, 'trimmed', 0)
-  elseif newest - tonumber(site.total.trimmed or 0) >= TRIM_MS then
+  local due = newest - tonumber(site.total.trimmed or 0) >= TRIM_MS
+  if due then
     redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
     redis.call('ZREMRANGEBYSCORE', base .. 'online', '-inf', newest - window)
     redis.call('PEXPIRE', base .. 'seen', timeout + LATE_MS)
     redis.call('PEXPIRE', base .. 'online', window + LATE_MS)
     set(site, 'trimmed', newest)
+  end
+  if (due or next(left)) and redis.call('EXISTS', base .. 'online') == 0 then
+    set(site, 'trimmed', 0)
   end
 end
 
@@ -587,8 +589,9 @@ end
 -- The previous periods seldom change: while counting they are kept where the running ones are.
 local function keep_previous(site)
   for kind, label in pairs({day = site.view[2], week = site.view[4], month = site.view[5]}) do
-    local before = period_of(site, kind .. '-')
-    if not before or before[1] ~= label then
+    local before, running = period_of(site, kind .. '-'), period_of(site, kind)
+    local runs = running and running[1] == label -- what another worker still counts into
+    if not runs and (not before or before[1] ~= label) then
       begin_period(site, kind .. '-', label, numbers_of(site, kind, label))
     end
   end

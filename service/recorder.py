@@ -240,20 +240,20 @@ class Recorder:
             return
         late_s = time.monotonic() - SPILL_S
         late = [
-            queue
+            (queue, queue.sealed)
             for queue in queues
             if queue.sealed and (queue.sealed.for_spool or queue.sealed.since_s <= late_s)
         ]
         if not late:
             return
         try:
-            await self._replay.spool([q.sealed.batch.packed for q in late if q.sealed])
+            await self._replay.spool([sealed.batch.packed for _, sealed in late])
         except (SpoolFull, SpoolBroken):
-            self._rest(late)
+            self._rest([queue for queue, _ in late])
             return
-        for queue in late:
-            if queue.sealed:
-                queue.settle([None] * len(queue.sealed.waiting))
+        for queue, sealed in late:
+            if queue.sealed is sealed:  # and was not answered for meanwhile
+                queue.settle([None] * len(sealed.waiting))
 
     # -- those who have waited too long
 

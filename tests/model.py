@@ -119,14 +119,15 @@ class Generation:
 
     def _trim(self, newest: int, part: Part, left: set[bytes]) -> None:
         """Housekeeping: older ids are of no use to any hit, but one that is later than an hour."""
-        if left:
-            self.trimmed = 0
-        elif newest - self.trimmed >= TRIM_MS:
+        due = newest - self.trimmed >= TRIM_MS
+        if due:
             self.trimmed = newest
             gone = newest - part.timeout - LATE_MS
             self.seen = {who: at for who, at in self.seen.items() if at > gone}
             gone = newest - part.window
             self.online = {who: at for who, at in self.online.items() if at > gone}
+        if (due or left) and not self.online:
+            self.trimmed = 0
 
     def add(self, other: Generation) -> None:
         self.numbers.update(other.numbers)

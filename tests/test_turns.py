@@ -215,3 +215,17 @@ async def test_a_day_that_gets_another_week_adds_its_visitors_to_it(store_server
         visitors = await counted.visitors(thursday)
 
     assert (visitors["today"], visitors["week"], visitors["total"]) == (2, 1, 2)
+
+
+async def test_what_another_worker_brings_after_midnight_is_in_yesterday(
+    store_server: Server,
+) -> None:
+    """The first to ask for yesterday while it still runs does not decide what it was."""
+    day, next_day = at("2026-03-10 23:59"), at("2026-03-11 00:00")
+    async with counting(store_server.url) as counted:
+        for who in (1, 2, 3):
+            await counted.record(counted.hit(who, day), now=next_day)
+        await counted.view(4, next_day)
+        counts = await counted.counts(next_day)
+
+    assert (counts.yesterday.pageviews, counts.today.pageviews) == (3, 1)

@@ -300,3 +300,19 @@ async def test_a_held_visitor_is_still_new_later(store_server: Server) -> None:
 
     assert outcome.new
     assert Numbers(2, 1, 1) == outcome.counts.total
+
+
+async def test_a_busy_site_forgets_whom_no_hit_needs(store_server: Server) -> None:
+    """Also where somebody leaves in every batch: the sets are trimmed, and keep their life."""
+    minute = 60_000
+    async with counting(store_server.url) as counted:
+        for n in range(1, 31):
+            when = NOON + 10 * n * minute
+            await counted.record(
+                counted.hit(n, when), counted.hit(n - 1, when, kind="bye"), counted.hit(99, when)
+            )
+        seen = f"{counted.tag}:portal:1:seen"
+        kept, life = await counted.client.zcard(seen), await counted.client.pttl(seen)
+
+    assert kept <= 11
+    assert life > 60 * minute

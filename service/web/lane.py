@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         self._held = self._held + data if self._held else data
         if not (self._busy or self._stalled):
             self._run()
-        elif len(self._held) > MAX_HELD:
+        if len(self._held) > MAX_HELD and not self._gone:
             self._transport.pause_reading()
 
     def _run(self) -> None:
@@ -259,8 +259,9 @@ class Connection(asyncio.Protocol):
         for _ in range(IN_A_ROW):
             if not self._held or self._busy or self._stalled or self._gone:
                 break
-            self._transport.resume_reading()
             self._take()
+            if len(self._held) <= MAX_HELD and not self._gone:
+                self._transport.resume_reading()
         else:
             self._loop.call_soon(self._run)
         self._running = False
@@ -330,6 +331,7 @@ class Connection(asyncio.Protocol):
         self._lane.leave(self)
         handler = self._lane.aiohttp()
         self._gone = True
+        self._transport.resume_reading()
         self._transport.set_write_buffer_limits()
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)

@@ -17,7 +17,6 @@ from service.web.counts import json_answer
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PUBLIC = ("/w/", "/embed.")
-ADMIN = "/api/"
 
 log = structlog.get_logger()
 

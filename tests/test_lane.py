@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,9 +19,10 @@ from prometheus_client import REGISTRY
 from service import app
 from service.app import Components, prepared, served
 from service.values import Address
+from service.web.lane import MAX_HELD, Connection
 from tests.counting import at
 from tests.servers import Server, run_server, server_binaries
-from tests.services import PERSON, Service, StoppedClock, run_service
+from tests.services import PERSON, Service, StoppedClock, run_service, until
 
 NOON = at("2026-03-10 12:00")
 ANSWER_S = 5.0
@@ -274,3 +276,26 @@ async def test_a_client_that_reads_nothing_holds_up_nobody(server: Server) -> No
         writer.transport.abort()
 
     assert answer.status == 200
+
+
+def connections() -> list[Connection]:
+    """Those in the lane now."""
+    found = [each for each in gc.get_objects() if isinstance(each, Connection)]
+    return [each for each in found if not each._gone]
+
+
+async def test_a_connection_holds_little_of_what_it_is_sent(server: Server) -> None:
+    """Whoever sends faster than it is answered waits with its bytes, also while it reads."""
+    async with ports(server.url) as both:
+        url = urlsplit(both.lane.url)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        await until(connections)
+        (connection,) = connections()
+        writer.write(LOOK * 20_000)
+        held = 0
+        for _ in range(20_000):
+            await reader.readuntil(b"HTTP/1.1 200")
+            held = max(held, len(connection._held))
+        writer.close()
+
+    assert held <= MAX_HELD + 256 * 1024  # what uvloop reads at once

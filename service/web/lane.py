@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._lane.leave(self)
-        if self._end and not (self._busy or self._complete):
+        if self._end and not (self._busy or self._complete or self._lane.stopping):
             self._break_off()
 
     def pause_writing(self) -> None:
@@ -256,15 +256,16 @@ class Connection(asyncio.Protocol):
         if self._running:  # it is an answer given at once that calls
             return
         self._running = True
-        for _ in range(IN_A_ROW):
-            if not self._held or self._busy or self._stalled or self._gone:
-                break
-            self._take()
-            if len(self._held) <= MAX_HELD and not self._gone:
-                self._transport.resume_reading()
-        else:
-            self._loop.call_soon(self._run)
-        self._running = False
+        try:
+            for _ in range(IN_A_ROW):
+                if not self._held or self._busy or self._stalled or self._gone:
+                    return
+                self._take()
+                if len(self._held) <= MAX_HELD and not self._gone:
+                    self._transport.resume_reading()
+        finally:
+            self._running = False
+        self._loop.call_soon(self._run)
 
     def _take(self) -> None:
         """Take from what is held one request, whole or as much as there is of it."""
@@ -274,7 +275,6 @@ class Connection(asyncio.Protocol):
                 return
             whole = self._end + self._length
             if len(self._raw) < whole:
-                self._wait(BODY_S)
                 return
             self._raw, self._held = self._raw[:whole], self._raw[whole:]
             self._parser.feed_data(self._raw[self._end :])
@@ -296,6 +296,7 @@ class Connection(asyncio.Protocol):
                 self._wait(REQUEST_S)
             return self._odd
         self._end = end
+        self._wait(BODY_S)  # once: pieces of a body gain no time
         self._parser.feed_data(self._raw[:end])
         # Another parser shall see this head end here too, and no body before its time.
         ends_here = self._begun == 1 and not self._body and self._complete == (not self._length)

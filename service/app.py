@@ -40,6 +40,7 @@ from service.spool import Spool
 from service.store import Store
 from service.values import Address
 from service.watch import Watch
+from service.web.answering import Desk
 from service.web.appkeys import (
     ADMIN_TOKEN,
     BASE_PATH,
@@ -53,8 +54,9 @@ from service.web.appkeys import (
 from service.web.auth import WRONG, WrongTokens
 from service.web.client import MAX_BODY, Forwarding
 from service.web.collect import INTAKE, Intake
+from service.web.connection import Connections
 from service.web.counts import HIT_ANSWERS, HitAnswers
-from service.web.lane import Connection, Lane
+from service.web.lane import Lane
 from service.web.middleware import answer_errors, end_connection, measure
 from service.web.ops import READINESS, Readiness
 from service.web.routes import health_routes, ops_routes, page_routes
@@ -225,18 +227,12 @@ async def in_lane(parts: Components, app: web.Application, address: Address) -> 
     """Connections begin in the lane, and become the application's where the lane ends."""
     app.middlewares.insert(0, end_connection)
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    base = parts.settings.base_path
+    desk = Desk(base, parts.sites, parts.intake, parts.hit_answers, parts.reader)
     async with (
         prepared(app) as server,
-        Lane(
-            parts.settings.base_path,
-            parts.sites,
-            parts.intake,
-            parts.hit_answers,
-            parts.reader,
-            server,
-            most=max(most - OTHER_FILES, most // 2),
-        ) as lane,
-        served(lambda: Connection(lane), address) as url,
+        Lane(Connections(server, max(most - OTHER_FILES, most // 2)), desk) as lane,
+        served(lane.accept, address) as url,
     ):
         yield url
 

@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 from service import app
 from service.app import Components, prepared, served
 from service.values import Address
-from service.web.lane import MAX_HELD, Connection
+from service.web.connection import MAX_HELD, Connection
 from tests.counting import at
 from tests.servers import Server, run_server, server_binaries
 from tests.services import PERSON, Service, StoppedClock, run_service, until
@@ -87,7 +87,7 @@ async def without_lane(
 async def ports(url: str) -> AsyncIterator[Ports]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.web.client.BODY_S", 0.3)
-        patch.setattr("service.web.lane.BODY_S", 0.1)
+        patch.setattr("service.web.connection.BODY_S", 0.1)
         patch.setattr("service.web.lane.SWEEP_S", 0.05)
         async with run_service(url, clock=StoppedClock(NOON)) as lane:
             patch.setattr(app, "in_lane", without_lane)

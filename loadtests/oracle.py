@@ -18,7 +18,7 @@ from redis.asyncio.cluster import RedisCluster
 from loadtests.beacons import LANGUAGE, USER_AGENT, address_of
 from loadtests.load import SiteHits
 from service.model import partition_of
-from service.visitors import visitor_id
+from service.visitors import browser_hash, visitor_id
 
 NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
@@ -144,7 +144,8 @@ async def sketched(store: Redis | RedisCluster, site: str, visitors: set[int]) -
     if not visitors:
         return 0
     secret = bytes.fromhex((await _ask(store, "HGET", f"{NAMESPACE}:{{meta}}", "secret")).decode())
-    ids = [visitor_id(secret, site, address_of(v), USER_AGENT, LANGUAGE) for v in visitors]
+    browser = browser_hash(secret, site, USER_AGENT, LANGUAGE)
+    ids = [visitor_id(browser, address_of(v)) for v in visitors]
     await store.delete(SCRATCH)
     for start in range(0, len(ids), ADDED):
         await store.pfadd(SCRATCH, *ids[start : start + ADDED])

@@ -10,9 +10,10 @@ quarter of a hit's time. The address goes into the visitor's id and the buckets,
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,22 +28,24 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _MAPPED_NETWORK = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
-class Client(msgspec.Struct, frozen=True, gc=False):
-    """Where a request comes from, and whether a X-Forwarded-For was not believed."""
+class Address(msgspec.Struct, frozen=True, gc=False):
+    """An address: what one household or server holds of its kind, and its value."""
 
-    address: str
-    ignored_forwarded: bool
-
-
-class _Address(msgspec.Struct, frozen=True, gc=False):
-    """An address: the one way to write it, its bytes, and its value."""
-
-    text: str
+    network: str
+    """An IPv4 address itself, of an IPv6 address its /64; the one way to write it."""
     size: int
+    """In bytes."""
     number: int
 
 
-_NOWHERE = _Address(NOWHERE, 4, 0)
+class Client(NamedTuple):
+    """Where a request comes from, and whether a X-Forwarded-For was not believed."""
+
+    address: Address
+    ignored_forwarded: bool
+
+
+_NOWHERE = Address(NOWHERE, 4, 0)
 
 
 class Networks:
@@ -64,58 +67,41 @@ class Networks:
     def __bool__(self) -> bool:
         return any(self._masks.values())
 
-    def __contains__(self, address: object) -> bool:
-        parsed = _parsed(address) if isinstance(address, str) else None
-        return parsed is not None and self.holds(parsed)
-
-    def holds(self, address: _Address) -> bool:
+    def holds(self, address: Address) -> bool:
         for mask, known in self._masks[address.size]:  # noqa: SIM110 - a generator costs thrice
             if address.number & mask in known:
                 return True
         return False
 
 
-def client_address(peer: str, forwarded: Sequence[str], trusted: Networks) -> Client:
-    """The client of a request from *peer* with these X-Forwarded-For headers, in their order.
+def client_address(peer: str, forwarded: str, trusted: Networks) -> Client:
+    """The client of a request from *peer* with this X-Forwarded-For, of several ones all in a row.
 
     All hops trusted: the left-most. A hop that is no address, reached from the right: the peer.
     """
-    near = _parsed(peer) or _NOWHERE
-    hops = _hops(forwarded)
+    near = parsed(peer) or _NOWHERE
+    hops = _hops(forwarded) if forwarded else ()
     if not hops:
-        return Client(near.text, False)
+        return Client(near, False)
     if not trusted.holds(near):
-        return Client(near.text, True)
+        return Client(near, True)
     client = near
     for hop in hops:
-        address = _parsed(hop) or _parsed(_host(hop))
+        address = parsed(hop) or parsed(_host(hop))
         client = address or near
         if address is None or not trusted.holds(address):
             break
-    return Client(client.text, False)
+    return Client(client, False)
 
 
-def network_key(address: str) -> str:
-    """What one household or server holds: an IPv4 address itself, of an IPv6 address its /64."""
-    parsed = _parsed(address)
-    if parsed is None:
-        return address
-    if parsed.size == 4:
-        return parsed.text
-    return _ipv6_network(parsed.number >> 64)
-
-
-def _hops(forwarded: Sequence[str]) -> list[str]:
+def _hops(forwarded: str) -> list[str]:
     """The hops from the right, blanks left out (RFC 9110, 5.6.1).
 
     Too long: the left end goes, the client's own writing. Refusing the whole header instead would
     let a client hide in the proxy's bucket and empty it for everybody.
     """
-    if not forwarded:
-        return []
-    joined = ",".join(forwarded)
-    hops = joined[-MAX_FORWARDED:].split(",")
-    if len(joined) > MAX_FORWARDED:
+    hops = forwarded[-MAX_FORWARDED:].split(",")
+    if len(forwarded) > MAX_FORWARDED:
         hops[0] = "?"  # what was cut through may read like an address
     return [text[:MAX_HOP] for hop in reversed(hops) if (text := hop.strip())][:MAX_HOPS]
 
@@ -128,26 +114,22 @@ def _host(hop: str) -> str:
 
 
 @lru_cache(maxsize=16_384)
-def _parsed(address: str) -> _Address | None:
-    """None when *address* is none; a mapped IPv4 address counts as IPv4, a zone id is dropped."""
+def parsed(text: str) -> Address | None:
+    """None if *text* is no address; a mapped IPv4 address counts as IPv4, a zone id is dropped."""
     try:
-        if ":" not in address:
-            return _address(AF_INET, inet_pton(AF_INET, address))
-        packed = inet_pton(AF_INET6, address.partition("%")[0])
+        if ":" not in text:
+            return _ipv4(inet_pton(AF_INET, text))
+        packed = inet_pton(AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
         return None
     if packed.startswith(_MAPPED):
-        return _address(AF_INET, packed[12:])
-    return _address(AF_INET6, packed)
+        return _ipv4(packed[12:])
+    network = inet_ntop(AF_INET6, packed[:8] + bytes(8)) + "/64"
+    return Address(network, 16, int.from_bytes(packed, "big"))
 
 
-def _address(family: int, packed: bytes) -> _Address:
-    return _Address(inet_ntop(family, packed), len(packed), int.from_bytes(packed, "big"))
-
-
-@lru_cache(maxsize=16_384)
-def _ipv6_network(upper: int) -> str:
-    return inet_ntop(AF_INET6, upper.to_bytes(8, "big") + bytes(8)) + "/64"
+def _ipv4(packed: bytes) -> Address:
+    return Address(inet_ntop(AF_INET, packed), 4, int.from_bytes(packed, "big"))
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

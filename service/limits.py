@@ -2,15 +2,15 @@
 
 A bucket is one number, the instant at which it will be full again (the generic cell rate algorithm,
 GCRA), so a take is a lookup and a store. Time comes in: seconds of a monotonic clock.
-Memory is bounded: the bucket untouched for longest is forgotten, and starts full when its key
-comes back. Refused takes touch too, so nobody gains a new burst by hammering; to push out a bucket
-that is still empty takes as many other keys as `capacity` in the meantime, and whoever commands
-those already has that many bursts.
+Memory is bounded, in two halves: when the young one is full it becomes the old one, and what was
+untouched since is forgotten with the old one before it, and starts full when its key comes back.
+Refused takes touch too, so nobody gains a new burst by hammering; to push out a bucket that is
+still empty takes half as many other keys as `capacity` in the meantime, and whoever commands those
+already has that many bursts.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 _ROUNDING = 1e-6
@@ -25,20 +25,19 @@ class Buckets:
             raise ValueError("rate_per_s, burst and capacity must be greater than 0")
         self._rate = rate_per_s
         self._burst = burst
-        self._capacity = capacity
-        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._half = max(1, capacity // 2)
+        self._young: dict[str, float] = {}
+        self._old: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._full_at)
+        return len(self._young) + sum(key not in self._young for key in self._old)
 
     def take(self, key: str, now_s: float, n: float = 1) -> bool:
         """Take *n* tokens, or none and say False when there are fewer."""
-        missing = self._missing(key, now_s) + n
-        if missing > self._burst + _ROUNDING:
-            self._touch(key)
-            return False
-        self._store(key, now_s, missing)
-        return True
+        missing = self._missing(key, now_s)
+        granted = missing + n <= self._burst + _ROUNDING
+        self._store(key, now_s, missing + n if granted else missing)
+        return granted
 
     def charge(self, key: str, now_s: float, n: float) -> None:
         """Take *n* tokens in any case; the debt ends at one burst below zero."""
@@ -50,18 +49,13 @@ class Buckets:
 
     def _missing(self, key: str, now_s: float) -> float:
         """Tokens that the bucket lacks; more than the burst when it is in debt."""
-        full_at = self._full_at.get(key, now_s)
+        full_at = self._young.get(key) or self._old.get(key, now_s)
         return (full_at - now_s) * self._rate if full_at > now_s else 0.0
 
     def _store(self, key: str, now_s: float, missing: float) -> None:
-        self._full_at[key] = now_s + missing / self._rate
-        self._touch(key)
-        if len(self._full_at) > self._capacity:
-            self._full_at.popitem(last=False)
-
-    def _touch(self, key: str) -> None:
-        if key in self._full_at:
-            self._full_at.move_to_end(key)
+        self._young[key] = now_s + missing / self._rate
+        if len(self._young) >= self._half:
+            self._young, self._old = {}, self._young
 
 
 class Limits:

@@ -5,9 +5,26 @@ No series carries a site, a path or an address: their number would be the visito
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Seconds(Histogram):
+    """A histogram that takes many observations at once: one by one each costs a lock and more."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        ordered, below = sorted(amounts), 0
+        self._sum.inc(sum(ordered))
+        for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
+            upto = bisect_right(ordered, bound)
+            if upto > below:
+                bucket.inc(upto - below)
+            below = upto
+
 
 HITS = Counter(
     "visitcounter_hits",
@@ -31,7 +48,7 @@ FLUSH_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 PENDING = Gauge("visitcounter_pending_hits", "Hits that wait for a batch.")
-REQUEST_SECONDS = Histogram(
+REQUEST_SECONDS = Seconds(
     "visitcounter_request_seconds",
     "Time to answer a request, by route template, method and status class.",
     ["route", "method", "status"],

@@ -8,9 +8,12 @@ stores and spools; what the recorder learns of the batch, it tells here.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import structlog
+from msgspec import Struct
 
 from service import metrics
 from service.batch import Batch, Outcome
@@ -20,15 +23,53 @@ from service.model import Drop, Hit
 MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
 AGAIN_MIN_S, AGAIN_MAX_S = 0.02, 0.5
 
-Waiter = asyncio.Future[Outcome | None]
-"""Holds what became of a hit; None: it is in the spool, and will be counted."""
+log = structlog.get_logger()
 
 
-class Waiting(NamedTuple):
+class Waiter(Protocol):
+    """Who waits for what becomes of a hit: is told once, by one of the two."""
+
+    def settled(self, outcome: Outcome | None) -> None:
+        """None: the hit is in the spool, and will be counted."""
+
+    def refused(self, error: StoreError) -> None:
+        """Neither was confirmed."""
+
+
+class Awaited:
+    """A waiter whose future holds the outcome or the error."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+
+    def settled(self, outcome: Outcome | None) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+    def refused(self, error: StoreError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Nobody:
+    """Waits for nothing."""
+
+    def settled(self, outcome: Outcome | None) -> None:
+        pass
+
+    def refused(self, error: StoreError) -> None:
+        pass
+
+
+NOBODY = Nobody()
+
+
+class Waiting(Struct, gc=False):
     """A hit or drop, who waits for its outcome, and since when (monotonic seconds)."""
 
     entry: Hit | Drop
-    waiter: Waiter
+    waiter: Waiter | None
+    """None once they were told."""
     since_s: float
 
 
@@ -68,10 +109,8 @@ class Queue:
         assert self.sealed, "what is settled was sealed"
         waiting, self.sealed = self.sealed.waiting, None
         self.rests_until_s, self._pause_s = 0.0, AGAIN_MIN_S
-        for each, outcome in zip(waiting, outcomes, strict=True):
-            if not each.waiter.done():
-                metrics.HITS.labels(_what_became(each.entry, outcome)).inc()
-                each.waiter.set_result(outcome)
+        # Soon, not now: first the next batch is to be on its way.
+        asyncio.get_running_loop().call_soon(_settle, waiting, outcomes)
 
     def refuse(self, error: StoreError) -> None:
         """The batch will never be counted."""
@@ -98,10 +137,32 @@ class Queue:
 
 
 def refuse(waiting: Sequence[Waiting], error: StoreError) -> None:
+    asyncio.get_running_loop().call_soon(_refuse, waiting, error)
+
+
+def _settle(waiting: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> None:
+    became: Counter[str] = Counter()
+    for each, outcome in zip(waiting, outcomes, strict=True):
+        waiter, each.waiter = each.waiter, None
+        if waiter is not None:
+            became[_what_became(each.entry, outcome)] += 1
+            try:
+                waiter.settled(outcome)
+            except Exception:  # a mistake of ours: the others shall have their answers
+                log.exception("an answer failed")
+    for what, hits in became.items():
+        metrics.HITS.labels(what).inc(hits)
+
+
+def _refuse(waiting: Sequence[Waiting], error: StoreError) -> None:
     for each in waiting:
-        if not each.waiter.done():
+        waiter, each.waiter = each.waiter, None
+        if waiter is not None:
             metrics.HITS.labels("refused").inc()
-            each.waiter.set_exception(error)
+            try:
+                waiter.refused(error)
+            except Exception:
+                log.exception("an answer failed")
 
 
 def _what_became(entry: Hit | Drop, outcome: Outcome | None) -> str:

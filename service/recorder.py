@@ -106,10 +106,11 @@ class Recorder:
 
     @property
     def running(self) -> bool:
-        ended = not self._flows or any(
-            flow.task is None or flow.task.done() for flow in self._flows.values()
-        )
-        return not (ended or self._ledger.fenced or (self._replay and self._replay.broken))
+        for flow in self._flows.values():
+            if flow.task is None or flow.task.done():
+                return False
+        fenced_or_broken = self._ledger.fenced or (self._replay and self._replay.broken)
+        return bool(self._flows) and not fenced_or_broken
 
     @property
     def has_spool(self) -> bool:
@@ -125,20 +126,19 @@ class Recorder:
             for partition, reason in (self._replay.stuck if self._replay else {}).items()
         ]
 
-    def record(self, entry: Hit | Drop) -> Waiter:
-        """Put a hit into the next batch; the future holds its outcome or a StoreError.
+    def record(self, entry: Hit | Drop, waiter: Waiter) -> None:
+        """Put a hit into the next batch.
 
         Never waits. Raises StoreUnavailable when nothing more can be kept.
         """
         if self._closing or not self.running or self._number_pending >= MAX_PENDING:
             metrics.HITS.labels("refused").inc()
             raise StoreUnavailable("too many hits wait for the store, or the recorder has ended")
-        waiter: Waiter = asyncio.get_running_loop().create_future()
-        queue = self._queues[entry.site.partition]
+        partition = entry.site.partition
+        queue = self._queues[partition]
         queue.pending.append(Waiting(entry, waiter, time.monotonic()))
-        self._count_pending(1)
-        self._flow_of[queue.partition].add(queue)
-        return waiter
+        self._number_pending += 1
+        self._flow_of[partition].add(queue)
 
     # -- flows
 
@@ -197,7 +197,7 @@ class Recorder:
             queue.rest(time.monotonic())
             return
         waiting = queue.take()
-        self._count_pending(-len(waiting))
+        self._number_pending -= len(waiting)
         metrics.BATCH_HITS.observe(len(waiting))
         entries = [each.entry for each in waiting]
         try:
@@ -259,6 +259,7 @@ class Recorder:
 
     def _look(self) -> None:
         now_s = time.monotonic()
+        metrics.PENDING.set(self._number_pending)
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             self._give_up(waited_s=WAIT_S)
@@ -270,12 +271,8 @@ class Recorder:
         for queue in self._queues:
             refuse(queue.sealed_since(oldest_s), OutcomeUnknown("the store has not answered"))
             late = queue.pending_since(oldest_s)
-            self._count_pending(-len(late))
+            self._number_pending -= len(late)
             refuse(late, StoreUnavailable("the store does not answer"))
-
-    def _count_pending(self, change: int) -> None:
-        self._number_pending += change
-        metrics.PENDING.set(self._number_pending)
 
 
 def _ended(sending: asyncio.Task[list[list[Outcome] | StoreError]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from service.ledger import Ledger
 from service.model import Counts, Drop, Hit, Kind, Site, SiteSettings, StoredSite, weekday_number
 from service.periods import Calendar
 from service.producer import Producer
+from service.queues import Awaited
+from service.recorder import Recorder
 from service.store import Store
 from tests.services import namespace
 
@@ -29,6 +32,13 @@ def visitor(number: int) -> bytes:
 def at(text: str, zone: str = "UTC") -> int:
     """The instant of a local time: at("2026-11-22 12:00", "Asia/Ho_Chi_Minh")."""
     return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp() * 1000)
+
+
+def recorded(recorder: Recorder, entry: Hit | Drop) -> asyncio.Future[Outcome | None]:
+    """The future holds what becomes of it."""
+    waiter = Awaited()
+    recorder.record(entry, waiter)
+    return waiter.future
 
 
 class Counted:

@@ -503,7 +503,7 @@ def test_hits_beyond_the_rate_are_drops(service: ServiceProcess) -> None:
                 answers[-1] += connection.recv(65_536)
 
     assert 500 // 20 <= len(answers) < 200
-    assert drops(service, "odd")["rate_limit"] > 0
+    until(lambda: "rate_limit" in drops(service, "odd"), 10)  # from the spool, on a busy machine
 
 
 # -- odd headers that are no reason to refuse a hit

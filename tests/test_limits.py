@@ -78,17 +78,16 @@ def test_asking_for_room_takes_nothing() -> None:
 
 def test_memory_is_bounded() -> None:
     """At most `capacity` buckets are kept."""
-    buckets = Buckets(1, 1, capacity=3)
+    buckets = Buckets(1, 1, capacity=10)
 
-    for number in range(10):
+    for number in range(100):
         buckets.take(str(number), 0)
+        assert len(buckets) <= 10
 
-    assert len(buckets) == 3
 
-
-def test_forgets_the_bucket_untouched_for_longest() -> None:
+def test_forgets_no_bucket_that_is_touched() -> None:
     """A key that keeps trying is not forgotten, so hammering brings no new burst."""
-    buckets = Buckets(1, 1, capacity=2)
+    buckets = Buckets(1, 1, capacity=4)
     buckets.take("quiet", 0)
     buckets.take("hammering", 0)
 

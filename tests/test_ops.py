@@ -217,6 +217,7 @@ async def test_an_append_only_file_that_cannot_be_written_is_told(store_server: 
             resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
             own.call("SET", "fat", "x")
             await until(lambda: failing(service) == {"append_only_file"})
+            await until(lambda: service.parts.watch.fault)
             status, text = await get(service, "/readyz")
             ok, detail, gauge = await check_of(service, "append_only_file")
             endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)

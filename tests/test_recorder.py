@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from service.model import Drop, Numbers, Reason
 from service.recorder import Recorder
-from tests.counting import counting, make_site
+from tests.counting import counting, make_site, recorded
 from tests.servers import Server, run_server, server_binaries
 from tests.services import until
 
@@ -23,9 +23,9 @@ async def test_hits_that_arrive_during_a_flush_share_the_next(valkey: Server) ->
     """A thousand hits at once take few calls, and each is answered with counts that hold it."""
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now, before = counted.clock.now(), batches()
-        first = recorder.record(counted.hit(1, now))
+        first = recorded(recorder, counted.hit(1, now))
         await asyncio.sleep(0)
-        waiters = [recorder.record(counted.hit(n, now)) for n in range(1, 1001)]
+        waiters = [recorded(recorder, counted.hit(n, now)) for n in range(1, 1001)]
         outcomes = await asyncio.gather(first, *waiters)
 
     assert batches() - before <= 3
@@ -39,10 +39,10 @@ async def test_leaving_flushes_what_is_pending(valkey: Server) -> None:
     async with counting(valkey.url) as counted:
         now = counted.clock.now()
         async with Recorder(counted.ledger, counted.clock) as recorder:
-            waiters = [recorder.record(counted.hit(n, now)) for n in range(1, 2501)]
+            waiters = [recorded(recorder, counted.hit(n, now)) for n in range(1, 2501)]
         outcomes = await asyncio.gather(*waiters)
         with pytest.raises(StoreUnavailable):
-            _ = recorder.record(counted.hit(1, now))
+            _ = recorded(recorder, counted.hit(1, now))
         counts = await counted.counts(now)
 
     assert len(outcomes) == 2500
@@ -56,9 +56,9 @@ async def test_more_than_can_be_kept_is_refused_at_once(
     monkeypatch.setattr("service.recorder.MAX_PENDING", 10)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
-        waiters = [recorder.record(counted.hit(n, now)) for n in range(1, 11)]
+        waiters = [recorded(recorder, counted.hit(n, now)) for n in range(1, 11)]
         with pytest.raises(StoreUnavailable):
-            _ = recorder.record(counted.hit(11, now))
+            _ = recorded(recorder, counted.hit(11, now))
         await asyncio.gather(*waiters)
         counts = await counted.counts(now)
 
@@ -73,12 +73,12 @@ async def test_an_unanswered_batch_is_sent_again_until_it_counts() -> None:
             Recorder(counted.ledger, counted.clock) as recorder,
         ):
             now = counted.clock.now()
-            await recorder.record(counted.hit(1, now))
+            await recorded(recorder, counted.hit(1, now))
             own.pause()
             with pytest.raises(OutcomeUnknown):
-                await recorder.record(counted.hit(2, now))
+                await recorded(recorder, counted.hit(2, now))
             own.resume()
-            await recorder.record(counted.hit(3, now))
+            await recorded(recorder, counted.hit(3, now))
             counts = await counted.counts(now)
 
     assert counts.total == Numbers(3, 3, 3)
@@ -92,9 +92,9 @@ async def test_a_short_hang_costs_nothing() -> None:
             Recorder(counted.ledger, counted.clock) as recorder,
         ):
             now = counted.clock.now()
-            await recorder.record(counted.hit(1, now))
+            await recorded(recorder, counted.hit(1, now))
             own.pause()
-            waiters = [recorder.record(counted.hit(n, now)) for n in range(2, 100)]
+            waiters = [recorded(recorder, counted.hit(n, now)) for n in range(2, 100)]
             await asyncio.sleep(0.1)
             own.resume()
             await asyncio.gather(*waiters)
@@ -111,15 +111,15 @@ async def test_a_dead_store_refuses_and_is_found_again() -> None:
             Recorder(counted.ledger, counted.clock) as recorder,
         ):
             now = counted.clock.now()
-            await recorder.record(counted.hit(1, now))
+            await recorded(recorder, counted.hit(1, now))
             own.kill()
-            sealed = recorder.record(counted.hit(2, now))
+            sealed = recorded(recorder, counted.hit(2, now))
             with pytest.raises(OutcomeUnknown):
                 await sealed
             with pytest.raises(StoreUnavailable):
-                await recorder.record(counted.hit(3, now))
+                await recorded(recorder, counted.hit(3, now))
             own.start()
-            await recorder.record(counted.hit(4, now))
+            await recorded(recorder, counted.hit(4, now))
             counts = await counted.counts(now)
 
     assert counts.total == Numbers(3, 3, 3)
@@ -129,8 +129,8 @@ async def test_a_waiter_that_gave_up_disturbs_nobody(valkey: Server) -> None:
     """A cancelled waiter's hit is counted with its batch, and the others are answered."""
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
-        gone = recorder.record(counted.hit(1, now))
-        stays = recorder.record(Drop(counted.site, Reason.BOT, now))
+        gone = recorded(recorder, counted.hit(1, now))
+        stays = recorded(recorder, Drop(counted.site, Reason.BOT, now))
         gone.cancel()
         outcome = await stays
 
@@ -147,8 +147,8 @@ async def test_a_mistake_of_ours_costs_its_batch_and_not_the_recorder(
         with monkeypatch.context() as patch:
             patch.setattr(counted.store, "record", broken)
             with pytest.raises(OutcomeUnknown):
-                await recorder.record(counted.hit(1, now))
-        outcome = await recorder.record(counted.hit(2, now))
+                await recorded(recorder, counted.hit(1, now))
+        outcome = await recorded(recorder, counted.hit(2, now))
 
     assert outcome is not None
     assert outcome.counts.total.pageviews == 2
@@ -169,9 +169,9 @@ async def test_a_store_without_memory_and_function_is_found_again(valkey: Server
             own.call("FUNCTION", "FLUSH")
             own.call("CONFIG", "SET", "maxmemory", "1mb")
             with pytest.raises(StoreError):
-                await recorder.record(counted.hit(1, now))
+                await recorded(recorder, counted.hit(1, now))
             own.call("CONFIG", "SET", "maxmemory", "0")
-            outcome = await recorder.record(counted.hit(2, now))
+            outcome = await recorded(recorder, counted.hit(2, now))
 
     assert outcome is not None
     assert outcome.counts.total.pageviews == 2
@@ -181,11 +181,11 @@ async def test_a_connection_that_was_reset_costs_no_later_hit(valkey: Server) ->
     """CLIENT KILL, as a firewall's reset of an idle connection, is met with a new connection."""
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
-        await recorder.record(counted.hit(1, now))
+        await recorded(recorder, counted.hit(1, now))
         stream = counted.shard.writer._connection._writer
         assert stream is not None
         stream.transport.abort()
-        outcome = await recorder.record(counted.hit(2, now))
+        outcome = await recorded(recorder, counted.hit(2, now))
 
     assert outcome is not None
     assert outcome.counts.total.pageviews == 2
@@ -202,10 +202,10 @@ async def test_a_partition_that_is_stuck_delays_no_other(
         ours = await counted.client.dump(ledger)
         await counted.client.delete(ledger)
         await counted.client.rpush(ledger, "foreign")
-        stuck = recorder.record(counted.hit(1, now))
+        stuck = recorded(recorder, counted.hit(1, now))
         began = asyncio.get_running_loop().time()
         for n in range(1, 51):
-            await recorder.record(other.hit(n, now))
+            await recorded(recorder, other.hit(n, now))
         took_s = asyncio.get_running_loop().time() - began
         await counted.client.restore(ledger, 0, ours or b"", replace=True)
         outcome = await stuck

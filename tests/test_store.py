@@ -13,7 +13,7 @@ from service.errors import StoreUnavailable
 from service.functions import library
 from service.model import Drop, Hit, Numbers, Reason, Seed
 from service.refusals import EXISTS, NEWER, NO_OPERATION, Refused
-from service.visitors import visitor_id
+from service.visitors import browser_hash, visitor_id
 from tests.counting import Counted, at, counting, make_site, open_store, visitor
 from tests.servers import Server, run_server, server_binaries
 
@@ -344,10 +344,8 @@ async def test_a_full_store_refuses_the_batch_whole(store_server: Server) -> Non
 async def test_ids_are_as_good_as_random_for_the_sketch(store_server: Server) -> None:
     """The ids of 20,000 addresses in a row read as 20,000, within 3 standard errors."""
     async with counting(store_server.url) as counted:
-        ids = [
-            visitor_id(counted.store.secret, "portal", f"10.0.{n >> 8}.{n & 255}", "ua", "vi")
-            for n in range(20_000)
-        ]
+        browser = browser_hash(counted.store.secret, "portal", "ua", "vi")
+        ids = [visitor_id(browser, f"10.0.{n >> 8}.{n & 255}") for n in range(20_000)]
         for start in range(0, len(ids), 1000):
             hits = [
                 counted.hit(1, NOON)._replace(visitor=each) for each in ids[start : start + 1000]

@@ -16,16 +16,19 @@ import orjson
 from aiohttp.http import SERVER_SOFTWARE
 
 from service import metrics
+from service.batch import Outcome
 from service.errors import StoreError, StoreUnavailable
 from service.model import Drop, Hit, Reason, Site
-from service.queues import Waiter
+from service.queues import NOBODY
 from service.reader import Reader, Reading
 from service.sites import Sites
 from service.web.client import Malformed
 from service.web.collect import Intake
 from service.web.connection import Connection, Connections
 from service.web.counts import HitAnswers, Shown, show
+from service.web.heads import Head
 from service.web.middleware import problem_json, store_problem
+from service.web.request import Request
 
 STATUS = {
     200: b"HTTP/1.1 200 OK\r\n",
@@ -54,17 +57,19 @@ class Desk:
         self.intake = intake
         self.answers = answers
         self.reader = reader
-        self.common = b""
+        self._common = b""
         """Headers of every answer."""
         self._prefix = f"{base_path}/w/".encode()
         self._sites = sites
         self._shown: dict[str, tuple[Site, Reading, Shown]] = {}
+        self._took: dict[tuple[bytes, int], list[float]] = {key: [] for key in SECONDS}
+        self._telling = False
 
-    def site(self, url: bytes) -> Site | None:
-        """Whose counts the URL means; None for all that is not exactly a known site's."""
-        if not url.startswith(self._prefix):
+    def site(self, target: bytes) -> Site | None:
+        """Whose counts are meant; None for all that is not exactly a known site's."""
+        if not target.startswith(self._prefix):
             return None
-        return self._sites.get(url[len(self._prefix) :].decode("latin-1"))
+        return self._sites.get(target[len(self._prefix) :].decode("latin-1"))
 
     def show(self, site: Site, reading: Reading) -> Shown:
         """Rendered once for all who look at the same counts."""
@@ -73,9 +78,29 @@ class Desk:
             last = self._shown[site.id] = (site, reading, show(site, reading))
         return last[2]
 
+    def write(self, status: int, headers: bytes, body: bytes | None) -> bytes:
+        """An answer, all of it."""
+        length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
+        return STATUS[status] + headers + self._common + length + b"\r\n" + (body or b"")
+
+    def note(self, method: bytes, status: int, seconds: float) -> None:
+        """How long an answer took: the metrics learn of it soon, of many at once."""
+        self._took[method, status // 100].append(seconds)
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
     def tell_the_time(self) -> None:
         """To be called every second."""
-        self.common = COMMON + b"Date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        self._common = COMMON + b"Date: " + formatdate(usegmt=True).encode() + b"\r\n"
+
+    def _tell(self) -> None:
+        self._telling = False
+        for key, took in self._took.items():
+            if took:
+                SECONDS[key].observe_all(took)
+                ANSWERED.inc(len(took))
+                took.clear()
 
 
 class Answering(Connection):
@@ -86,104 +111,87 @@ class Answering(Connection):
         self._desk = desk
         self._method = b""
         self._began_s = 0.0
+        self._entry: Hit | Drop
 
-    def answer_request(self) -> bool:
-        request = self.request
-        site = self._desk.site(request.url)
+    def answer_request(self, request: Request, body: bytes) -> bool:
+        site = self._desk.site(request.target)
         if site is None:
             return False
-        self._began_s = perf_counter()
-        self._method = method = request.parser.get_method()
-        if method == b"POST":
-            return self._count(site)
-        if method == b"GET" and site.settings.public and not request.body:
-            self._look(site)
+        self._began_s, self._method = perf_counter(), request.method
+        if request.method == b"POST":
+            return self._count(site, request.head, body)
+        if request.method == b"GET" and site.settings.public and not body:
+            self._look(site, request.if_none_match)
             return True
         return False
 
-    def request_broken_off(self) -> None:
+    def broken_off(self, request: Request) -> None:
         """What it began is no hit."""
-        site = self._desk.site(self.request.url) if self.request.length else None
-        if site is not None and self.request.parser.get_method() == b"POST":
+        site = self._desk.site(request.target)
+        if site is not None and request.method == b"POST":
             drop = Drop(site, Reason.MALFORMED, self._desk.intake.clock.now())
             with suppress(StoreError):
-                self._desk.intake.record(drop).add_done_callback(_ended)
+                self._desk.intake.record(drop, NOBODY)
 
     # -- a hit
 
-    def _count(self, site: Site) -> bool:
-        request, intake = self.request, self._desk.intake
+    def _count(self, site: Site, head: Head, body: bytes) -> bool:
+        intake = self._desk.intake
         try:
-            entry = intake.read(site, request.head(self.peer), request.body)
+            self._entry = entry = intake.read(site, head, body)
         except Malformed:
             return False
         self.wait_for_answer()
         try:
-            waiter = intake.record(entry)
+            intake.record(entry, self)
         except StoreError as error:
-            self._refuse(error)
-        else:
-            waiter.add_done_callback(partial(self._counted, site, entry))
+            self.refused(error)
         return True
 
-    def _counted(self, site: Site, entry: Hit | Drop, waiter: Waiter) -> None:
-        if waiter.cancelled():
-            self._refuse(StoreUnavailable("the recorder has ended"))
-        elif error := waiter.exception():
-            self._refuse(error)
-        else:
-            outcome = waiter.result()
-            self._desk.intake.settle(entry, outcome)
-            answer = self._desk.answers.of(site, entry, outcome)
-            self._answer(answer.status, JSON + NO_STORE, answer.body)
+    def settled(self, outcome: Outcome | None) -> None:
+        entry, desk = self._entry, self._desk
+        desk.intake.settle(entry, outcome)
+        answer = desk.answers.of(entry, outcome)
+        if answer.http is None:
+            answer.http = desk.write(answer.status, JSON + NO_STORE, answer.body)
+        self._answer(answer.status, answer.http)
+
+    def refused(self, error: StoreError) -> None:
+        problem = store_problem(error)
+        body = orjson.dumps(problem_json(problem))
+        self._answer(problem.status, self._desk.write(problem.status, PROBLEM + NO_STORE, body))
 
     # -- a look
 
-    def _look(self, site: Site) -> None:
+    def _look(self, site: Site, known: str) -> None:
+        """`known`: the tags of what the client has already."""
         reading = self._desk.reader.fresh(site)
         if reading is not None:
-            self._show(site, reading)
+            self._show(site, known, reading)
             return
         self.wait_for_answer()
         reader = asyncio.ensure_future(self._desk.reader.read(site))
-        reader.add_done_callback(partial(self._read, site))
+        reader.add_done_callback(partial(self._read, site, known))
 
-    def _read(self, site: Site, reader: asyncio.Future[Reading]) -> None:
+    def _read(self, site: Site, known: str, reader: asyncio.Future[Reading]) -> None:
         if reader.cancelled():
-            self._refuse(StoreUnavailable("the service stops"))
+            self.refused(StoreUnavailable("the service stops"))
         elif error := reader.exception():
-            self._refuse(error)
+            self.refused(error if isinstance(error, StoreError) else StoreUnavailable(str(error)))
         else:
-            self._show(site, reader.result())
+            self._show(site, known, reader.result())
 
-    def _show(self, site: Site, reading: Reading) -> None:
+    def _show(self, site: Site, known: str, reading: Reading) -> None:
         shown = self._desk.show(site, reading)
         headers = b"ETag: " + shown.etag.encode() + b"\r\n" + SHORTLY
-        if shown.etag in self.request.headers.get("if-none-match", ""):
-            self._answer(304, headers, None)
+        if shown.etag in known:
+            self._answer(304, self._desk.write(304, headers, None))
         else:
-            self._answer(200, headers + JSON, shown.body)
+            self._answer(200, self._desk.write(200, headers + JSON, shown.body))
 
-    # -- the bytes
-
-    def _refuse(self, error: BaseException) -> None:
-        store_error = error if isinstance(error, StoreError) else StoreUnavailable(str(error))
-        problem = store_problem(store_error)
-        self._answer(problem.status, PROBLEM + NO_STORE, orjson.dumps(problem_json(problem)))
-
-    def _answer(self, status: int, headers: bytes, body: bytes | None) -> None:
-        SECONDS[self._method, status // 100].observe(perf_counter() - self._began_s)
-        ANSWERED.inc()
-        length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
-        ends = b"Connection: close\r\n" if self._connections.stopping else b""
-        head = STATUS[status] + headers + self._desk.common + ends + length + b"\r\n"
-        self.send(head + body if body else head)
-
-
-def _ended(waiter: Waiter) -> None:
-    """Nobody waits for it."""
-    if not waiter.cancelled():
-        waiter.exception()
+    def _answer(self, status: int, answer: bytes) -> None:
+        self._desk.note(self._method, status, perf_counter() - self._began_s)
+        self.send(answer)
 
 
 ANSWERED = metrics.LANE_REQUESTS.labels("answered")

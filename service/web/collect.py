@@ -8,8 +8,9 @@ hit, so that nobody loses the number because of it. Nothing here knows how count
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,7 +18,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from service import metrics
-from service.addresses import Networks, client_address, network_key
+from service.addresses import Networks, client_address
 from service.batch import Outcome
 from service.bots import is_bot
 from service.clock import Clock
@@ -25,12 +26,14 @@ from service.errors import Problem, StoreError
 from service.limits import Limits
 from service.model import Drop, Hit, Kind, Reason, Site, clean_path
 from service.origins import origin_of, wrong_fetch
-from service.queues import Waiter
+from service.queues import Awaited, Waiter
 from service.recorder import Recorder
-from service.visitors import visitor_id
+from service.visitors import browser_hash, visitor_id
 from service.web.client import Forwarding, Malformed, known_site, read_body
 from service.web.counts import HIT_ANSWERS, json_answer
 from service.web.heads import Head, head_of
+
+MAX_KNOWN = 1024  # characters of headers that are worth remembering
 
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
@@ -50,16 +53,34 @@ BEACON = msgspec.json.Decoder(Beacon)
 VIEW = Beacon()
 
 
-@dataclass(frozen=True, slots=True)
+class Standing(NamedTuple):
+    """What a request's headers say, whenever and from wherever it comes."""
+
+    refusal: Reason | None
+    browser: blake2b | None
+    """What the visitor's id begins with; None where no identity is made."""
+
+
 class Intake:
     """Judges what pages send, and hands it to the recorder."""
 
-    clock: Clock
-    recorder: Recorder
-    limits: Limits
-    secret: bytes
-    trusted_proxies: Networks
-    forwarding: Forwarding
+    def __init__(
+        self,
+        clock: Clock,
+        recorder: Recorder,
+        limits: Limits,
+        secret: bytes,
+        trusted_proxies: Networks,
+        forwarding: Forwarding,
+    ) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.forwarding = forwarding
+        self._recorder = recorder
+        self._secret = secret
+        self._trusted_proxies = trusted_proxies
+        # Many visitors have the same browser and language, and all pages of a site its origin.
+        self._known_standing = lru_cache(maxsize=4096)(self._standing)
 
     def read(self, site: Site, head: Head, body: bytes) -> Hit | Drop:
         """What a page posted; raises Malformed."""
@@ -71,45 +92,64 @@ class Intake:
     ) -> Hit | Drop:
         """Whether this counts, and as what."""
         at = self.clock.now()
-        if head.prefetch:
-            return Drop(site, Reason.PREFETCH, at)
-        if not comes_from_site(site, head, destination):
-            return Drop(site, Reason.ORIGIN, at)
-        if is_bot(head.user_agent):
-            return Drop(site, Reason.BOT, at)
-        address = self.address_of(head)
-        network = network_key(address)
-        trusted = address in site.trusted
+        refusal, browser = self._standing_of(site, head, destination)
+        if refusal is not None:
+            return Drop(site, refusal, at)
+        address, ignored = client_address(head.peer, head.forwarded, self._trusted_proxies)
+        if ignored:
+            self.forwarding.ignore()
+        network, trusted = address.network, site.trusted.holds(address)
         if not trusted and not self.limits.allow(network, view=beacon.k is Kind.VIEW):
             return Drop(site, Reason.RATE_LIMIT, at)
         visitor = b""
-        if not (site.settings.honour_dnt and head.no_identity):
+        if browser is not None:
             first_party = beacon.v if site.settings.identity == "browser" else ""
-            visitor = visitor_id(
-                self.secret, site.id, network, head.user_agent, head.language, first_party
-            )
-        return Hit(
+            visitor = visitor_id(browser, network, first_party)
+        known_only = not trusted and not self.limits.may_bring_visitors(network)
+        charged = "" if trusted else network
+        return Hit(site, beacon.k, at, visitor, path, known_only, charged, beacon.page)
+
+    def _standing_of(self, site: Site, head: Head, destination: str) -> Standing:
+        origin = head.origin or origin_of(head.referer)
+        known = len(head.user_agent) + len(head.language) + len(head.host) < MAX_KNOWN
+        standing = self._known_standing if known else self._standing
+        return standing(
             site,
-            beacon.k,
-            at,
-            visitor,
-            path,
-            known_only=not trusted and not self.limits.may_bring_visitors(network),
-            network="" if trusted else network,
-            wants_page=beacon.page,
+            head.host,
+            origin,
+            head.user_agent,
+            head.language,
+            wrong_fetch(head.fetch_mode, head.fetch_dest, destination),
+            head.prefetch,
+            head.no_identity,
         )
 
-    def address_of(self, head: Head) -> str:
-        client = client_address(head.peer, head.forwarded, self.trusted_proxies)
-        if client.ignored_forwarded:
-            self.forwarding.ignore()
-        return client.address
+    def _standing(
+        self,
+        site: Site,
+        host: str,
+        origin: str | None,
+        user_agent: str,
+        language: str,
+        wrongly_fetched: bool,
+        prefetch: bool,
+        no_identity: bool,
+    ) -> Standing:
+        if prefetch:
+            return Standing(Reason.PREFETCH, None)
+        if wrongly_fetched or not is_page_of(site, origin, host):
+            return Standing(Reason.ORIGIN, None)
+        if is_bot(user_agent):
+            return Standing(Reason.BOT, None)
+        if site.settings.honour_dnt and no_identity:
+            return Standing(None, None)
+        return Standing(None, browser_hash(self._secret, site.id, user_agent, language))
 
-    def record(self, entry: Hit | Drop) -> Waiter:
+    def record(self, entry: Hit | Drop, waiter: Waiter) -> None:
         """Hand an entry to the recorder; raises StoreUnavailable if it takes no more."""
         if isinstance(entry, Drop):
             metrics.DROPS.labels(entry.reason.value).inc()
-        return self.recorder.record(entry)
+        self._recorder.record(entry, waiter)
 
     def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
         """Charge the network for a new visitor."""
@@ -119,7 +159,9 @@ class Intake:
     async def count(self, entry: Hit | Drop) -> Outcome | None:
         """Record an entry and wait for its commit, None if only the spool has it yet; raises
         StoreError if neither was confirmed."""
-        outcome = await self.record(entry)
+        waiter = Awaited()
+        self.record(entry, waiter)
+        outcome = await waiter.future
         self.settle(entry, outcome)
         return outcome
 
@@ -136,7 +178,7 @@ async def post_hit(request: web.Request) -> web.Response:
         await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
     outcome = await intake.count(entry)
-    answer = request.app[HIT_ANSWERS].of(site, entry, outcome)
+    answer = request.app[HIT_ANSWERS].of(entry, outcome)
     return json_answer(answer.body, answer.status, headers={"Cache-Control": "no-store"})
 
 
@@ -192,15 +234,9 @@ def referred_path(site: Site, head: Head) -> str:
         return "/"
 
 
-def comes_from_site(site: Site, head: Head, destination: str) -> bool:
-    """Whether Fetch Metadata shows a page's report, and its origin is one of the site's.
-
-    Where there is no Origin header the Referer decides, and where there is none either only a site
-    open to all origins counts.
-    """
-    if wrong_fetch(head.fetch_mode, head.fetch_dest, destination):
-        return False
-    origin = head.origin or origin_of(head.referer)
+def is_page_of(site: Site, origin: str | None, host: str) -> bool:
+    """Whether a report from a page of this origin is the site's own. Without an origin, only a site
+    that is open to all counts."""
     if origin is None:
         return site.origins.open
-    return site.origins.allow(origin, head.host)
+    return site.origins.allow(origin, host)

@@ -1,9 +1,9 @@
 """A client's connection in the fast lane: bytes come in, whole requests go on, answers go out.
 
 One request at a time is with whoever answers, the next ones wait here, a few; who sends more, or
-does not read its answers, is not read from meanwhile. A request goes on when all of it is there
-and nothing else is, so no two parsers can disagree where it ends. What cannot be answered here
-becomes aiohttp's, with the connection and all that was not yet acted upon.
+does not read its answers, is not read from meanwhile. A request goes on when all of it is there and
+it is plain, so no two parsers can disagree where it ends. What cannot be answered here becomes
+aiohttp's, with the connection and all that was not yet acted upon.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import asyncio
 from typing import cast
 
 from aiohttp import web
-from httptools import HttpParserError, HttpParserUpgrade
 
 from service import metrics
-from service.web.request import MAX_HEAD, Request
+from service.web.client import MAX_BODY
+from service.web.request import Request, read_request
 
+HEAD_ENDS = b"\r\n\r\n"
+MAX_HEAD = 8 * 1024
 MAX_HELD = 64 * 1024
 IN_A_ROW = 20  # requests of one connection
 REQUEST_S = 10.0  # for a request's head
@@ -52,25 +54,24 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: Connections) -> None:
         self.until_s = 0.0
         """When its time is over (seconds of the loop)."""
-        self.peer = ""
-        self.request = Request()
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._raw = b""
-        """The request's bytes, those behind them are in `_held`."""
+        self._peer = ""
         self._held = b""
+        """What was not yet acted upon."""
+        self._needed = 0
+        """Bytes of the request whose head is there and whose body is not."""
         self._busy = False
         """Its request waits for an answer."""
         self._stalled = False
         """The client does not read its answer."""
-        self._gone = self._running = self._waiting = False
+        self._gone = self._running = self._waiting = self._paused = False
 
-    def answer_request(self) -> bool:
-        """Call `send` with the answer to `request`, now or behind `wait_for_answer`; False if that
-        cannot be."""
+    def answer_request(self, request: Request, body: bytes) -> bool:
+        """Call `send` with the answer, now or behind `wait_for_answer`; False if that cannot be."""
         raise NotImplementedError
 
-    def request_broken_off(self) -> None:
+    def broken_off(self, request: Request) -> None:
         """The client went away in the middle of a body."""
         raise NotImplementedError
 
@@ -81,13 +82,11 @@ class Connection(asyncio.Protocol):
         """The answer, and on to the next request."""
         if not self._gone:
             self._transport.write(answer)
-        self._busy = self._waiting = False
-        self._raw = b""
-        self.request.begin()
+        self._busy = False
         if self._connections.stopping:
             self._transport.close()
         elif not self._stalled:
-            self._wait(IDLE_S)
+            self.until_s = self._loop.time() + IDLE_S
             if self._held:
                 self._run()
 
@@ -102,15 +101,16 @@ class Connection(asyncio.Protocol):
         self._connections.open.add(self)
         self._transport.set_write_buffer_limits(0)  # so that a pause means an answer not taken
         peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._wait(REQUEST_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._connections.leave(self)
-        request = self.request
-        if request.end and not (self._busy or request.complete or self._connections.stopping):
-            self.request_broken_off()
+        if self._needed and not self._connections.stopping:
+            request = read_request(self._held.partition(HEAD_ENDS)[0], self._peer)
+            if request is not None:
+                self.broken_off(request)
 
     def pause_writing(self) -> None:
         self._stalled = True
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         if self._stalled:
             self._transport.abort()
-        elif self.request.length:  # a body that takes its time is aiohttp's, and may still come
+        elif self._needed:  # a body that takes its time is aiohttp's, and may still come
             self._hand_over()
         else:
             self._transport.close()
@@ -147,6 +147,7 @@ class Connection(asyncio.Protocol):
         if not (self._busy or self._stalled):
             self._run()
         if len(self._held) > MAX_HELD and not self._gone:
+            self._paused = True
             self._transport.pause_reading()
 
     def _run(self) -> None:
@@ -154,46 +155,48 @@ class Connection(asyncio.Protocol):
         if self._running:  # it is an answer given at once that calls
             return
         self._running = True
-        try:
-            for _ in range(IN_A_ROW):
-                if not self._held or self._busy or self._stalled or self._gone:
-                    return
-                self._take()
-                if len(self._held) <= MAX_HELD and not self._gone:
-                    self._transport.resume_reading()
-        finally:
-            self._running = False
-        self._loop.call_soon(self._run)
+        for _ in range(IN_A_ROW):
+            if not self._held or self._busy or self._stalled or self._gone or not self._take():
+                break
+        else:
+            self._loop.call_soon(self._run)
+        self._running = False
+        if self._paused and len(self._held) <= MAX_HELD and not self._gone:
+            self._paused = False
+            self._transport.resume_reading()
 
-    def _take(self) -> None:
-        """Take from what is held one request, whole or as much as there is of it."""
-        request = self.request
-        self._raw, self._held = self._raw + self._held, b""
-        try:
-            if not request.end and not self._take_head():
-                return
-            whole = request.end + request.length
-            if len(self._raw) < whole:
-                return
-            self._raw, self._held = self._raw[:whole], self._raw[whole:]
-            request.read_body(self._raw[request.end :])
-        except (HttpParserError, HttpParserUpgrade):
-            request.odd = True
-        if not request.is_usual() or not self.answer_request():
+    def _take(self) -> bool:
+        """Act on the first request that is held; False if not all of it is there."""
+        held = self._held
+        if len(held) < self._needed:
+            return False
+        ends = held.find(HEAD_ENDS)
+        if ends < 0 and self._may_become_plain():
+            return False
+        request = read_request(held[:ends], self._peer) if 0 <= ends <= MAX_HEAD else None
+        if request is None or request.length > MAX_BODY:
             self._hand_over()
+            return True
+        begins = ends + len(HEAD_ENDS)
+        whole = begins + request.length
+        if len(held) < whole:
+            self._needed = whole
+            self._wait(BODY_S)  # once: pieces of a body gain no time
+            return False
+        self._held, self._needed, self._waiting = held[whole:], 0, False
+        if not self.answer_request(request, held[begins:whole]):
+            self._held = held
+            self._hand_over()
+        return True
 
-    def _take_head(self) -> bool:
-        """Whether all of the head is there, or so much that it is not ours."""
-        end = self._raw.find(b"\r\n\r\n") + 4
-        if end < 4:
-            bare = self._raw.count(b"\n") != self._raw.count(b"\r\n")  # so there may be no end
-            self.request.odd = bare or len(self._raw) > MAX_HEAD
-            if not self._waiting:
-                self._waiting = True
-                self._wait(REQUEST_S)
-            return self.request.odd
-        self._wait(BODY_S)  # once: pieces of a body gain no time
-        self.request.read_head(self._raw[:end])
+    def _may_become_plain(self) -> bool:
+        """Whether more of a head may follow that is ours."""
+        held = self._held
+        if len(held) > MAX_HEAD or held.count(b"\n") != held.count(b"\r\n"):
+            return False
+        if not self._waiting:
+            self._waiting = True
+            self._wait(REQUEST_S)
         return True
 
     def _hand_over(self) -> None:
@@ -206,4 +209,4 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits()
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
-        handler.data_received(self._raw + self._held)
+        handler.data_received(self._held)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -63,11 +64,13 @@ def asked_path(request: web.Request) -> str | None:
         raise Problem(400, "Malformed path", str(error), "path") from None
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct):
     """Status and JSON of the answer to a hit."""
 
     status: int
     body: bytes
+    http: bytes | None = None
+    """As the lane writes it."""
 
 
 class HitAnswers:
@@ -81,8 +84,9 @@ class HitAnswers:
         self._reader = reader
         self._last: dict[str, tuple[Site, Counts, Answer]] = {}
 
-    def of(self, site: Site, entry: Hit | Drop, outcome: Outcome | None) -> Answer:
+    def of(self, entry: Hit | Drop, outcome: Outcome | None) -> Answer:
         """`outcome`: None if the hit is in the spool."""
+        site = entry.site
         if isinstance(entry, Hit) and outcome and not outcome.held and outcome.page is None:
             last = self._last.get(site.id)
             if last and last[0] is site and last[1] is outcome.counts:

@@ -5,12 +5,10 @@ The lane makes a head from bytes, the routes from aiohttp's request; what judges
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from aiohttp import web
 from msgspec import Struct
 
-PREFETCH = ("sec-purpose", "purpose", "x-moz")
+PREFETCH = ("Sec-Purpose", "Purpose", "X-Moz")
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -18,8 +16,6 @@ class Head(Struct, frozen=True, gc=False):
 
     peer: str
     """The address of whoever holds the other end of the connection."""
-    forwarded: Sequence[str]
-    """All X-Forwarded-For headers, in their order."""
     host: str
     origin: str
     referer: str
@@ -27,6 +23,8 @@ class Head(Struct, frozen=True, gc=False):
     language: str
     fetch_mode: str
     fetch_dest: str
+    forwarded: str
+    """All X-Forwarded-For headers, in their order."""
     prefetch: bool
     no_identity: bool
     """DNT or Global Privacy Control."""
@@ -34,22 +32,17 @@ class Head(Struct, frozen=True, gc=False):
 
 def head_of(request: web.Request) -> Head:
     headers = request.headers
-    return head_from(request.remote or "", headers, headers.getall("X-Forwarded-For", []))
-
-
-def head_from(peer: str, headers: Mapping[str, str], forwarded: Sequence[str]) -> Head:
-    """Of headers by their names in small letters, or of a mapping that does not care."""
     get = headers.get
     return Head(
-        peer,
-        forwarded,
-        get("host", ""),
-        get("origin", ""),
-        get("referer", ""),
-        get("user-agent", ""),
-        get("accept-language", ""),
-        get("sec-fetch-mode", ""),
-        get("sec-fetch-dest", ""),
+        request.remote or "",
+        get("Host", ""),
+        get("Origin", ""),
+        get("Referer", ""),
+        get("User-Agent", ""),
+        get("Accept-Language", ""),
+        get("Sec-Fetch-Mode", ""),
+        get("Sec-Fetch-Dest", ""),
+        ",".join(headers.getall("X-Forwarded-For", [])),
         any("prefetch" in get(name, "").lower() for name in PREFETCH),
-        get("dnt") == "1" or get("sec-gpc") == "1",
+        get("DNT") == "1" or get("Sec-GPC") == "1",
     )

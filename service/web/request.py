@@ -1,117 +1,114 @@
-"""A request of the fast lane, as httptools reads it: what is asked, by whom, and where it ends.
+"""A plain request: the head of a hit or a look, read from its bytes, or not read at all.
 
-Requests that no page sends, and those of which two parsers could disagree, are `odd`: the lane
-leaves them to aiohttp. Headers that nobody reads are not kept. One object serves a connection's
-requests, one after another; it knows neither sockets nor sites.
+What browsers and proxies send is plain: one spelling of everything, no header twice that matters,
+nothing that two parsers could read in two ways. Whatever is not, `read_request` leaves to aiohttp.
+Most lines of a head come again with the next request: what a line says is remembered. Nothing here
+knows sockets or sites.
 """
 
 from __future__ import annotations
 
-from httptools import HttpRequestParser
+import re
+from functools import lru_cache
+from typing import NamedTuple
 
-from service.web.client import MAX_BODY
-from service.web.heads import Head, head_from
+from service.web.heads import Head
 
-MAX_HEAD = 8 * 1024
 MAX_HEADERS = 100
+MAX_KNOWN = 2048  # bytes of a head whose lines are worth remembering
 
-# Headers that are read: each may be sent once, but for X-Forwarded-For.
+NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+LENGTH = re.compile(r"[0-9]{1,5}")
+
+# Headers that are read, in the order of their values; each may be sent once, but for one.
 READ = (
-    *("host", "origin", "referer", "user-agent", "accept-language", "x-forwarded-for"),
-    *("sec-fetch-mode", "sec-fetch-dest", "sec-purpose", "purpose", "x-moz", "dnt", "sec-gpc"),
+    *("host", "origin", "referer", "user-agent", "accept-language", "sec-fetch-mode"),
+    *("sec-fetch-dest", "x-forwarded-for", "sec-purpose", "purpose", "x-moz", "dnt", "sec-gpc"),
     *("content-type", "content-length", "if-none-match"),
 )
-# Headers that no page sends with a hit: the request is aiohttp's.
-ODD = (
-    *("transfer-encoding", "expect", "upgrade", "content-encoding", "authorization", "server"),
-    *("content-location", "content-range", "etag", "max-forwards"),
+SLOTS = {name.encode(): slot for slot, name in enumerate(READ)}
+FORWARDED = SLOTS[b"x-forwarded-for"]
+NOTHING = [""] * len(READ)
+IGNORED, ODD = -1, -2
+# Headers that no page sends with a hit.
+ODD_HEADERS = frozenset(
+    name.encode()
+    for name in (
+        *("transfer-encoding", "expect", "upgrade", "content-encoding", "authorization", "server"),
+        *("content-location", "content-range", "etag", "max-forwards", "proxy-connection"),
+    )
 )
-IGNORED = (
-    *("accept", "accept-encoding", "connection", "sec-fetch-site", "cookie", "cache-control"),
-    *("pragma", "priority", "x-real-ip", "x-forwarded-proto"),
-)
-KNOWN = {name: name for name in READ} | dict.fromkeys(ODD, "odd") | dict.fromkeys(IGNORED)
-# As they are mostly written.
-NAMES: dict[bytes, str | None] = {
-    written.encode(): key for name, key in KNOWN.items() for written in (name, name.title())
-}
 
 
-class Request:
-    """What is known so far of the request that is being read."""
+class Request(NamedTuple):
+    """What a head asks for."""
 
-    def __init__(self) -> None:
-        self.begin()
+    method: bytes
+    target: bytes
+    length: int
+    """Bytes of the body."""
+    head: Head
+    if_none_match: str
 
-    def begin(self) -> None:
-        """Forget the last one."""
-        self.parser = HttpRequestParser(self)
-        self.url = self.body = b""
-        self.headers: dict[str, str] = {}
-        self.forwarded: list[str] = []
-        self.end = self.length = 0
-        """Bytes of its head once that is whole, and of its body as the head says."""
-        self.complete = self.odd = False
-        self._begun = self._number = 0
 
-    def read_head(self, head: bytes) -> None:
-        """Raises what httptools raises."""
-        self.end = len(head)
-        self.parser.feed_data(head)
-        # Another parser shall see this head end here too, and no body before its time.
-        ends_here = self._begun == 1 and not self.body and self.complete == (not self.length)
-        self.odd |= not ends_here or self.end > MAX_HEAD or self.length > MAX_BODY
-        if self.odd:
-            self.length = 0
-
-    def read_body(self, body: bytes) -> None:
-        """All of it; raises what httptools raises."""
-        self.parser.feed_data(body)
-        self.odd |= not self.complete or self._begun > 1
-
-    def is_usual(self) -> bool:
-        """Whether the lane may answer it, if it has something to say."""
-        parser = self.parser
-        return (
-            not self.odd
-            and "host" in self.headers
-            and self._number <= MAX_HEADERS
-            and parser.should_keep_alive()
-            and parser.get_http_version() == "1.1"
-        )
-
-    def head(self, peer: str) -> Head:
-        return head_from(peer, self.headers, self.forwarded)
-
-    # -- what httptools calls
-
-    def on_message_begin(self) -> None:
-        self._begun += 1
-
-    def on_url(self, url: bytes) -> None:
-        if self._begun == 1:
-            self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._begun > 1:
-            return
-        self._number += 1
-        key = NAMES[name] if name in NAMES else KNOWN.get(name.decode("latin-1").lower())
-        if key is None:
-            return
-        text = value.decode("utf-8", "surrogateescape").strip(" \t")
-        if key == "x-forwarded-for":
-            self.forwarded.append(text)
-        elif key == "content-length":
-            self.length = int(text)
-        elif key == "odd" or key in self.headers:
-            self.odd = True
+def read_request(head: bytes, peer: str) -> Request | None:
+    """From the bytes before the empty line; None for what is not plain."""
+    lines = head.split(b"\r\n")
+    first = lines.pop(0).split(b" ")
+    if len(first) != 3 or first[2] != b"HTTP/1.1" or len(lines) > MAX_HEADERS:
+        return None
+    line_of = known_line if len(head) <= MAX_KNOWN else read_line
+    values = NOTHING.copy()
+    for line in lines:
+        slot, value = line_of(line)
+        if slot < 0:
+            if slot == ODD:
+                return None
+        elif not values[slot]:
+            values[slot] = value
+        elif slot == FORWARDED:
+            values[slot] += "," + value
         else:
-            self.headers[key] = text
+            return None
+    return _request(first[0], first[1], values, peer)
 
-    def on_body(self, body: bytes) -> None:
-        if self._begun == 1:
-            self.body += body
 
-    def on_message_complete(self) -> None:
-        self.complete = True
+def _request(method: bytes, target: bytes, values: list[str], peer: str) -> Request | None:
+    host, origin, referer, user_agent, language, mode, dest, forwarded, *others = values
+    sec_purpose, purpose, x_moz, dnt, gpc, _, length, if_none_match = others
+    if not host:
+        return None
+    prefetch = sec_purpose or purpose or x_moz
+    head = Head(
+        peer,
+        host,
+        origin,
+        referer,
+        user_agent,
+        language,
+        mode,
+        dest,
+        forwarded,
+        bool(prefetch) and "prefetch" in f"{sec_purpose},{purpose},{x_moz}".lower(),
+        dnt == "1" or gpc == "1",
+    )
+    return Request(method, target, int(length or 0), head, if_none_match)
+
+
+def read_line(line: bytes) -> tuple[int, str]:
+    """Where the value of a header line goes, and the value."""
+    name, colon, rest = line.partition(b":")
+    if not colon or not NAME.fullmatch(name) or not VALUE.fullmatch(rest):
+        return ODD, ""
+    name, value = name.lower(), rest.strip(b" \t").decode("utf-8", "surrogateescape")
+    if name == b"connection":
+        return IGNORED if value.lower() == "keep-alive" else ODD, ""
+    if name not in SLOTS:
+        return ODD if name in ODD_HEADERS else IGNORED, ""
+    if not value or (name == b"content-length" and not LENGTH.fullmatch(value)):
+        return ODD, ""
+    return SLOTS[name], value
+
+
+known_line = lru_cache(maxsize=4096)(read_line)

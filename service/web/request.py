@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from service.web.heads import Head
 
+METHODS = (b"POST", b"GET")
 MAX_HEADERS = 100
 MAX_KNOWN = 2048  # bytes of a head whose lines are worth remembering
 
@@ -46,6 +47,7 @@ class Request(NamedTuple):
 
     method: bytes
     target: bytes
+    """As it was sent: whoever answers must know exactly this."""
     length: int
     """Bytes of the body."""
     head: Head
@@ -56,7 +58,9 @@ def read_request(head: bytes, peer: str) -> Request | None:
     """From the bytes before the empty line; None for what is not plain."""
     lines = head.split(b"\r\n")
     first = lines.pop(0).split(b" ")
-    if len(first) != 3 or first[2] != b"HTTP/1.1" or len(lines) > MAX_HEADERS:
+    if len(first) != 3 or first[0] not in METHODS or first[2] != b"HTTP/1.1":
+        return None
+    if len(lines) > MAX_HEADERS:
         return None
     line_of = known_line if len(head) <= MAX_KNOWN else read_line
     values = NOTHING.copy()

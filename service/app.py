@@ -54,7 +54,7 @@ from service.web.appkeys import (
 from service.web.auth import WRONG, WrongTokens
 from service.web.client import MAX_BODY, Forwarding
 from service.web.collect import INTAKE, Intake
-from service.web.connection import Connections
+from service.web.connections import Connections
 from service.web.counts import HIT_ANSWERS, HitAnswers
 from service.web.lane import Lane
 from service.web.middleware import answer_errors, end_connection, measure
@@ -65,7 +65,7 @@ KEEPALIVE_S = 75.0
 SHUTDOWN_S = 3.0
 LINGER_S = 1.0
 BACKLOG = 1024
-OTHER_FILES = 256  # that are open beside connections of clients
+OTHER_FILES = 512  # that are open beside connections of clients
 SPOOL_BYTES = 256 * 1024 * 1024
 
 log = structlog.get_logger()

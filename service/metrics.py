@@ -59,8 +59,10 @@ LANE_REQUESTS = Counter(
     "Requests that the fast lane answered itself, or handed over to aiohttp with the connection.",
     ["outcome"],
 )
+CONNECTIONS = Gauge("visitcounter_connections", "Open connections of clients.")
 CONNECTIONS_REFUSED = Counter(
-    "visitcounter_connections_refused", "Connections ended at once since there were too many."
+    "visitcounter_connections_refused",
+    "Connections ended without an answer since there were too many.",
 )
 STORE_UP = Gauge("visitcounter_store_up", "1 while the store answers.")
 STORE_CHECK = Gauge("visitcounter_store_check", "1 where the store is well, by check.", ["check"])

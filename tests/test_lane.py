@@ -5,32 +5,29 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from service import app
-from service.app import Components, prepared, served
-from service.values import Address
 from service.web.connection import MAX_HELD, Connection
-from tests.counting import at
+from tests.raw_http import (
+    GOOD,
+    HOST,
+    LOOK,
+    Ports,
+    connected,
+    exchange,
+    plain_hit,
+    ports,
+    timeless,
+)
 from tests.servers import Server, run_server, server_binaries
-from tests.services import PERSON, Service, StoppedClock, run_service, until
+from tests.services import until
 
-NOON = at("2026-03-10 12:00")
-ANSWER_S = 5.0
-TOLD = {"content-type", "cache-control", "access-control-allow-origin", "retry-after", "allow"}
-TIMES = {"since", "at"}  # by the store's clock, of which there are two
-
-HOSTS = ["Host: count.example"] * 8
-GOOD = [f"User-Agent: {PERSON}", "Origin: https://a.example", "Accept: */*"]
 METHODS = ["POST"] * 20 + ["GET"] * 10 + ["HEAD", "OPTIONS", "PUT", "get"]
 TARGETS = ["/w/portal"] * 60 + [
     *("/w/portal?path=/a", "/w/private", "/w/nobody", "/w/Portal", "/w/%70ortal", "/w/portal/"),
@@ -62,44 +59,6 @@ BROKEN = [
 ]
 
 
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: Any
-
-
-class Ports(NamedTuple):
-    """A service whose connections begin in the lane, and one without it."""
-
-    lane: Service
-    plain: Service
-
-
-@asynccontextmanager
-async def without_lane(
-    _parts: Components, application: web.Application, address: Address
-) -> AsyncIterator[str]:
-    async with prepared(application) as server, served(server, address) as url:
-        yield url
-
-
-@asynccontextmanager
-async def ports(url: str) -> AsyncIterator[Ports]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.web.client.BODY_S", 0.3)
-        patch.setattr("service.web.connection.BODY_S", 0.1)
-        patch.setattr("service.web.lane.SWEEP_S", 0.05)
-        async with run_service(url, clock=StoppedClock(NOON)) as lane:
-            patch.setattr(app, "in_lane", without_lane)
-            async with run_service(url, clock=StoppedClock(NOON)) as plain:
-                both = Ports(lane, plain)
-                for service in both:
-                    own = ["https://a.example"]
-                    await service.site(origins=own, trusted_networks=["0.0.0.0/0"])
-                    await service.site("private", public=False, trusted_networks=["0.0.0.0/0"])
-                yield both
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with run_server(server_binaries()["valkey"]) as own:
@@ -115,7 +74,7 @@ def requests(draw: st.DrawFn) -> list[bytes]:
     method, target = draw(st.sampled_from(METHODS)), draw(st.sampled_from(TARGETS))
     version = draw(st.sampled_from(["HTTP/1.1"] * 40 + ["HTTP/1.0"]))
     some = draw(st.lists(st.sampled_from(SOMETIMES), max_size=1))
-    lines = [*draw(st.sampled_from([HOSTS[:1]] * 40 + [[]])), *GOOD, *some]
+    lines = [*draw(st.sampled_from([[HOST]] * 40 + [[]])), *GOOD, *some]
     body = draw(st.sampled_from(BODIES)) if method in ("POST", "PUT") else b""
     head = f"{method} {target} {version}\r\n" + "".join(f"{line}\r\n" for line in lines)
     framing = draw(
@@ -140,61 +99,6 @@ def framed(framing: str, body: bytes, draw: st.DrawFn) -> bytes:
         return b"\r\n"
     length = len(body) + {"long": 3, "short": -1}.get(framing, 0)
     return b"Content-Length: %d\r\n\r\n%b" % (max(length, 0), body)
-
-
-def plain_hit(body: bytes = b"{}", *lines: str) -> bytes:
-    head = "".join(f"{line}\r\n" for line in (*HOSTS[:1], *GOOD, *lines))
-    return b"POST /w/portal HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
-        head.encode(),
-        len(body),
-        body,
-    )
-
-
-LOOK = b"GET /w/portal HTTP/1.1\r\nHost: count.example\r\n\r\n"
-
-
-async def exchange(service: Service, parts: Sequence[bytes], most: int = 1) -> list[Answer]:
-    """What comes back for these pieces of bytes, until the connection ends or `most` answers."""
-    url = urlsplit(service.url)
-    assert url.hostname
-    assert url.port
-    reader, writer = await asyncio.open_connection(url.hostname, url.port)
-    answers: list[Answer] = []
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            for part in parts:
-                writer.write(part)
-                await writer.drain()
-                if len(parts) > 1:
-                    await asyncio.sleep(0)  # so that it may arrive by itself
-            while len(answers) < most:
-                answers.append(await read(reader, no_body=parts[0].startswith(b"HEAD")))
-    except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
-        pass
-    finally:
-        writer.close()
-    return answers
-
-
-async def read(reader: asyncio.StreamReader, no_body: bool) -> Answer:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head.rstrip().split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    status = int(first.split()[1])
-    length = 0 if no_body or status in (204, 304) else int(headers.get("content-length", 0))
-    body = await reader.readexactly(length)
-    told = {name: value for name, value in headers.items() if name in TOLD}
-    told["etag"] = str("etag" in headers)
-    return Answer(status, told, timeless(body))
-
-
-def timeless(body: bytes) -> Any:
-    """The body without the instants that the two stores' clocks gave."""
-    try:
-        return json.loads(body, object_hook=lambda each: {k: each[k] for k in each.keys() - TIMES})
-    except ValueError:
-        return None  # aiohttp's own words for broken HTTP, which depend on the packets
 
 
 # -- the same answers
@@ -268,12 +172,9 @@ async def test_pipelined_requests_are_answered_in_their_order(server: Server) ->
 
 async def test_a_client_that_reads_nothing_holds_up_nobody(server: Server) -> None:
     """Its answers wait with it, bounded; others are answered."""
-    async with ports(server.url) as both:
-        url = urlsplit(both.lane.url)
-        _, writer = await asyncio.open_connection(url.hostname, url.port, limit=1)
+    async with ports(server.url) as both, connected(both.lane, limit=1) as (_, writer):
         writer.write(LOOK * 20_000)
         (answer,) = await exchange(both.lane, [plain_hit()])
-        writer.transport.abort()
 
     assert answer.status == 200
 
@@ -286,9 +187,7 @@ def connections() -> list[Connection]:
 
 async def test_a_connection_holds_little_of_what_it_is_sent(server: Server) -> None:
     """Whoever sends faster than it is answered waits with its bytes, also while it reads."""
-    async with ports(server.url) as both:
-        url = urlsplit(both.lane.url)
-        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    async with ports(server.url) as both, connected(both.lane) as (reader, writer):
         await until(connections)
         (connection,) = connections()
         writer.write(LOOK * 20_000)
@@ -296,6 +195,5 @@ async def test_a_connection_holds_little_of_what_it_is_sent(server: Server) -> N
         for _ in range(20_000):
             await reader.readuntil(b"HTTP/1.1 200")
             held = max(held, len(connection._held))
-        writer.close()
 
     assert held <= MAX_HELD + 256 * 1024  # what uvloop reads at once

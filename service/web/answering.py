@@ -17,23 +17,25 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from service import metrics
 from service.batch import Outcome
-from service.errors import StoreError, StoreUnavailable
+from service.errors import Problem, StoreError, StoreUnavailable
 from service.model import Drop, Hit, Reason, Site
 from service.queues import NOBODY
 from service.reader import Reader, Reading
 from service.sites import Sites
 from service.web.client import Malformed
 from service.web.collect import Intake
-from service.web.connection import Connection, Connections
+from service.web.connection import Connection
+from service.web.connections import Connections
 from service.web.counts import HitAnswers, Shown, show
 from service.web.heads import Head
-from service.web.middleware import problem_json, store_problem
+from service.web.middleware import OUR_MISTAKE, problem_json, store_problem
 from service.web.request import Request
 
 STATUS = {
     200: b"HTTP/1.1 200 OK\r\n",
     202: b"HTTP/1.1 202 Accepted\r\n",
     304: b"HTTP/1.1 304 Not Modified\r\n",
+    500: b"HTTP/1.1 500 Internal Server Error\r\n",
     503: b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n",
 }
 COMMON = (
@@ -109,8 +111,8 @@ class Answering(Connection):
     def __init__(self, connections: Connections, desk: Desk) -> None:
         super().__init__(connections)
         self._desk = desk
-        self._method = b""
-        self._began_s = 0.0
+        self._method = b"GET"
+        self._began_s = perf_counter()
         self._entry: Hit | Drop
 
     def answer_request(self, request: Request, body: bytes) -> bool:
@@ -150,16 +152,17 @@ class Answering(Connection):
 
     def settled(self, outcome: Outcome | None) -> None:
         entry, desk = self._entry, self._desk
-        desk.intake.settle(entry, outcome)
-        answer = desk.answers.of(entry, outcome)
-        if answer.http is None:
-            answer.http = desk.write(answer.status, JSON + NO_STORE, answer.body)
-        self._answer(answer.status, answer.http)
+        try:
+            desk.intake.settle(entry, outcome)
+            answer = desk.answers.of(entry, outcome)
+            if answer.http is None:
+                answer.http = desk.write(answer.status, JSON + NO_STORE, answer.body)
+            self._answer(answer.status, answer.http)
+        except Exception:  # nobody else would end the waiting
+            self.fail()
 
     def refused(self, error: StoreError) -> None:
-        problem = store_problem(error)
-        body = orjson.dumps(problem_json(problem))
-        self._answer(problem.status, self._desk.write(problem.status, PROBLEM + NO_STORE, body))
+        self._tell(store_problem(error))
 
     # -- a look
 
@@ -174,12 +177,15 @@ class Answering(Connection):
         reader.add_done_callback(partial(self._read, site, known))
 
     def _read(self, site: Site, known: str, reader: asyncio.Future[Reading]) -> None:
-        if reader.cancelled():
-            self.refused(StoreUnavailable("the service stops"))
-        elif error := reader.exception():
-            self.refused(error if isinstance(error, StoreError) else StoreUnavailable(str(error)))
-        else:
-            self._show(site, known, reader.result())
+        try:
+            if reader.cancelled():
+                self.refused(StoreUnavailable("the service stops"))
+            elif isinstance(error := reader.exception(), StoreError):
+                self.refused(error)
+            else:
+                self._show(site, known, reader.result())
+        except Exception:
+            self.fail()
 
     def _show(self, site: Site, known: str, reading: Reading) -> None:
         shown = self._desk.show(site, reading)
@@ -188,6 +194,15 @@ class Answering(Connection):
             self._answer(304, self._desk.write(304, headers, None))
         else:
             self._answer(200, self._desk.write(200, headers + JSON, shown.body))
+
+    # -- the bytes
+
+    def answer_mistake(self) -> None:
+        self._tell(OUR_MISTAKE)
+
+    def _tell(self, problem: Problem) -> None:
+        body = orjson.dumps(problem_json(problem))
+        self._answer(problem.status, self._desk.write(problem.status, PROBLEM + NO_STORE, body))
 
     def _answer(self, status: int, answer: bytes) -> None:
         self._desk.note(self._method, status, perf_counter() - self._began_s)

@@ -3,7 +3,8 @@
 One request at a time is with whoever answers, the next ones wait here, a few; who sends more, or
 does not read its answers, is not read from meanwhile. A request goes on when all of it is there and
 it is plain, so no two parsers can disagree where it ends. What cannot be answered here becomes
-aiohttp's, with the connection and all that was not yet acted upon.
+aiohttp's, with the connection and all that was not yet acted upon; but not before its head is whole
+or beyond repair, since aiohttp would wait too long for the rest.
 """
 
 from __future__ import annotations
@@ -11,41 +12,23 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from aiohttp import web
+import structlog
 
 from service import metrics
 from service.web.client import MAX_BODY
+from service.web.connections import STALL_S, Connections, Lent
 from service.web.request import Request, read_request
 
 HEAD_ENDS = b"\r\n\r\n"
-MAX_HEAD = 8 * 1024
-MAX_HELD = 64 * 1024
+MAX_HEAD = 8 * 1024  # of what is answered here
+MAX_HELD = 64 * 1024  # a longer head is nobody's
 IN_A_ROW = 20  # requests of one connection
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 IDLE_S = 75.0
-STALL_S = 30.0  # for a client to read its answer
+TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n"
 
-
-class Connections:
-    """Those in the lane; `aiohttp` takes the ones that leave it, and there are `most` in all."""
-
-    def __init__(self, aiohttp: web.Server, most: int) -> None:
-        self.open: set[Connection] = set()
-        self.aiohttp = aiohttp
-        self.stopping = False
-        self.empty = asyncio.Event()
-        """Set when we stop and the last one has gone."""
-        self._most = most
-
-    @property
-    def full(self) -> bool:
-        return self.stopping or len(self.open) + len(self.aiohttp.connections) >= self._most
-
-    def leave(self, connection: Connection) -> None:
-        self.open.discard(connection)
-        if self.stopping and not self.open:
-            self.empty.set()
+log = structlog.get_logger()
 
 
 class Connection(asyncio.Protocol):
@@ -53,7 +36,6 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, connections: Connections) -> None:
         self.until_s = 0.0
-        """When its time is over (seconds of the loop)."""
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._peer = ""
@@ -65,6 +47,10 @@ class Connection(asyncio.Protocol):
         """Its request waits for an answer."""
         self._stalled = False
         """The client does not read its answer."""
+        self._known = False
+        """It has sent a whole request."""
+        self._last = False
+        """The next answer ends it."""
         self._gone = self._running = self._waiting = self._paused = False
 
     def answer_request(self, request: Request, body: bytes) -> bool:
@@ -75,30 +61,41 @@ class Connection(asyncio.Protocol):
         """The client went away in the middle of a body."""
         raise NotImplementedError
 
+    def answer_mistake(self) -> None:
+        """Call `send` with the answer behind a mistake of ours."""
+        raise NotImplementedError
+
     def wait_for_answer(self) -> None:
         self._busy, self.until_s = True, float("inf")
 
     def send(self, answer: bytes) -> None:
         """The answer, and on to the next request."""
+        if self._last:
+            answer = answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         if not self._gone:
             self._transport.write(answer)
         self._busy = False
-        if self._connections.stopping:
-            self._transport.close()
+        if self._last:
+            self._close()
         elif not self._stalled:
             self.until_s = self._loop.time() + IDLE_S
             if self._held:
                 self._run()
 
+    def fail(self) -> None:
+        """A mistake of ours is told, and ends the connection."""
+        log.exception("a request failed", route="/w/{site}")
+        self._last = True
+        self.answer_mistake()
+
     # -- its life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._connections.full:
-            metrics.CONNECTIONS_REFUSED.inc()
+        if not self._connections.enter(self):
+            self._gone = True
             self._transport.abort()
             return
-        self._connections.open.add(self)
         self._transport.set_write_buffer_limits(0)  # so that a pause means an answer not taken
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
@@ -122,9 +119,9 @@ class Connection(asyncio.Protocol):
         self._run()
 
     def stop(self) -> None:
-        """End it, behind the answer that it waits for."""
+        self._last = True
         if not self._busy:
-            self._transport.close()
+            self._close()
 
     def expire(self) -> None:
         if self._stalled:
@@ -132,10 +129,16 @@ class Connection(asyncio.Protocol):
         elif self._needed:  # a body that takes its time is aiohttp's, and may still come
             self._hand_over()
         else:
-            self._transport.close()
+            self._close()
 
     def abort(self) -> None:
         self._transport.abort()
+
+    def _close(self) -> None:
+        """Once the client has what was written; what is held is nobody's."""
+        self._held, self._needed = b"", 0
+        self._wait(STALL_S)
+        self._transport.close()
 
     def _wait(self, seconds: float) -> None:
         self.until_s = self._loop.time() + seconds
@@ -156,7 +159,13 @@ class Connection(asyncio.Protocol):
             return
         self._running = True
         for _ in range(IN_A_ROW):
-            if not self._held or self._busy or self._stalled or self._gone or not self._take():
+            if not self._held or self._busy or self._stalled or self._gone:
+                break
+            try:
+                if not self._take():
+                    break
+            except Exception:
+                self.fail()
                 break
         else:
             self._loop.call_soon(self._run)
@@ -171,42 +180,47 @@ class Connection(asyncio.Protocol):
         if len(held) < self._needed:
             return False
         ends = held.find(HEAD_ENDS)
-        if ends < 0 and self._may_become_plain():
-            return False
         request = read_request(held[:ends], self._peer) if 0 <= ends <= MAX_HEAD else None
         if request is None or request.length > MAX_BODY:
-            self._hand_over()
-            return True
+            return self._take_odd(whole=ends >= 0)
         begins = ends + len(HEAD_ENDS)
         whole = begins + request.length
         if len(held) < whole:
             self._needed = whole
             self._wait(BODY_S)  # once: pieces of a body gain no time
             return False
+        if not self._known:
+            self._known, self._last = True, not self._connections.may_stay(self)
         self._held, self._needed, self._waiting = held[whole:], 0, False
         if not self.answer_request(request, held[begins:whole]):
             self._held = held
             self._hand_over()
         return True
 
-    def _may_become_plain(self) -> bool:
-        """Whether more of a head may follow that is ours."""
+    def _take_odd(self, whole: bool) -> bool:
+        """What is not plain is aiohttp's; `whole`: all of its head is there."""
         held = self._held
-        if len(held) > MAX_HEAD or held.count(b"\n") != held.count(b"\r\n"):
+        if held[0] in b"\r\n":  # empty lines before a request are no part of it
+            self._held = held.lstrip(b"\r\n")
+        elif whole or held.count(b"\n") != held.count(b"\r\n"):  # this will never be whole
+            self._hand_over()
+        elif len(held) > MAX_HELD:
+            self._last = True
+            self.send(TOO_LONG)
+        else:
+            if not self._waiting:
+                self._waiting = True
+                self._wait(REQUEST_S)
             return False
-        if not self._waiting:
-            self._waiting = True
-            self._wait(REQUEST_S)
         return True
 
     def _hand_over(self) -> None:
         """The connection is aiohttp's from here on."""
         metrics.LANE_REQUESTS.labels("handed over").inc()
         self._connections.leave(self)
-        handler = self._connections.aiohttp()
         self._gone = True
         self._transport.resume_reading()
-        self._transport.set_write_buffer_limits()
-        self._transport.set_protocol(handler)
-        handler.connection_made(self._transport)
-        handler.data_received(self._held)
+        lent = Lent(self._connections)
+        self._transport.set_protocol(lent)
+        lent.connection_made(self._transport)
+        lent.data_received(self._held)

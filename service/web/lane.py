@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
+from service import metrics
 from service.tasks import supervised
 from service.web.answering import Answering, Desk
-from service.web.connection import Connections
+from service.web.connections import Connections
 
 SWEEP_S = 1.0
 STOP_S = 1.5
@@ -35,18 +36,7 @@ class Lane:
 
     async def __aexit__(self, *_: object) -> None:
         """End idle connections at once, the others behind their answer, in bounded time."""
-        connections = self._connections
-        connections.stopping = True
-        for connection in [*connections.open]:
-            connection.stop()
-        if not connections.open:
-            connections.empty.set()
-        try:
-            async with asyncio.timeout(STOP_S):
-                await connections.empty.wait()
-        except TimeoutError:
-            for connection in [*connections.open]:
-                connection.abort()
+        await self._connections.stop(STOP_S)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -60,6 +50,7 @@ class Lane:
         while True:
             await asyncio.sleep(SWEEP_S)
             self._desk.tell_the_time()
+            metrics.CONNECTIONS.set(len(self._connections))
             now_s = asyncio.get_running_loop().time()
-            for connection in [each for each in self._connections.open if each.until_s < now_s]:
+            for connection in [each for each in self._connections if each.until_s < now_s]:
                 connection.expire()

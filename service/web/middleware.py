@@ -18,6 +18,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PUBLIC = ("/w/", "/embed.")
 
+OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's log says more.")
+
 log = structlog.get_logger()
 
 
@@ -62,9 +64,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             raise
     except Exception:
         log.exception("a request failed", route=route_of(request))
-        response = problem_answer(
-            Problem(500, "Our mistake", "This should not happen; the service's log says more.")
-        )
+        response = problem_answer(OUR_MISTAKE)
     decorate(request, response)
     return response
 

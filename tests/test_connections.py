@@ -1,0 +1,172 @@
+"""What a connection may take: bytes, time and places, each bounded, and each with its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from tests.raw_http import LOOK, connected, end_of, exchange, plain_hit, read
+from tests.servers import Server
+from tests.services import Service, run_service, until
+
+PLACES, SPARE = 8, 4
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: count.example\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.web.lane.SWEEP_S", 0.02)
+
+
+@pytest.fixture
+async def small(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+    """A service with few places."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (2 * PLACES, 2 * PLACES))
+    monkeypatch.setattr("service.web.connections.SPARE", SPARE)
+    async with run_service(valkey.url) as service:
+        await service.site()
+        yield service
+
+
+def number(name: str) -> float:
+    return REGISTRY.get_sample_value(f"visitcounter_{name}") or 0
+
+
+def long_head(size: int) -> bytes:
+    lines = b"".join(b"X-%d: %b\r\n" % (n, b"a" * 5000) for n in range(size // 5000))
+    return LOOK[:-2] + lines
+
+
+# -- time
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"G", LOOK[:-2], long_head(20_000), b"\r\n\r\n", b"\n", b"\r\nGET /w", LOOK + LOOK[:-2]],
+    ids=["nothing", "a byte", "no end", "long", "empty lines", "LF", "behind a line", "second"],
+)
+async def test_a_head_has_its_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    """However much of it is there, and however it goes on byte by byte."""
+    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.2)
+    await service.site()
+    async with connected(service) as (reader, writer):
+        writer.write(begin)
+        ended = asyncio.create_task(end_of(reader))
+        while not ended.done():
+            writer.write(b"\r\n" if begin.isspace() else b"a")
+            await asyncio.wait({ended}, timeout=0.02)
+
+    assert ended.result().count(b"HTTP/1.1 200") == begin.count(LOOK)
+
+
+async def test_a_client_that_does_not_read_aiohttps_answer_is_ended(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else waits for it either."""
+    monkeypatch.setattr("service.web.ops.generate_latest", lambda: bytes(64 << 20))
+    monkeypatch.setattr("service.web.connections.STALL_S", 0.2)
+    await until(lambda: number("connections") == 0)
+    async with connected(service, limit=1) as (reader, writer):
+        writer.write(HEALTH.replace(b"healthz", b"metrics"))
+        await until(lambda: number("connections") > 0)
+        await until(lambda: number("connections") == 0)
+        got = await end_of(reader)
+
+    assert len(got) < 64 << 20
+
+
+# -- bytes
+
+
+async def test_a_long_head_is_aiohttps_once_it_is_whole(service: Service) -> None:
+    """Also in pieces."""
+    await service.site()
+    head = long_head(45_000) + b"\r\n"
+    (answer,) = await exchange(service, [head[n : n + 9000] for n in range(0, len(head), 9000)])
+
+    assert answer.status == 200
+
+
+async def test_a_head_beyond_all_bounds_is_refused(service: Service) -> None:
+    """431, and the connection ends."""
+    async with connected(service) as (reader, writer):
+        writer.write(long_head(70_000))
+        got = await end_of(reader)
+
+    assert got.startswith(b"HTTP/1.1 431 ")
+
+
+# -- places
+
+
+async def test_a_full_house_answers_a_health_check(small: Service) -> None:
+    """However many have come and said nothing: who has waited longest goes."""
+    refused = number("connections_refused_total")
+    async with AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(connected(small)) for _ in range(PLACES + SPARE + 10)
+        ]
+        (alive,) = await exchange(small, [HEALTH])
+        (hit,) = await exchange(small, [plain_hit()])
+        gone = [await asyncio.wait_for(reader.read(1), 5) for reader, _ in silent[:10]]
+
+    assert (alive.status, hit.status, gone) == (200, 200, [b""] * 10)
+    assert number("connections_refused_total") - refused >= 10
+
+
+async def test_a_full_house_keeps_whom_it_knows(small: Service) -> None:
+    """Who has sent a request stays, through any number of newcomers, each answered once."""
+    async with AsyncExitStack() as stack:
+        known = [await stack.enter_async_context(connected(small)) for _ in range(PLACES)]
+        for reader, writer in known:
+            writer.write(LOOK)
+            assert (await read(reader, no_body=False)).status == 200
+        newcomers = [await exchange(small, [LOOK + LOOK], 2) for _ in range(20)]
+        flood = [await stack.enter_async_context(connected(small)) for _ in range(40)]
+        for reader, writer in known * 2:
+            writer.write(LOOK)
+            assert (await read(reader, no_body=False)).status == 200
+
+    assert [len(answers) for answers in newcomers] == [1] * 20
+    assert len(flood) == 40
+
+
+# -- mistakes of ours
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise RuntimeError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("place", "request_"),
+    [
+        ("service.web.collect.read_beacon", plain_hit()),
+        ("service.web.counts.HitAnswers.of", plain_hit()),
+        ("service.web.answering.show", LOOK),
+        ("service.web.connection.read_request", LOOK),
+    ],
+    ids=["in judging", "behind the commit", "behind a read", "before all"],
+)
+async def test_a_mistake_of_ours_is_told_and_ends_the_connection(
+    service: Service, monkeypatch: pytest.MonkeyPatch, place: str, request_: bytes
+) -> None:
+    """500 and a line in the log, and nothing of what came behind it."""
+    await service.site()
+    monkeypatch.setattr(place, broken)
+    with capture_logs() as logs:
+        async with connected(service) as (reader, writer):
+            writer.write(request_ + request_)
+            got = await end_of(reader)
+
+    assert got.startswith(b"HTTP/1.1 500 ")
+    assert got.count(b"HTTP/1.1 ") == 1
+    assert [each["event"] for each in logs] == ["a request failed"]

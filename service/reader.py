@@ -1,12 +1,14 @@
 """The reader: a site's counts for those who only look, at most a second old.
 
-Whoever asks while a read is under way waits for that read. While the store is away the last counts
-are given again; they carry the instant at which they were true.
+Whoever asks while a read is under way waits for that read. Where the store does not answer soon the
+last counts are given again; they carry the instant at which they were true. While it fails it is
+asked now and then, and nobody waits for it who can be given the last counts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -18,6 +20,12 @@ from service.store import Store
 FRESH_MS = 1000
 MOST_KEPT = 10_000
 MOST_FLIGHTS = 500
+PATIENCE_S = 0.25  # of who can be given the last counts
+AWAY_S = 5.0  # after it failed, a server is not waited for
+AGAIN_S = 0.25  # but tried
+
+Key = tuple[str, str | None]
+"""Site and path."""
 
 
 class Reading(NamedTuple):
@@ -34,27 +42,41 @@ class Reader:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, str | None], Reading] = OrderedDict()
-        self._flights: dict[tuple[str, str | None], asyncio.Task[Reading]] = {}
+        self._kept: OrderedDict[Key, Reading] = OrderedDict()
+        self._flights: dict[Key, asyncio.Task[Reading | StoreError]] = {}
+        self._failed_s: dict[str, float] = {}
+        """When a server that gave nothing the last time was tried (monotonic seconds)."""
 
     async def read(self, site: Site, path: str | None = None) -> Reading:
         """The counts, with that path's pageviews if one is named; raises StoreError if there are
         none to give."""
         key = (site.id, path)
         kept = self._kept.get(key)
-        if kept and self._is_fresh(kept, site):
+        if kept is None:
+            return await self._landed(self._flight(key, site))
+        if self._is_fresh(kept, site):
             return kept
-        flight = self._flights.get(key)
-        if flight is None and len(self._flights) >= MOST_FLIGHTS:
-            raise StoreUnavailable("too many reads at once")
-        if flight is None:
-            flight = self._flights[key] = asyncio.create_task(self._fly(key, site, path))
+        return await self._newer(key, site, kept)
+
+    async def _newer(self, key: Key, site: Site, kept: Reading) -> Reading:
+        """Newer counts if they come soon."""
+        since_s = time.monotonic() - self._failed_s.get(self._server(site), -AWAY_S)
         try:
-            return await asyncio.shield(flight)
-        except StoreError:
-            if kept is None:
-                raise
+            if since_s < AGAIN_S:
+                return kept
+            flight = self._flight(key, site)
+            if since_s < AWAY_S:
+                return kept
+            async with asyncio.timeout(PATIENCE_S):
+                return await self._landed(flight)
+        except (StoreError, TimeoutError):
             return kept
+
+    async def _landed(self, flight: asyncio.Task[Reading | StoreError]) -> Reading:
+        found = await asyncio.shield(flight)
+        if isinstance(found, StoreError):
+            raise found
+        return found
 
     def fresh(self, site: Site) -> Reading | None:
         """The counts if they are fresh."""
@@ -73,16 +95,35 @@ class Reader:
         age = self._clock.now() - kept.as_of
         return 0 <= age < FRESH_MS and kept.generation == site.generation
 
-    async def _fly(self, key: tuple[str, str | None], site: Site, path: str | None) -> Reading:
+    def _flight(self, key: Key, site: Site) -> asyncio.Task[Reading | StoreError]:
+        """The read that is under way, or a new one."""
+        flight = self._flights.get(key)
+        if flight is None:
+            if len(self._flights) >= MOST_FLIGHTS:
+                raise StoreUnavailable("too many reads at once")
+            flight = self._flights[key] = asyncio.create_task(self._fly(key, site))
+        return flight
+
+    async def _fly(self, key: Key, site: Site) -> Reading | StoreError:
+        server, (_, path) = self._server(site), key
+        if server in self._failed_s:
+            self._failed_s[server] = time.monotonic()
         try:
             now = self._clock.now()
             counts = await self._store.counts(site, now, () if path is None else (path,))
-            self._keep(key, reading := Reading(counts, now, site.generation))
-            return reading
+        except StoreError as error:
+            self._failed_s[server] = time.monotonic()
+            return error
         finally:
             del self._flights[key]
+        self._failed_s.pop(server, None)
+        self._keep(key, reading := Reading(counts, now, site.generation))
+        return reading
 
-    def _keep(self, key: tuple[str, str | None], reading: Reading) -> None:
+    def _server(self, site: Site) -> str:
+        return self._store.shard(site.partition)
+
+    def _keep(self, key: Key, reading: Reading) -> None:
         self._kept[key] = reading
         self._kept.move_to_end(key)
         if len(self._kept) > MOST_KEPT:

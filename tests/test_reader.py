@@ -1,0 +1,100 @@
+"""The reader: counts at most a second old, and the last ones at once where there are no newer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from service.errors import StoreError, StoreUnavailable
+from service.reader import Reader
+from tests.counting import Counted, at, counting
+from tests.servers import Server, run_server, server_binaries
+from tests.services import StoppedClock, until
+
+NOON = at("2026-03-10 12:00")
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A server that a test may stop."""
+    with run_server(server_binaries()["valkey"]) as server:
+        yield server
+
+
+async def test_many_looks_are_one_read(valkey: Server) -> None:
+    """Whoever asks while a read is under way gets what it brings, and a second long the same."""
+    async with counting(valkey.url) as counted:
+        reader = Reader(counted.store, clock := StoppedClock(NOON))
+        first, *others = await asyncio.gather(*(reader.read(counted.site) for _ in range(100)))
+        clock.at += 999
+        same = await reader.read(counted.site)
+        clock.at += 1
+        newer = await reader.read(counted.site)
+
+    assert {*map(id, others), id(same)} == {id(first)}
+    assert (first.as_of, newer.as_of) == (NOON, NOON + 1000)
+
+
+async def test_a_store_that_hangs_is_not_waited_for(own: Server) -> None:
+    """The last counts come while it is still being asked; with it back come new ones."""
+    async with counting(own.url) as counted:
+        reader = Reader(counted.store, clock := StoppedClock(NOON))
+        await reader.read(counted.site)
+        own.pause()
+        clock.at += 1000
+        first = await reader.read(counted.site)
+        asked = len(reader._flights)
+        await until(lambda: reader._failed_s)
+        second = [await reader.read(counted.site) for _ in range(100)]
+        own.resume()
+        await until_newer(reader, counted)
+
+    assert asked == 1
+    assert {each.as_of for each in (first, *second)} == {NOON}
+
+
+async def until_newer(reader: Reader, counted: Counted) -> None:
+    async with asyncio.timeout(5):
+        while (await reader.read(counted.site)).as_of == NOON:  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+
+
+async def test_a_failure_of_long_ago_is_forgotten(
+    own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes after the outage sees counts of now."""
+    monkeypatch.setattr("service.reader.AWAY_S", 0.0)
+    monkeypatch.setattr("service.reader.AGAIN_S", 0.0)
+    async with counting(own.url) as counted:
+        reader = Reader(counted.store, clock := StoppedClock(NOON))
+        await reader.read(counted.site)
+        own.kill()
+        clock.at += 1000
+        old = await reader.read(counted.site)
+        own.start()
+        new = await reader.read(counted.site)
+
+    assert (old.as_of, new.as_of) == (NOON, NOON + 1000)
+
+
+async def test_last_counts_come_however_many_read(
+    own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all reads taken by others only who can be given nothing is refused."""
+    monkeypatch.setattr("service.reader.MOST_FLIGHTS", 1)
+    async with counting(own.url) as counted:
+        reader = Reader(counted.store, clock := StoppedClock(NOON))
+        await reader.read(counted.site)
+        own.pause()
+        clock.at += 1000
+        other = asyncio.create_task(reader.read(counted.site, "/other"))
+        await until(lambda: reader._flights)
+        kept = await reader.read(counted.site)
+        with pytest.raises(StoreUnavailable):
+            await reader.read(counted.site, "/third")
+        with pytest.raises(StoreError):
+            await other
+
+    assert kept.as_of == NOON

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Coroutine, Sequence
+from typing import Any, Self
 
 import structlog
 
@@ -247,7 +247,7 @@ class Recorder:
         if not late:
             return
         try:
-            await self._replay.spool([sealed.batch.packed for _, sealed in late])
+            await self._looking(self._replay.spool([sealed.batch.packed for _, sealed in late]))
         except (SpoolFull, SpoolBroken):
             self._rest([queue for queue, _ in late])
             return
@@ -256,6 +256,15 @@ class Recorder:
                 queue.settle([None] * len(sealed.waiting))
 
     # -- those who have waited too long
+
+    async def _looking(self, keeping: Coroutine[Any, Any, None]) -> None:
+        """Wait for a disk, which may never answer, and look meanwhile."""
+        task = asyncio.create_task(keeping)
+        task.add_done_callback(_ended)
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK_S)
+            self._look()
+        task.result()
 
     def _look(self) -> None:
         now_s = time.monotonic()
@@ -275,7 +284,7 @@ class Recorder:
             refuse(late, StoreUnavailable("the store does not answer"))
 
 
-def _ended(sending: asyncio.Task[list[list[Outcome] | StoreError]]) -> None:
+def _ended(work: asyncio.Future[Any]) -> None:
     """Takes note of an error, also where nobody waits for the result any more."""
-    if not sending.cancelled():
-        sending.exception()
+    if not work.cancelled():
+        work.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -154,3 +155,25 @@ async def test_a_spool_that_fails_ends_acknowledging(
 
     assert set(answers) == {503}
     assert ready.status == 503
+
+
+async def test_nobody_waits_for_a_disk_that_hangs(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the store away and the spool's fdatasync without an end a hit is refused in its time;
+    what the disk kept in the end counts."""
+    goes_on = threading.Event()
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site(max_pages=1000)
+            own.kill()
+            monkeypatch.setattr("os.fdatasync", lambda _: goes_on.wait())
+            answers = [await view(service, n) for n in range(2)]
+            goes_on.set()
+            await until(lambda: spooled(service))
+            own.start()
+            await until(lambda: not spooled(service), within_s=10)
+            total, per_page = await counted(service)
+
+    assert answers == [503, 503]
+    assert (total, per_page) == (1, {1})  # the second had no number yet

@@ -254,8 +254,8 @@ class Ledger:
             found = await self._store.last_seqs(self._producer, partitions)
             for partition, wanted, last in zip(partitions, expected, found, strict=True):
                 if last < wanted:
-                    await self._repair(partition, wanted)
+                    await self._repair(partition)
 
-    async def _repair(self, partition: int, wanted: int) -> None:
-        async with self._turns[partition]:
-            await self._fill(partition, wanted)
+    async def _repair(self, partition: int) -> None:
+        async with self._turns[partition]:  # a flush may have repaired it, and gone on
+            await self._fill(partition, self._confirmed[partition])

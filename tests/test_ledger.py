@@ -291,6 +291,31 @@ async def test_a_repair_and_a_flush_do_not_meet(store_server: Server) -> None:
     assert not counted.ledger.fenced
 
 
+async def test_a_flush_that_repairs_first_keeps_no_partition_from_repair(
+    store_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where hits have filled a hole meanwhile, the look goes on with what else was lost."""
+    async with counting(store_server.url) as portal:
+        other = await make_site(portal.ledger, "other")
+        first, second = sorted((portal, other), key=lambda each: each.site.partition)
+        snapshot = await dump(portal)
+        await first.view(1, NOON)
+        await second.view(1, NOON)
+        await restore(portal, snapshot)
+        ask = portal.store.last_seqs
+
+        async def last_seqs(*asked: Any) -> list[int]:
+            found = await ask(*asked)
+            await first.view(2, NOON)
+            return found
+
+        monkeypatch.setattr(portal.store, "last_seqs", last_seqs)
+        await portal.ledger._verify()
+        counts = [await each.counts(NOON) for each in (first, second)]
+
+    assert [each.total.pageviews for each in counts] == [2, 1]
+
+
 async def test_a_rejected_batch_is_kept_aside_and_stays_rejected(
     store_server: Server, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ PACKAGES = {
     "chromium": "chromium",
     "faketime": "faketime",
     "luacheck": "lua-check",
+    "nginx": "nginx",
     "promtool": "prometheus",
     "redis-server": "redis-server",
 }
@@ -25,7 +26,9 @@ SHARED_DATA = Path(__file__).parents[2] / "shared/data"
 
 def need(tool: str) -> Path:
     """The program's path."""
-    found = shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin:/bin")
+    found = shutil.which(
+        tool, path=os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin:/bin:/usr/sbin"
+    )
     if found:
         return Path(found)
     reason = f"needs {tool}: apt-get install {PACKAGES[tool]}"

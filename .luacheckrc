@@ -2,3 +2,9 @@
 std = "lua51"
 read_globals = { "redis", "server", "cjson", "cmsgpack", "bit", "struct" }
 max_line_length = 100
+
+-- wrk's scripts run inside wrk's LuaJIT, and define the functions that it calls.
+files["loadtests/**/*.lua"] = {
+  std = "luajit",
+  globals = { "setup", "init", "request", "done", "told" },
+}

@@ -1,6 +1,6 @@
 """What a browser sends for a view, through a proxy that names the visitor's address.
 
-Both load tests write these bytes themselves: a client library would cost more than the service.
+Load tests write these bytes themselves: a client library would cost more than the service.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LANGUAGE = "vi-VN,vi;q=0.9,en;q=0.8"
 HIT = (
     "POST /w/{site} HTTP/1.1\r\n"
     "Host: {host}\r\n"
-    f"User-Agent: {USER_AGENT}\r\n"
+    "User-Agent: {user_agent}\r\n"
     "Accept: */*\r\n"
-    f"Accept-Language: {LANGUAGE}\r\n"
+    "Accept-Language: {language}\r\n"
     "Accept-Encoding: gzip, deflate, br, zstd\r\n"
     "Content-Type: text/plain;charset=UTF-8\r\n"
     f"Origin: {ORIGIN}\r\n"
@@ -45,9 +45,21 @@ class Answer(NamedTuple):
 
 def hit(site: str, host: str, visitor: int, path: str) -> bytes:
     """The request of a visitor, who is a number below 2^24."""
+    return hit_from(address_of(visitor), site, host, path)
+
+
+def hit_from(
+    address: str,
+    site: str,
+    host: str,
+    path: str,
+    user_agent: str = USER_AGENT,
+    language: str = LANGUAGE,
+) -> bytes:
+    """The request of a view from an address."""
     body = json.dumps({"k": "view", "p": path})
-    named = {"site": site, "host": host, "address": address_of(visitor)}
-    return HIT.format(**named, length=len(body), body=body).encode()
+    named = {"site": site, "host": host, "user_agent": user_agent, "language": language}
+    return HIT.format(**named, address=address, length=len(body), body=body).encode()
 
 
 def address_of(visitor: int) -> str:

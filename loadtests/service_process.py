@@ -66,6 +66,11 @@ class ServiceProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        assert self._process, "the service was not started"
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -79,6 +84,14 @@ class ServiceProcess:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        self.launch()
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            if not self.alive or time.monotonic() > deadline:
+                raise RuntimeError(f"the service did not start:\n{self.log[-3000:]}")
+            time.sleep(0.01)
+
+    def launch(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -88,11 +101,6 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + START_S
-        while not self._answers():
-            if not self.alive or time.monotonic() > deadline:
-                raise RuntimeError(f"the service did not start:\n{self.log[-3000:]}")
-            time.sleep(0.01)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

@@ -19,6 +19,7 @@ PACKAGES = {
     "nginx": "nginx",
     "promtool": "prometheus",
     "redis-server": "redis-server",
+    "wrk": "wrk",
 }
 
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"

@@ -1,6 +1,6 @@
 """What a batch costs in the store, by its size: one site, counts in the answer, in CPU time.
 
-    .venv/bin/python -m loadtests.batches
+    .venv/bin/python -m loadtests.bench.batches
 
 New visitors bring ids that the site has never seen, known ones come again. The store is a Valkey of
 its own, and its CPU time is what the kernel says of it, so that only its own work is in the figure.
@@ -13,21 +13,14 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+from loadtests.bench.cores import cpu_s
 from service.batch import Packed
 from tests.counting import Counted, counting
 from tests.servers import run_server, server_binaries
 
 SIZES = (1, 10, 100, 1000)
 PATHS = 100
-TICKS_PER_S = 100
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used (proc(5), stat: utime and stime)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def batches(counted: Counted, size: int, number: int, visitors: Iterator[int]) -> list[Packed]:

@@ -1,0 +1,50 @@
+"""Which core runs what, and how much of it was used.
+
+The server under test has a core to itself. The generator of load has another, which it shares with
+the store where there are but two: the store needs a tenth of what the service needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+_USABLE = sorted(os.sched_getaffinity(0))
+SERVER = _USABLE[0]
+LOAD = _USABLE[1 % len(_USABLE)]
+STORE = _USABLE[2] if len(_USABLE) > 2 else LOAD
+
+
+def on(core: int) -> tuple[str, ...]:
+    """The beginning of a command that shall run there."""
+    return ("taskset", "--cpu-list", str(core))
+
+
+def move(pid: int, core: int) -> None:
+    """All threads of a process that runs."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
+
+
+def stat_file(pid: int) -> str:
+    return f"/proc/{pid}/stat"
+
+
+def cpu_s(pid: int) -> float:
+    return cpu_s_in(Path(stat_file(pid)).read_text())
+
+
+def cpu_s_in(stat: str) -> float:
+    """CPU seconds that a process has used, all threads, by its /proc/PID/stat (proc(5): utime and
+    stime)."""
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def busy_s_in(stat: str) -> float:
+    """CPU seconds that this machine has used, by the first line of /proc/stat: all but idle and
+    waiting."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, stat.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S

@@ -1,0 +1,117 @@
+"""The rows of the table: a budget or a plain figure each, worked out for every round.
+
+A budget that compares rates is judged by the worse of two ratios, of what was done in a second and
+of what was done in a CPU-second: the one flatters a server whose rival was held back by its
+generator, the other a server that waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from loadtests.bench.measures import Found
+
+RATE = "{:,.0f}/s"
+TIMES = "{:.2f} ×"
+
+Value = Callable[[Found], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What it is, how it follows from the figures of a round, and what it has to be."""
+
+    name: str
+    value: Value
+    cpu: Value | None = None
+    """The same by CPU-seconds of the process under test."""
+    shape: str = RATE
+    must: float | None = None
+    goal: float | None = None
+    less: bool = False
+    """Less is better."""
+
+    def cells(self, rounds: Sequence[Found]) -> list[str] | None:
+        """None if no round has found what it needs."""
+        values = of_rounds(self.value, rounds)
+        if not values:
+            return None
+        by_cpu = of_rounds(self.cpu, rounds) if self.cpu else []
+        return [
+            self.name,
+            self.shape.format(median(values)),
+            self._span(values),
+            self.shape.format(median(by_cpu)) if by_cpu else "",
+            self._bound(self.must),
+            self._bound(self.goal),
+            self._reached(values, by_cpu),
+        ]
+
+    def _span(self, values: Sequence[float]) -> str:
+        if len(values) == 1:
+            return ""
+        return f"{self.shape.format(min(values))} – {self.shape.format(max(values))}"
+
+    def _bound(self, bound: float | None) -> str:
+        return "" if bound is None else f"{'≤' if self.less else '≥'} {self.shape.format(bound)}"
+
+    def _reached(self, values: Sequence[float], by_cpu: Sequence[float]) -> str:
+        medians = [median(each) for each in (values, by_cpu) if each]
+        worst = max(medians) if self.less else min(medians)
+        for bound, said in ((self.goal, "goal"), (self.must, "must")):
+            if bound is not None and (worst <= bound if self.less else worst >= bound):
+                return said
+        return "" if self.must is None else "missed"
+
+
+def of_rounds(value: Value, rounds: Sequence[Found]) -> list[float]:
+    """The value in those rounds that have found what it needs."""
+    values = []
+    for found in rounds:
+        try:
+            values.append(value(found))
+        except KeyError:
+            continue
+    return values
+
+
+def figure(name: str, key: str, shape: str, **bounds: float | bool) -> Row:
+    return Row(name=name, value=lambda found: found[key], shape=shape, **bounds)  # type: ignore[arg-type] # must, goal, less
+
+
+def rate(name: str, key: str) -> Row:
+    return Row(name=name, value=lambda found: found[key], cpu=lambda found: found[f"{key} cpu"])
+
+
+def ratio(name: str, key: str, to: str, must: float, goal: float) -> Row:
+    return Row(
+        name=name,
+        value=lambda found: found[key] / found[to],
+        cpu=lambda found: found[f"{key} cpu"] / found[f"{to} cpu"],
+        shape=TIMES,
+        must=must,
+        goal=goal,
+    )
+
+
+ROWS = [
+    rate("nginx `return 204`, 64 connections", "nginx 64"),
+    rate("nginx `return 204`, 256 connections", "nginx 256"),
+    rate("bare aiohttp 204, 64 connections", "bare aiohttp 64"),
+    rate("bare aiohttp 204, 256 connections", "bare aiohttp 256"),
+    rate("**committed hits, 64 connections**", "lane 64"),
+    rate("**committed hits, 256 connections**", "lane 256"),
+    ratio("hits against nginx, 64 connections", "lane 64", "nginx 64", 0.25, 0.4),
+    ratio("hits against nginx, 256 connections", "lane 256", "nginx 256", 0.35, 0.5),
+    ratio("hits against bare aiohttp, 64 connections", "lane 64", "bare aiohttp 64", 1.8, 2.5),
+    ratio("hits against bare aiohttp, 256 connections", "lane 256", "bare aiohttp 256", 1.8, 2.5),
+    figure("hits per CPU-second of Valkey meanwhile", "lane 256 store cpu", RATE),
+    rate("`GET /w/{site}`, 256 connections", "looks"),
+    ratio("`GET` against hits, 256 connections", "looks", "lane 256", 1.2, 2.0),
+    rate("hits without the lane (aiohttp), 64 connections", "without lane"),
+    rate("hits behind nginx, with 5 % other requests, 64 connections", "behind nginx"),
+    rate("hits on 100 sites, 256 connections", "sites 100"),
+    rate("hits on 10,000 sites, 256 connections", "sites 10000"),
+]

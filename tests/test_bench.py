@@ -1,0 +1,89 @@
+"""The benchmark itself, for some seconds: it runs, ends, and gives no figure that does not hold."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+import pytest
+
+from loadtests.bench.closed_loop import Void
+from loadtests.bench.requests import ADDRESS
+from loadtests.bench.rows import figure, ratio
+from loadtests.bench.servers import Server, service
+from loadtests.bench.verify import verify
+from tests.tools import need
+
+pytestmark = pytest.mark.xdist_group("bench")
+
+
+@pytest.fixture(autouse=True)
+def _tools() -> None:
+    for tool in ("nginx", "wrk"):
+        need(tool)
+
+
+async def bench(*arguments: str) -> tuple[int | None, str]:
+    """Exit code and output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadtests.bench", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_a_short_round_is_counted_exactly() -> None:
+    """What was acknowledged is what is counted, and the table has a row for what was measured."""
+    code, output = await bench("--quick", "--only", "nginx 64,lane 64,behind")
+
+    assert code == 0, output
+    assert "store: always" in output
+    rows = [line.split("|")[1].strip() for line in output.splitlines() if line.startswith("| ")]
+    assert rows == [
+        "what",
+        "nginx `return 204`, 64 connections",
+        "**committed hits, 64 connections**",
+        "hits against nginx, 64 connections",
+        "hits behind nginx, with 5 % other requests, 64 connections",
+    ]
+
+
+def test_counts_that_do_not_agree_make_a_figure_void() -> None:
+    """One hit more or less than was acknowledged, and there is no figure."""
+    with service() as server:
+        hit(server)
+        verify(server, 1)
+        for wrong in (0, 2):
+            with pytest.raises(Void, match=f"{wrong} hits were acknowledged"):
+                verify(server, wrong)
+
+
+def hit(server: Server) -> None:
+    """One of the benchmark's own requests, answered 200."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        client.sendall(server.requests.hits[0].replace(ADDRESS, "10.0.0.1").encode())
+        assert client.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize(
+    ("per_s", "per_cpu_s", "reached"),
+    [
+        pytest.param(400, 500, "goal", id="both"),
+        pytest.param(900, 300, "must", id="the rival was held back"),
+        pytest.param(240, 900, "missed", id="it waits"),
+    ],
+)
+def test_the_worse_of_two_ratios_decides(per_s: float, per_cpu_s: float, reached: str) -> None:
+    """A ratio is judged by what was done in a second and in a CPU-second."""
+    row = ratio("ours", "lane", "nginx", must=0.25, goal=0.4)
+    found = {"lane": per_s, "lane cpu": per_cpu_s, "nginx": 1000.0, "nginx cpu": 1000.0}
+    assert (row.cells([found]) or [])[-1:] == [reached]
+
+
+def test_a_figure_is_the_median_of_the_rounds_that_have_it() -> None:
+    """A round whose figure was void is left out."""
+    row = figure("time", "ms", "{:.0f} ms", must=10, goal=5, less=True)
+    rounds = [{"ms": 9.0}, {}, {"ms": 4.0}, {"ms": 30.0}]
+    assert row.cells(rounds) == ["time", "9 ms", "4 ms – 30 ms", "", "≤ 10 ms", "≤ 5 ms", "must"]
+    assert row.cells([{}]) is None

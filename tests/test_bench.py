@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from statistics import median
 
 import pytest
 
 from loadtests.bench.closed_loop import Void
+from loadtests.bench.open_loop import OpenLoop
 from loadtests.bench.requests import ADDRESS
 from loadtests.bench.rows import figure, ratio
 from loadtests.bench.servers import Server, service
 from loadtests.bench.verify import verify
+from tests.services import until
 from tests.tools import need
 
 pytestmark = pytest.mark.xdist_group("bench")
@@ -66,6 +69,27 @@ def hit(server: Server) -> None:
         assert client.recv(12) == b"HTTP/1.1 200"
 
 
+async def test_a_stall_shows_in_the_times_of_all_who_arrive_meanwhile() -> None:
+    """Hits come in spite of a stall, and their times begin when they were due."""
+    with service() as server:
+        assert server.service
+        loop = OpenLoop(server.port, hits_per_s=200, seconds=1)
+        playing = asyncio.create_task(asyncio.to_thread(loop.run))
+        await until(lambda: loop.sent > 0)
+        server.service.freeze()
+        before = loop.sent
+        await until(lambda: loop.sent > before + 70)
+        server.service.thaw()
+        times = await playing
+        loop.close()
+        verify(server, times.acknowledged)
+
+    assert times.refused == 0
+    waited = [seconds for seconds in times.to_answer if seconds > 0.1]
+    assert len(waited) > 30
+    assert median(times.to_answer) < min(waited)
+
+
 @pytest.mark.parametrize(
     ("per_s", "per_cpu_s", "reached"),
     [
@@ -83,7 +107,7 @@ def test_the_worse_of_two_ratios_decides(per_s: float, per_cpu_s: float, reached
 
 def test_a_figure_is_the_median_of_the_rounds_that_have_it() -> None:
     """A round whose figure was void is left out."""
-    row = figure("time", "ms", "{:.0f} ms", must=10, goal=5, less=True)
+    row = figure("time", "ms", "{:.0f} ms", 10, 5, less=True)
     rounds = [{"ms": 9.0}, {}, {"ms": 4.0}, {"ms": 30.0}]
     assert row.cells(rounds) == ["time", "9 ms", "4 ms – 30 ms", "", "≤ 10 ms", "≤ 5 ms", "must"]
     assert row.cells([{}]) is None

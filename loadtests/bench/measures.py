@@ -7,18 +7,37 @@ it for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib.resources import files
+from statistics import median
+from time import perf_counter
 from typing import Literal, NamedTuple
 
-from loadtests.bench.closed_loop import closed_loop
+from loadtests.bench import cores, store
+from loadtests.bench.closed_loop import Void, closed_loop
+from loadtests.bench.open_loop import Times
 from loadtests.bench.servers import Server, bare_aiohttp, behind_nginx, nginx, service
+from loadtests.bench.start import start_s
 from loadtests.bench.verify import verify
 from loadtests.without import prelude
+from tests.processes import ROOT
+from tests.servers import server_binaries
 
 CONNECTIONS = (64, 256)
 MOST = 256
+PEAK = f"lane {MOST}"
+PARTS = (25, 50, 75)  # per cent of it
+SIZES = (1, 10, 100, 1000)
+HITS = 100_000  # of each size
+SYNCS = 100
 
 Found = dict[str, float]
 """The figures of a round, by their names."""
@@ -81,9 +100,74 @@ def rates(name: str, make: Callable[[], AbstractContextManager[Server]]) -> Iter
         yield Measure(full, partial(rate, full, make, connections))
 
 
+def latency(extent: Extent, found: Found) -> None:
+    """Time to acknowledge at parts of the peak, under open arrival."""
+    for part in PARTS:
+        with service() as server:
+            per_s = found[PEAK] * part / 100
+            command = [*cores.on(cores.LOAD), sys.executable, "-m", "loadtests.bench.open_loop"]
+            arguments = [str(server.port), str(per_s), str(extent.seconds)]
+            run = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=ROOT)
+            if run.returncode:
+                raise Void(f"open arrival at {part} %: {run.stderr.strip()[-300:]}")
+            times = Times(**json.loads(run.stdout))
+            verify(server, times.acknowledged)
+        if times.refused:
+            raise Void(f"open arrival at {part} %: {times.refused} hits were refused")
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+            found[f"{name} at {part}"] = 1000 * quantile(times.to_answer, share)
+        found[f"late at {part}"] = 1000 * quantile(times.to_send, 0.99)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[int(len(values) * share)]
+
+
+def batch(size: int, extent: Extent, found: Found) -> None:
+    """CPU time of Valkey for batches of a size."""
+    hits = (HITS if size > 1 else HITS // 10) // (20 if extent.quick else 1)
+    new, known = store.batch_cost(size, hits)
+    for kind, cost in (("new", new), ("known", known)):
+        found[f"batch {size} {kind} us"] = 1e6 * cost
+        found[f"batch {size} {kind} hits"] = size / cost
+
+
+def memory(extent: Extent, found: Found) -> None:
+    visitors = 10_000 if extent.quick else 70_000  # the tables have just doubled
+    for name in ("valkey", "redis"):
+        if name in server_binaries():
+            found[f"{name} id"] = store.bytes_per_id(name, visitors)
+    found["quiet site"], found["sketches"] = store.bytes_per_quiet_site()
+    found["year"], found["drops"] = store.bytes_per_year()
+
+
+def start(_extent: Extent, found: Found) -> None:
+    found["first start"], found["restart"] = start_s()
+
+
+def scripts(_extent: Extent, found: Found) -> None:
+    """Bytes that a page loads."""
+    script = files("service.web").joinpath("assets", "embed.js").read_bytes()
+    found["embed.js"] = len(gzip.compress(script, mtime=0))
+
+
+def disk(_extent: Extent, found: Found) -> None:
+    """What a commit waits for at least: a small write, synced."""
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+        times = []
+        for _ in range(SYNCS):
+            began = perf_counter()
+            _ = file.write(bytes(512))
+            file.flush()
+            os.fdatasync(file.fileno())
+            times.append(perf_counter() - began)
+    found["sync"] = 1000 * median(times)
+
+
 plain = partial(service, prelude=prelude("lane"))
 
 MEASURES = [
+    Measure("disk", disk),
     *rates("nginx", nginx),
     *rates("bare aiohttp", bare_aiohttp),
     *rates("lane", service),
@@ -94,4 +178,9 @@ MEASURES = [
         Measure(f"sites {n}", partial(rate, f"sites {n}", partial(service, n), MOST))
         for n in (100, 10_000)
     ),
+    Measure("latency", latency, needs=(PEAK,)),
+    *(Measure(f"batch {size}", partial(batch, size)) for size in SIZES),
+    Measure("start", start),
+    Measure("memory", memory, once=True),
+    Measure("scripts", scripts, once=True),
 ]

@@ -11,10 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadtests.bench.measures import Found
+from loadtests.bench.measures import PARTS, SIZES, Found
 
 RATE = "{:,.0f}/s"
 TIMES = "{:.2f} ×"
+MS = "{:.1f} ms"
+US = "{:.0f} µs"
+SECONDS = "{:.2f} s"
+BYTES = "{:,.0f} B"
 
 Value = Callable[[Found], float]
 
@@ -77,8 +81,17 @@ def of_rounds(value: Value, rounds: Sequence[Found]) -> list[float]:
     return values
 
 
-def figure(name: str, key: str, shape: str, **bounds: float | bool) -> Row:
-    return Row(name=name, value=lambda found: found[key], shape=shape, **bounds)  # type: ignore[arg-type] # must, goal, less
+def figure(
+    name: str,
+    key: str,
+    shape: str,
+    must: float | None = None,
+    goal: float | None = None,
+    *,
+    less: bool = False,
+) -> Row:
+    value: Value = lambda found: found[key]  # noqa: E731 # mypy takes it for a method else
+    return Row(name=name, value=value, shape=shape, must=must, goal=goal, less=less)
 
 
 def rate(name: str, key: str) -> Row:
@@ -94,6 +107,37 @@ def ratio(name: str, key: str, to: str, must: float, goal: float) -> Row:
         must=must,
         goal=goal,
     )
+
+
+def times(part: int) -> list[Row]:
+    """Of hits that arrive at a part of the peak."""
+    bounds = {"p99": (10, 5)} if part == 50 else {}
+    return [
+        *(
+            figure(
+                f"time to acknowledge at {part} % of peak, {name}",
+                f"{name} at {part}",
+                MS,
+                *bounds.get(name, ()),
+                less=True,
+            )
+            for name in ("p50", "p99", "p999")
+        ),
+        figure(f"of which until sent, p99, at {part} %", f"late at {part}", MS),
+    ]
+
+
+def batch_rates(size: int) -> list[Row]:
+    bounds = (180_000, 250_000) if size >= 100 else ()
+    return [
+        figure(
+            f"Valkey: hits per CPU-second in batches of {size:,}, {kind} visitors",
+            f"batch {size} {kind} hits",
+            RATE,
+            *bounds,
+        )
+        for kind in ("new", "known")
+    ]
 
 
 ROWS = [
@@ -114,4 +158,18 @@ ROWS = [
     rate("hits behind nginx, with 5 % other requests, 64 connections", "behind nginx"),
     rate("hits on 100 sites, 256 connections", "sites 100"),
     rate("hits on 10,000 sites, 256 connections", "sites 10000"),
+    *(row for part in PARTS for row in times(part)),
+    figure("a small write and its sync, on this disk", "sync", MS),
+    figure("Valkey: one-hit batch, new visitor", "batch 1 new us", US, 80, 50, less=True),
+    figure("Valkey: one-hit batch, known visitor", "batch 1 known us", US, 45, 30, less=True),
+    *(row for size in SIZES[1:] for row in batch_rates(size)),
+    figure("Valkey: an id in a set", "valkey id", BYTES, 100, less=True),
+    figure("Redis 7.0: an id in a set", "redis id", BYTES, 120, less=True),
+    figure("Valkey: a quiet site, without sketches", "quiet site", BYTES, 3072, less=True),
+    figure("Valkey: sketches of a quiet site with 3 visitors", "sketches", BYTES),
+    figure("Valkey: numbers of a site's year", "year", BYTES, 20_480, less=True),
+    figure("Valkey: drops of a site's year, each reason every day", "drops", BYTES),
+    figure("start to ready, embedded", "first start", SECONDS, 1.5, 0.7, less=True),
+    figure("start to ready, with data", "restart", SECONDS, 1.5, 0.7, less=True),
+    figure("embed.js (element, two languages), gzip", "embed.js", BYTES, 5120, 4096, less=True),
 ]

@@ -13,15 +13,12 @@ import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import NamedTuple
 
 import msgspec
 
 NOWHERE = "0.0.0.0"
 """Stands for a peer without an address (a unix socket); trusted only where it is listed."""
 
-MAX_HOPS = 32
-MAX_HOP = 64
 MAX_FORWARDED = 1024
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -38,11 +35,12 @@ class Address(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
-class Client(NamedTuple):
-    """Where a request comes from, and whether a X-Forwarded-For was not believed."""
+class Peer(msgspec.Struct, frozen=True, gc=False):
+    """Who holds the other end of a connection."""
 
     address: Address
-    ignored_forwarded: bool
+    trusted: bool
+    """Their X-Forwarded-For is believed."""
 
 
 _NOWHERE = Address(NOWHERE, 4, 0)
@@ -67,6 +65,11 @@ class Networks:
     def __bool__(self) -> bool:
         return any(self._masks.values())
 
+    def peer(self, text: str) -> Peer:
+        """Of these networks or not."""
+        address = parsed(text) or _NOWHERE
+        return Peer(address, self.holds(address))
+
     def holds(self, address: Address) -> bool:
         for mask, known in self._masks[address.size]:  # noqa: SIM110 - a generator costs thrice
             if address.number & mask in known:
@@ -74,36 +77,34 @@ class Networks:
         return False
 
 
-def client_address(peer: str, forwarded: str, trusted: Networks) -> Client:
+def client_address(peer: Peer, forwarded: str, trusted: Networks) -> Address:
     """The client of a request from *peer* with this X-Forwarded-For, of several ones all in a row.
 
     All hops trusted: the left-most. A hop that is no address, reached from the right: the peer.
     """
-    near = parsed(peer) or _NOWHERE
-    hops = _hops(forwarded) if forwarded else ()
-    if not hops:
-        return Client(near, False)
-    if not trusted.holds(near):
-        return Client(near, True)
-    client = near
-    for hop in hops:
-        address = parsed(hop) or parsed(_host(hop))
-        client = address or near
-        if address is None or not trusted.holds(address):
+    client = peer.address
+    if not forwarded or not peer.trusted:
+        return client
+    for hop in reversed(_hops(forwarded)):
+        text = hop.strip()
+        if not text:
+            continue
+        address = parsed(text) or parsed(_host(text))
+        if address is None:
+            return peer.address
+        client = address
+        if not trusted.holds(client):
             break
-    return Client(client, False)
+    return client
 
 
 def _hops(forwarded: str) -> list[str]:
-    """The hops from the right, blanks left out (RFC 9110, 5.6.1).
-
-    Too long: the left end goes, the client's own writing. Refusing the whole header instead would
-    let a client hide in the proxy's bucket and empty it for everybody.
-    """
+    """Too long: the left end goes, the client's own writing. Refusing the whole header instead
+    would let a client hide in the proxy's bucket and empty it for everybody."""
     hops = forwarded[-MAX_FORWARDED:].split(",")
     if len(forwarded) > MAX_FORWARDED:
         hops[0] = "?"  # what was cut through may read like an address
-    return [text[:MAX_HOP] for hop in reversed(hops) if (text := hop.strip())][:MAX_HOPS]
+    return hops
 
 
 def _host(hop: str) -> str:
@@ -118,18 +119,18 @@ def parsed(text: str) -> Address | None:
     """None if *text* is no address; a mapped IPv4 address counts as IPv4, a zone id is dropped."""
     try:
         if ":" not in text:
-            return _ipv4(inet_pton(AF_INET, text))
+            return _ipv4(text, inet_pton(AF_INET, text))  # which takes no other way to write it
         packed = inet_pton(AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
         return None
     if packed.startswith(_MAPPED):
-        return _ipv4(packed[12:])
+        return _ipv4(inet_ntop(AF_INET, packed[12:]), packed[12:])
     network = inet_ntop(AF_INET6, packed[:8] + bytes(8)) + "/64"
     return Address(network, 16, int.from_bytes(packed, "big"))
 
 
-def _ipv4(packed: bytes) -> Address:
-    return Address(inet_ntop(AF_INET, packed), 4, int.from_bytes(packed, "big"))
+def _ipv4(text: str, packed: bytes) -> Address:
+    return Address(text, 4, int.from_bytes(packed, "big"))
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -149,7 +149,7 @@ def broken(*_: object, **__: object) -> Any:
 @pytest.mark.parametrize(
     ("place", "request_"),
     [
-        ("service.web.collect.read_beacon", plain_hit()),
+        ("service.web.collect.kept_beacon", plain_hit()),
         ("service.web.counts.HitAnswers.of", plain_hit()),
         ("service.web.answering.show", LOOK),
         ("service.web.connection.read_request", LOOK),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from email.utils import formatdate
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 
 import orjson
 from aiohttp.http import SERVER_SOFTWARE
 
 from service import metrics
+from service.addresses import Peer
 from service.batch import Outcome
 from service.errors import Problem, StoreError, StoreUnavailable
 from service.model import Drop, Hit, Reason, Site
@@ -27,7 +28,6 @@ from service.web.collect import Intake
 from service.web.connection import Connection
 from service.web.connections import Connections
 from service.web.counts import HitAnswers, Shown, show
-from service.web.heads import Head
 from service.web.middleware import OUR_MISTAKE, problem_json, store_problem
 from service.web.request import Request
 
@@ -62,6 +62,7 @@ class Desk:
         self._common = b""
         """Headers of every answer."""
         self._prefix = f"{base_path}/w/".encode()
+        self._named = lru_cache(maxsize=4096)(self._name)
         self._sites = sites
         self._shown: dict[str, tuple[Site, Reading, Shown]] = {}
         self._took: dict[tuple[bytes, int], list[float]] = {key: [] for key in SECONDS}
@@ -69,9 +70,12 @@ class Desk:
 
     def site(self, target: bytes) -> Site | None:
         """Whose counts are meant; None for all that is not exactly a known site's."""
+        return self._sites.get(self._named(target))
+
+    def _name(self, target: bytes) -> str:
         if not target.startswith(self._prefix):
-            return None
-        return self._sites.get(target[len(self._prefix) :].decode("latin-1"))
+            return ""
+        return target[len(self._prefix) :].decode("latin-1")
 
     def show(self, site: Site, reading: Reading) -> Shown:
         """Rendered once for all who look at the same counts."""
@@ -114,6 +118,7 @@ class Answering(Connection):
         self._method = b"GET"
         self._began_s = perf_counter()
         self._entry: Hit | Drop
+        self._peer: Peer | None = None
 
     def answer_request(self, request: Request, body: bytes) -> bool:
         site = self._desk.site(request.target)
@@ -121,7 +126,7 @@ class Answering(Connection):
             return False
         self._began_s, self._method = perf_counter(), request.method
         if request.method == b"POST":
-            return self._count(site, request.head, body)
+            return self._count(site, request, body)
         if request.method == b"GET" and site.settings.public and not body:
             self._look(site, request.if_none_match)
             return True
@@ -137,10 +142,13 @@ class Answering(Connection):
 
     # -- a hit
 
-    def _count(self, site: Site, head: Head, body: bytes) -> bool:
+    def _count(self, site: Site, request: Request, body: bytes) -> bool:
         intake = self._desk.intake
+        if self._peer is None:
+            self._peer = intake.peer(self.peer)
+        client = intake.client(self._peer, request.forwarded)
         try:
-            self._entry = entry = intake.read(site, head, body)
+            self._entry = entry = intake.read(site, request.head, client, body)
         except Malformed:
             return False
         self.wait_for_answer()

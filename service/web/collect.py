@@ -18,7 +18,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from service import metrics
-from service.addresses import Networks, client_address
+from service.addresses import Address, Networks, Peer, client_address
 from service.batch import Outcome
 from service.bots import is_bot
 from service.clock import Clock
@@ -33,7 +33,7 @@ from service.web.client import Forwarding, Malformed, known_site, read_body
 from service.web.counts import HIT_ANSWERS, json_answer
 from service.web.heads import Head, head_of
 
-MAX_KNOWN = 1024  # characters of headers that are worth remembering
+MAX_KEPT_BODY = 256  # bytes of a body that is worth keeping
 
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
@@ -79,26 +79,35 @@ class Intake:
         self._recorder = recorder
         self._secret = secret
         self._trusted_proxies = trusted_proxies
-        # Many visitors have the same browser and language, and all pages of a site its origin.
-        self._known_standing = lru_cache(maxsize=4096)(self._standing)
+        # Many visitors have the same browser and language, and come from the same pages.
+        self._kept_standing = lru_cache(maxsize=8192)(self._standing)
 
-    def read(self, site: Site, head: Head, body: bytes) -> Hit | Drop:
+    def peer(self, text: str) -> Peer:
+        """Whoever holds the other end of a connection."""
+        return self._trusted_proxies.peer(text)
+
+    def client(self, peer: Peer, forwarded: str) -> Address:
+        """Where a request comes from, behind the proxies that we trust."""
+        if forwarded and not peer.trusted:
+            self.forwarding.ignore()
+        return client_address(peer, forwarded, self._trusted_proxies)
+
+    def read(self, site: Site, head: Head, client: Address, body: bytes) -> Hit | Drop:
         """What a page posted; raises Malformed."""
-        beacon = read_beacon(body)
-        return self.judge(site, head, beacon, path_of(site, head, beacon.p), destination="empty")
+        beacon = kept_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
+        path = referred_path(site, head) if beacon.p is None else beacon.p
+        return self.judge(site, head, client, beacon, path, "empty")
 
     def judge(
-        self, site: Site, head: Head, beacon: Beacon, path: str, destination: str
+        self, site: Site, head: Head, client: Address, beacon: Beacon, path: str, destination: str
     ) -> Hit | Drop:
         """Whether this counts, and as what."""
         at = self.clock.now()
-        refusal, browser = self._standing_of(site, head, destination)
+        standing_of = self._kept_standing if head.kept else self._standing
+        refusal, browser = standing_of(site, head, destination)
         if refusal is not None:
             return Drop(site, refusal, at)
-        address, ignored = client_address(head.peer, head.forwarded, self._trusted_proxies)
-        if ignored:
-            self.forwarding.ignore()
-        network, trusted = address.network, site.trusted.holds(address)
+        network, trusted = client.network, site.trusted.holds(client)
         if not trusted and not self.limits.allow(network, view=beacon.k is Kind.VIEW):
             return Drop(site, Reason.RATE_LIMIT, at)
         visitor = b""
@@ -109,41 +118,16 @@ class Intake:
         charged = "" if trusted else network
         return Hit(site, beacon.k, at, visitor, path, known_only, charged, beacon.page)
 
-    def _standing_of(self, site: Site, head: Head, destination: str) -> Standing:
-        origin = head.origin or origin_of(head.referer)
-        known = len(head.user_agent) + len(head.language) + len(head.host) < MAX_KNOWN
-        standing = self._known_standing if known else self._standing
-        return standing(
-            site,
-            head.host,
-            origin,
-            head.user_agent,
-            head.language,
-            wrong_fetch(head.fetch_mode, head.fetch_dest, destination),
-            head.prefetch,
-            head.no_identity,
-        )
-
-    def _standing(
-        self,
-        site: Site,
-        host: str,
-        origin: str | None,
-        user_agent: str,
-        language: str,
-        wrongly_fetched: bool,
-        prefetch: bool,
-        no_identity: bool,
-    ) -> Standing:
-        if prefetch:
+    def _standing(self, site: Site, head: Head, destination: str) -> Standing:
+        if head.prefetch:
             return Standing(Reason.PREFETCH, None)
-        if wrongly_fetched or not is_page_of(site, origin, host):
+        if not comes_from_site(site, head, destination):
             return Standing(Reason.ORIGIN, None)
-        if is_bot(user_agent):
+        if is_bot(head.user_agent):
             return Standing(Reason.BOT, None)
-        if site.settings.honour_dnt and no_identity:
+        if site.settings.honour_dnt and head.no_identity:
             return Standing(None, None)
-        return Standing(None, browser_hash(self._secret, site.id, user_agent, language))
+        return Standing(None, browser_hash(self._secret, site.id, head.user_agent, head.language))
 
     def record(self, entry: Hit | Drop, waiter: Waiter) -> None:
         """Hand an entry to the recorder; raises StoreUnavailable if it takes no more."""
@@ -173,7 +157,7 @@ async def post_hit(request: web.Request) -> web.Response:
     """POST /w/{site}: count a hit, answer the counts."""
     site, intake = known_site(request, hit=True), request.app[INTAKE]
     try:
-        entry = intake.read(site, head_of(request), await read_body(request))
+        entry = intake.read(site, head_of(request), client_of(request), await read_body(request))
     except Malformed as bad:
         await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
@@ -188,8 +172,9 @@ async def dot_gif(request: web.Request) -> web.Response:
     status, head = 200, head_of(request)
     if request.method != "HEAD":
         try:
-            path = path_of(site, head, request.query.get("p"))
-            entry = intake.judge(site, head, VIEW, path, destination="image")
+            named = request.query.get("p")
+            path = referred_path(site, head) if named is None else named_path(named)
+            entry = intake.judge(site, head, client_of(request), VIEW, path, "image")
         except Malformed:
             entry = Drop(site, Reason.MALFORMED, intake.clock.now())
         try:
@@ -200,11 +185,18 @@ async def dot_gif(request: web.Request) -> web.Response:
     return web.Response(body=GIF, status=status, content_type="image/gif", headers=headers)
 
 
+def client_of(request: web.Request) -> Address:
+    intake = request.app[INTAKE]
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    return intake.client(intake.peer(request.remote or ""), forwarded)
+
+
 def read_beacon(body: bytes) -> Beacon:
+    """With the path as it is counted; raises Malformed."""
     if not body:
         return VIEW
     try:
-        return BEACON.decode(body)
+        beacon = BEACON.decode(body)
     except msgspec.ValidationError as error:
         field = re.search(r"\$\.(\w+)", str(error))
         raise Malformed(f"the body is not as expected: {error}", field and field[1]) from None
@@ -212,14 +204,17 @@ def read_beacon(body: bytes) -> Beacon:
         raise Malformed("the body is nested too deeply") from None
     except ValueError as error:
         raise Malformed(f"the body is no JSON: {error}") from None
+    if beacon.p is None:
+        return beacon
+    return msgspec.structs.replace(beacon, p=named_path(beacon.p))
 
 
-def path_of(site: Site, head: Head, named: str | None) -> str:
-    """The path a page names, else the Referer's if that is a page of the site, else /."""
-    if named is None:
-        return referred_path(site, head)
+kept_beacon = lru_cache(maxsize=4096)(read_beacon)
+
+
+def named_path(path: str) -> str:
     try:
-        return clean_path(named)
+        return clean_path(path)
     except ValueError as error:
         raise Malformed(f"p: {error}", "p") from None
 
@@ -234,9 +229,15 @@ def referred_path(site: Site, head: Head) -> str:
         return "/"
 
 
-def is_page_of(site: Site, origin: str | None, host: str) -> bool:
-    """Whether a report from a page of this origin is the site's own. Without an origin, only a site
-    that is open to all counts."""
+def comes_from_site(site: Site, head: Head, destination: str) -> bool:
+    """Whether Fetch Metadata shows a page's report, and its origin is one of the site's.
+
+    Where there is no Origin header the Referer decides, and where there is none either only a site
+    open to all origins counts.
+    """
+    if wrong_fetch(head.fetch_mode, head.fetch_dest, destination):
+        return False
+    origin = head.origin or origin_of(head.referer)
     if origin is None:
         return site.origins.open
-    return site.origins.allow(origin, host)
+    return site.origins.allow(origin, head.host)

@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self.until_s = 0.0
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._peer = ""
+        self.peer = ""
         self._held = b""
         """What was not yet acted upon."""
         self._needed = 0
@@ -98,14 +98,14 @@ class Connection(asyncio.Protocol):
             return
         self._transport.set_write_buffer_limits(0)  # so that a pause means an answer not taken
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._wait(REQUEST_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._connections.leave(self)
         if self._needed and not self._connections.stopping:
-            request = read_request(self._held.partition(HEAD_ENDS)[0], self._peer)
+            request = read_request(self._held.partition(HEAD_ENDS)[0])
             if request is not None:
                 self.broken_off(request)
 
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         if len(held) < self._needed:
             return False
         ends = held.find(HEAD_ENDS)
-        request = read_request(held[:ends], self._peer) if 0 <= ends <= MAX_HEAD else None
+        request = read_request(held[:ends]) if 0 <= ends <= MAX_HEAD else None
         if request is None or request.length > MAX_BODY:
             return self._take_odd(whole=ends >= 0)
         begins = ends + len(HEAD_ENDS)

@@ -11,11 +11,9 @@ from msgspec import Struct
 PREFETCH = ("Sec-Purpose", "Purpose", "X-Moz")
 
 
-class Head(Struct, frozen=True, gc=False):
+class Head(Struct, frozen=True, eq=False, gc=False):
     """Values as they were sent; what was not sent is empty."""
 
-    peer: str
-    """The address of whoever holds the other end of the connection."""
     host: str
     origin: str
     referer: str
@@ -23,18 +21,17 @@ class Head(Struct, frozen=True, gc=False):
     language: str
     fetch_mode: str
     fetch_dest: str
-    forwarded: str
-    """All X-Forwarded-For headers, in their order."""
     prefetch: bool
     no_identity: bool
     """DNT or Global Privacy Control."""
+    kept: bool = False
+    """The same head comes again with every request that says the same."""
 
 
 def head_of(request: web.Request) -> Head:
     headers = request.headers
     get = headers.get
     return Head(
-        request.remote or "",
         get("Host", ""),
         get("Origin", ""),
         get("Referer", ""),
@@ -42,7 +39,6 @@ def head_of(request: web.Request) -> Head:
         get("Accept-Language", ""),
         get("Sec-Fetch-Mode", ""),
         get("Sec-Fetch-Dest", ""),
-        ",".join(headers.getall("X-Forwarded-For", [])),
         any("prefetch" in get(name, "").lower() for name in PREFETCH),
         get("DNT") == "1" or get("Sec-GPC") == "1",
     )

@@ -2,21 +2,25 @@
 
 What browsers and proxies send is plain: one spelling of everything, no header twice that matters,
 nothing that two parsers could read in two ways. Whatever is not, `read_request` leaves to aiohttp.
-Most lines of a head come again with the next request: what a line says is remembered. Nothing here
-knows sockets or sites.
+All of a head but the visitor's address comes again with other requests, so what it says is kept;
+and so are its lines, for heads that differ. Nothing here knows sockets or sites.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from service.web.heads import Head
 
 METHODS = (b"POST", b"GET")
 MAX_HEADERS = 100
-MAX_KNOWN = 2048  # bytes of a head whose lines are worth remembering
+MAX_KNOWN = 2048  # bytes of a head that is worth keeping
+
+FORWARDED = b"\r\nX-Forwarded-For: "  # as proxies write it
 
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -29,7 +33,6 @@ READ = (
     *("content-type", "content-length", "if-none-match"),
 )
 SLOTS = {name.encode(): slot for slot, name in enumerate(READ)}
-FORWARDED = SLOTS[b"x-forwarded-for"]
 NOTHING = [""] * len(READ)
 IGNORED, ODD = -1, -2
 # Headers that no page sends with a hit.
@@ -42,7 +45,11 @@ ODD_HEADERS = frozenset(
 )
 
 
-class Request(NamedTuple):
+Line = tuple[int, str]
+"""Where the value of a header line goes, and the value."""
+
+
+class Request(Struct, frozen=True, gc=False):
     """What a head asks for."""
 
     method: bytes
@@ -52,17 +59,41 @@ class Request(NamedTuple):
     """Bytes of the body."""
     head: Head
     if_none_match: str
+    forwarded: str
+    """All X-Forwarded-For headers, in their order."""
 
 
-def read_request(head: bytes, peer: str) -> Request | None:
+def read_request(head: bytes) -> Request | None:
     """From the bytes before the empty line; None for what is not plain."""
+    if len(head) > MAX_KNOWN:
+        return _read(head, read_line, kept=False)
+    before, named, rest = head.partition(FORWARDED)
+    if not named:
+        return _known(head)
+    address, more, after = rest.partition(b"\r\n")
+    request, value = _known(before + more + after), address.strip(b" \t")
+    if request is None or not value or not VALUE.fullmatch(value):
+        return None
+    if request.forwarded:  # there are two
+        return _read(head, _known_line, kept=False)
+    forwarded = value.decode("utf-8", "surrogateescape")
+    return Request(
+        request.method,
+        request.target,
+        request.length,
+        request.head,
+        request.if_none_match,
+        forwarded,
+    )
+
+
+def _read(head: bytes, line_of: Callable[[bytes], Line], *, kept: bool) -> Request | None:
     lines = head.split(b"\r\n")
     first = lines.pop(0).split(b" ")
     if len(first) != 3 or first[0] not in METHODS or first[2] != b"HTTP/1.1":
         return None
     if len(lines) > MAX_HEADERS:
         return None
-    line_of = known_line if len(head) <= MAX_KNOWN else read_line
     values = NOTHING.copy()
     for line in lines:
         slot, value = line_of(line)
@@ -71,37 +102,26 @@ def read_request(head: bytes, peer: str) -> Request | None:
                 return None
         elif not values[slot]:
             values[slot] = value
-        elif slot == FORWARDED:
+        elif slot == SLOTS[b"x-forwarded-for"]:
             values[slot] += "," + value
         else:
             return None
-    return _request(first[0], first[1], values, peer)
+    return _request(first[0], first[1], values, kept)
 
 
-def _request(method: bytes, target: bytes, values: list[str], peer: str) -> Request | None:
+def _request(method: bytes, target: bytes, values: list[str], kept: bool) -> Request | None:
     host, origin, referer, user_agent, language, mode, dest, forwarded, *others = values
     sec_purpose, purpose, x_moz, dnt, gpc, _, length, if_none_match = others
     if not host:
         return None
-    prefetch = sec_purpose or purpose or x_moz
-    head = Head(
-        peer,
-        host,
-        origin,
-        referer,
-        user_agent,
-        language,
-        mode,
-        dest,
-        forwarded,
-        bool(prefetch) and "prefetch" in f"{sec_purpose},{purpose},{x_moz}".lower(),
-        dnt == "1" or gpc == "1",
-    )
-    return Request(method, target, int(length or 0), head, if_none_match)
+    prefetch = "prefetch" in f"{sec_purpose},{purpose},{x_moz}".lower()
+    no_identity = dnt == "1" or gpc == "1"
+    page = (host, origin, referer, user_agent, language)
+    head = Head(*page, mode, dest, prefetch, no_identity, kept)
+    return Request(method, target, int(length or 0), head, if_none_match, forwarded)
 
 
-def read_line(line: bytes) -> tuple[int, str]:
-    """Where the value of a header line goes, and the value."""
+def read_line(line: bytes) -> Line:
     name, colon, rest = line.partition(b":")
     if not colon or not NAME.fullmatch(name) or not VALUE.fullmatch(rest):
         return ODD, ""
@@ -115,4 +135,9 @@ def read_line(line: bytes) -> tuple[int, str]:
     return SLOTS[name], value
 
 
-known_line = lru_cache(maxsize=4096)(read_line)
+_known_line = lru_cache(maxsize=4096)(read_line)
+
+
+@lru_cache(maxsize=8192)
+def _known(head: bytes) -> Request | None:
+    return _read(head, _known_line, kept=True)

@@ -10,6 +10,7 @@ import asyncio
 import platform
 import resource
 import signal
+import socket
 import time
 import zoneinfo
 from collections.abc import AsyncIterator, Callable
@@ -65,6 +66,8 @@ KEEPALIVE_S = 75.0
 SHUTDOWN_S = 3.0
 LINGER_S = 1.0
 BACKLOG = 1024
+# For answers that a client does not read; without a bound the kernel takes megabytes for each.
+UNREAD_BYTES = 64 * 1024
 OTHER_FILES = 512  # that are open beside connections of clients
 SPOOL_BYTES = 256 * 1024 * 1024
 
@@ -252,6 +255,8 @@ async def served(
             f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
             "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
         ) from None
+    for listener in server.sockets:  # connections inherit it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
     try:
         port = server.sockets[0].getsockname()[1]
         yield f"http://{address._replace(port=port)}"

@@ -22,7 +22,6 @@ from service.web.request import Request, read_request
 HEAD_ENDS = b"\r\n\r\n"
 MAX_HEAD = 8 * 1024  # of what is answered here
 MAX_HELD = 64 * 1024  # a longer head is nobody's
-IN_A_ROW = 20  # requests of one connection
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 IDLE_S = 75.0
@@ -147,30 +146,33 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._held = self._held + data if self._held else data
-        if not (self._busy or self._stalled):
-            self._run()
+        self._run()
         if len(self._held) > MAX_HELD and not self._gone:
             self._paused = True
             self._transport.pause_reading()
 
     def _run(self) -> None:
-        """Take what is held, request by request, and let others have their turn in between."""
-        if self._running:  # it is an answer given at once that calls
+        """Act on the first request that is held. The next one waits until others have had their
+        turn, so that nobody gets more of it who sends many at once."""
+        if self._running or self._busy or self._stalled or self._gone or not self._held:
             return
-        self._running = True
-        for _ in range(IN_A_ROW):
-            if not self._held or self._busy or self._stalled or self._gone:
-                break
-            try:
-                if not self._take():
-                    break
-            except Exception:
-                self.fail()
-                break
-        else:
-            self._loop.call_soon(self._run)
+        self._running = True  # until then an answer given at once calls in vain
+        more = False
+        try:
+            more = self._take()
+        except Exception:
+            self.fail()
         self._running = False
-        if self._paused and len(self._held) <= MAX_HELD and not self._gone:
+        if self._held or self._paused:
+            self._go_on(more)
+
+    def _go_on(self, more: bool) -> None:
+        """`more`: what is held may hold a request."""
+        if self._gone:
+            return
+        if more and not (self._busy or self._stalled):
+            self._loop.call_soon(self._run)
+        if self._paused and len(self._held) <= MAX_HELD:
             self._paused = False
             self._transport.resume_reading()
 

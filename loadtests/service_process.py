@@ -82,6 +82,13 @@ class ServiceProcess:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def memory_mb(self) -> float:
+        """What it takes of the machine's memory now (Linux)."""
+        assert self._process, "it was started"
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self.launch()

@@ -23,8 +23,9 @@ class Buckets:
     def __init__(self, rate_per_s: float, burst: float, capacity: int = 65_536) -> None:
         if not (rate_per_s > 0 and burst > 0 and capacity > 0):
             raise ValueError("rate_per_s, burst and capacity must be greater than 0")
-        self._rate = rate_per_s
-        self._burst = burst
+        self._token_s = 1 / rate_per_s
+        self._burst_s = (burst + _ROUNDING) / rate_per_s
+        self._debt_s = 2 * burst / rate_per_s
         self._half = max(1, capacity // 2)
         self._young: dict[str, float] = {}
         self._old: dict[str, float] = {}
@@ -34,26 +35,26 @@ class Buckets:
 
     def take(self, key: str, now_s: float, n: float = 1) -> bool:
         """Take *n* tokens, or none and say False when there are fewer."""
-        missing = self._missing(key, now_s)
-        granted = missing + n <= self._burst + _ROUNDING
-        self._store(key, now_s, missing + n if granted else missing)
+        full_at = self._full_at(key, now_s)
+        granted = full_at + n * self._token_s <= now_s + self._burst_s
+        self._keep(key, full_at + n * self._token_s if granted else full_at)
         return granted
 
     def charge(self, key: str, now_s: float, n: float) -> None:
         """Take *n* tokens in any case; the debt ends at one burst below zero."""
-        self._store(key, now_s, min(self._missing(key, now_s) + n, 2 * self._burst))
+        full_at = self._full_at(key, now_s) + n * self._token_s
+        self._keep(key, min(full_at, now_s + self._debt_s))
 
     def has_room(self, key: str, now_s: float) -> bool:
         """Whether a take of one token would be granted."""
-        return self._missing(key, now_s) + 1 <= self._burst + _ROUNDING
+        return self._full_at(key, now_s) + self._token_s <= now_s + self._burst_s
 
-    def _missing(self, key: str, now_s: float) -> float:
-        """Tokens that the bucket lacks; more than the burst when it is in debt."""
+    def _full_at(self, key: str, now_s: float) -> float:
         full_at = self._young.get(key) or self._old.get(key, now_s)
-        return (full_at - now_s) * self._rate if full_at > now_s else 0.0
+        return full_at if full_at > now_s else now_s
 
-    def _store(self, key: str, now_s: float, missing: float) -> None:
-        self._young[key] = now_s + missing / self._rate
+    def _keep(self, key: str, full_at: float) -> None:
+        self._young[key] = full_at
         if len(self._young) >= self._half:
             self._young, self._old = {}, self._young
 

@@ -940,7 +940,7 @@ local function record(keys, args)
       end
       return
     elseif newest > now + AHEAD_MS then
-      return 'EARLY ' .. now
+      return 'EARLY ' .. whole(now) .. ' ' .. whole(newest - AHEAD_MS)
     end
     for _, site in ipairs(sites) do
       find_site(tag, site)

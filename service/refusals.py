@@ -6,6 +6,8 @@ redis-py and counter.lua speak in error texts; above this module there are only 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from redis import exceptions
 
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
@@ -68,8 +70,12 @@ class Early(Again):
     """The batch has hits later than the store's `now`: our clock was ahead."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.now = int(message.partition(" ")[2])
+        _, now, until = message.split()
+        at = datetime.fromtimestamp(int(until) / 1000, UTC).isoformat(timespec="seconds")
+        super().__init__(
+            f"this machine's clock was ahead of the store's: it takes these hits from {at} on"
+        )
+        self.now = int(now)
 
 
 class Gap(StoreError):

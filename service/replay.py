@@ -17,6 +17,7 @@ from service import metrics
 from service.batch import Packed
 from service.errors import OutcomeUnknown, SpoolBroken, StoreError
 from service.ledger import Ledger
+from service.refusals import Early
 from service.spool import Spool
 from service.tasks import supervised
 
@@ -118,15 +119,18 @@ class Replay:
             while partitions := self._partitions(address):
                 try:
                     taken, refusals = await self._bring(partitions)
+                    away = not taken and not all(isinstance(each, Early) for each in refusals)
                 except SpoolBroken:
                     raise
                 except Exception:  # a mistake of ours: the batches stay, and are sent again
                     log.exception("a replay failed", store=address)
-                    taken, refusals = 0, ["a mistake of ours"]
-                (self._away.discard if taken else self._away.add)(address)
+                    away, refusals = True, [StoreError("a mistake of ours")]
+                (self._away.add if away else self._away.discard)(address)
                 self._measure()
                 if refusals and not told:
-                    log.warning("spooled hits are not taken", store=address, reason=refusals[0])
+                    log.warning(
+                        "spooled hits are not taken", store=address, reason=str(refusals[0])
+                    )
                 told = bool(refusals)
                 if refusals:
                     await asyncio.sleep(PAUSE_S)
@@ -145,18 +149,19 @@ class Replay:
         shuffle(found)
         return found
 
-    async def _bring(self, partitions: list[int]) -> tuple[int, list[str]]:
+    async def _bring(self, partitions: list[int]) -> tuple[int, list[StoreError]]:
         """Bring the oldest batches of each partition; of how many they were taken, and why of
         others not. A refusal does not keep the rest from being tried, a silent server does."""
-        taken, refusals = 0, []
+        taken = 0
+        refusals: list[StoreError] = []
         for partition in partitions:
             try:
                 await self._bring_some(partition)
                 taken += 1
             except StoreError as error:
-                since = Refusal(time.monotonic(), str(error))
-                self._refused.setdefault(partition, since)
-                refusals.append(str(error))
+                first = self._refused.get(partition, Refusal(time.monotonic(), ""))
+                self._refused[partition] = first._replace(reason=str(error))
+                refusals.append(error)
                 if isinstance(error, OutcomeUnknown):
                     break
         return taken, refusals

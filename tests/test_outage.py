@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.clock import Clock
 from tests.processes import call, serving
 from tests.servers import Server, run_server, server_binaries
 from tests.services import PERSON, Service, run_service, until
@@ -177,3 +178,32 @@ async def test_nobody_waits_for_a_disk_that_hangs(
 
     assert answers == [503, 503]
     assert (total, per_page) == (1, {1})  # the second had no number yet
+
+
+async def test_a_clock_that_was_ahead_holds_up_its_own_hits_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spooled hits of the future wait until the store's time has come to them, and operators are
+    told until when; other partitions go on, and each hit counts once."""
+    monkeypatch.setattr("service.replay.STUCK_S", 0.0)
+    clock = Clock()
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path, clock=clock) as service:
+            await service.site(max_pages=1000)
+            await service.site("other")
+            own.kill()
+            with monkeypatch.context() as patch:
+                patch.setattr(clock, "now", lambda: clock.local() + 6000)
+                early = await view(service, 1)
+            own.start()
+            recorder = service.parts.recorder
+            await until(lambda: any("from 20" in problem for problem in recorder.problems))
+            (problem,) = recorder.problems
+            others = [(await service.hit("other"))["counted"] for _ in range(20)]
+            await until(lambda: not spooled(service), within_s=15)
+            total, per_page = await counted(service)
+
+    assert early == 202
+    assert "clock was ahead of the store's: it takes these hits from 20" in problem
+    assert others == [True] * 20
+    assert (total, per_page) == (1, {1})

@@ -32,7 +32,7 @@ MAX_PENDING = 10_000
 SPILL_S = 0.25  # for an answer of the store, before a batch goes into the spool
 WAIT_S = 1.0  # for either, before the page gets an answer without it
 LOOK_S = 0.05  # between two looks for those who have waited too long
-STOP_S = 2.5
+STOP_S = 1.5
 # A hit takes at most its path and 8 bytes of id, and some more for a site's settings and periods.
 MAX_BATCH_BYTES = MAX_BATCH * 2048
 

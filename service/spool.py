@@ -25,7 +25,7 @@ from service.spool_index import Index, Segment
 from service.tasks import supervised
 
 SEGMENT_BYTES = 4 << 20  # a group that does not fit begins the next one
-STOP_S = 3.0
+STOP_S = 1.0
 
 log = structlog.get_logger()
 

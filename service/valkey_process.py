@@ -27,7 +27,7 @@ Fsync = Literal["always", "everysec"]
 SOCKET = "valkey.sock"
 READY_S = 30.0  # without an answer; while it answers LOADING we wait on
 TELL_S = 10.0
-STOP_S = 3.0  # killing it then loses nothing: what was acknowledged is in the file
+STOP_S = 2.0  # killing it then loses nothing: what was acknowledged is in the file
 LOG_BYTES = 1 << 20  # a longer log is put aside at the next start, one generation
 
 log = structlog.get_logger()

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from service import store
+from loadtests.service_process import ServiceProcess as LoadedProcess
+from service import app, recorder, spool, store, valkey_process
 from service.errors import StartError
+from service.web import lane
 from tests.processes import STOP_S, ServiceProcess, call, compiled, serving, until
 from tests.servers import Server, run_server, server_binaries
 from tests.services import PERSON, run_service
@@ -291,6 +293,32 @@ def test_what_was_acknowledged_is_kept(place: Path, ending: str) -> None:
     )
     assert acknowledged <= total["pageviews"] <= sent
     assert (total["visits"], total["visitors"]) == (len(clicks), len(clicks))
+
+
+def test_a_disk_that_hangs_keeps_nobody_from_stopping(place: Path) -> None:
+    """With the store away and the spool's fdatasync without an end, SIGTERM ends with 0 in time."""
+    hangs = "import os, time; os.fdatasync = lambda _: time.sleep(60); "
+    with run_server(server_binaries()["valkey"]) as own:
+        service = LoadedProcess(place, prelude=hangs, REDIS_URL=own.url)
+        service.start()
+        try:
+            own.kill()
+            answer, _ = call("POST", f"{service.url}/w/demo", {})
+        finally:
+            began = time.monotonic()
+            ended = service.terminate()
+        took = time.monotonic() - began
+
+    assert (answer, ended) == (503, 0)
+    assert took < STOP_S
+    assert "stopped in the middle" in service.log
+
+
+def test_the_parts_of_a_stop_fit_into_its_time() -> None:
+    """Each at its worst, one after the other."""
+    parts = (lane.STOP_S, 2 * app.SHUTDOWN_S, recorder.STOP_S, spool.STOP_S, valkey_process.STOP_S)
+    assert sum(parts) < STOP_S
+    assert app.LEAVE_S < STOP_S
 
 
 def test_a_restart_keeps_every_number(place: Path) -> None:

@@ -18,7 +18,7 @@ from service.web.answering import Answering, Desk
 from service.web.connections import Connections
 
 SWEEP_S = 1.0
-STOP_S = 1.5
+STOP_S = 1.25
 
 
 class Lane:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any
 
 from redis.asyncio import Redis
@@ -24,6 +25,8 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
+STATE = Struct("<10s10s7s4s10s10s10s7s37d")  # counter.lua's STATE
+LABELS = 8  # before the numbers
 
 
 @dataclass
@@ -112,16 +115,14 @@ async def read(store: Redis | RedisCluster, site: str) -> Counted:
     sketches = ["visitors:total", *only_ones(names)]
     pipeline = store.pipeline(transaction=True)
     _ = pipeline.zrange(f"{base}pages", 0, -1, withscores=True)
-    for name in ("total", *ended):
+    _ = pipeline.get(f"{base}running")
+    for name in ended:
         _ = pipeline.hgetall(base + name)
     for name in sketches:
         # The method of that name is refused by pipelines of a cluster.
         _ = pipeline.execute_command("PFCOUNT", base + name)
-    pages, total, *rest = await pipeline.execute()
-    sums: dict[str, Counter[str]] = {}
-    for kind in ("total", *KINDS):
-        running = total.get(kind.encode(), b"- 0 0 0 0").split()  # label, p, v, ...
-        sums[kind] = Counter(p=int(running[1]), v=int(running[2]))
+    pages, running, *rest = await pipeline.execute()
+    sums = running_sums(running or bytes(STATE.size))
     for name, numbers in zip(ended, rest, strict=False):
         for key, value in numbers.items():
             if key.endswith((b"p", b"v")):  # 22p of a day
@@ -131,6 +132,13 @@ async def read(store: Redis | RedisCluster, site: str) -> Counted:
         sums=sums,
         visitors=dict(zip(sketches, rest[len(ended) :], strict=True)),
     )
+
+
+def running_sums(running: bytes) -> dict[str, Counter[str]]:
+    """Pageviews and visits of the running periods, and in total."""
+    numbers = [int(number) for number in STATE.unpack(running)[LABELS:]]
+    kinds = (*KINDS, "total")  # pageviews, visits, visitors, changes of each
+    return {kind: Counter(p=numbers[4 * k], v=numbers[4 * k + 1]) for k, kind in enumerate(kinds)}
 
 
 def only_ones(names: Sequence[str]) -> list[str]:

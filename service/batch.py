@@ -7,20 +7,22 @@ so that it needs no settings of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from service.model import Counts, Drop, Hit, Kind, Site
 from service.segment import Record
 
 BYE, KNOWN_ONLY = 1, 2  # flags of a hit, as counter.lua reads them
+PLAIN, NEW, HELD = b"012"  # what became of a hit, as it says
+VIEW, BYE_KIND = Kind.VIEW, Kind.BYE  # to find them in their enum takes longer
+MINUTE_MS = 60_000
 
 
 class Outcome(NamedTuple):
-    """What became of one hit or drop."""
+    """What became of one hit or drop. Hits of a site that fared alike share one."""
 
     counts: Counts
     page: int | None
@@ -55,15 +57,12 @@ class Packed(NamedTuple):
         return cls(record.partition, record.seq, sites, ids)
 
 
-class Applied(Struct, frozen=True, array_like=True):
-    """The reply of `record`."""
+class Applied(NamedTuple):
+    """What the reply of `record` says of the batch as a whole."""
 
     now: int
-    new: list[int]
-    held: list[int]
-    counts: list[list[Any]]
     full: int
-    """Hits held because a site's sets of visitors are full."""
+    """Hits held because a site's set of visitors is full."""
     dup: int
     """1 for a batch that had been counted before: then nobody is new or held in it."""
 
@@ -72,13 +71,35 @@ class Batch:
     """Hits and drops of one partition, in the order in which they were accepted."""
 
     def __init__(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
+        self._pack(partition, seq, entries, now)
+
+    def clamp(self, now: int) -> None:
+        """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
+        of the batch may have been counted yet."""
+        entries = [entry._replace(at=min(entry.at, now)) for entry in self.entries]
+        self._pack(self.packed.partition, self.packed.seq, entries, now)
+
+    def outcomes(self, reply: Sequence[Any]) -> tuple[Applied, list[Outcome]]:
+        """The reply, and what it means for each entry, in the entries' order."""
+        now, marks, full, dup, *counts = reply
+        outcomes: list[Any] = [None] * len(self.entries)
+        unread = iter(marks)
+        for part, sent in zip(self._parts.values(), counts, strict=True):
+            part.tell(Counts.of(sent), unread, outcomes)
+        return Applied(now, full, dup), outcomes
+
+    def _pack(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
         self.entries = entries
         self._parts: dict[tuple[str, int], _SitePart] = {}
-        self._places: dict[int, int] = {}
+        site, minute = None, -1
         for index, entry in enumerate(entries):
-            self._part(entry.site).add(index, entry)
+            # Most are of one site and one minute, and so of one section.
+            if entry.site is not site or entry.at // MINUTE_MS != minute:
+                site, minute = entry.site, entry.at // MINUTE_MS
+                section = self._part(site).section(entry.at)
+            section.add(index, entry)
         visitors: list[bytes] = []
-        sites = [part.pack(now, visitors, self._places) for part in self._parts.values()]
+        sites = [part.pack(now, visitors) for part in self._parts.values()]
         packed = msgspec.msgpack.encode(sites)
         self.packed = Packed(partition, seq, packed, b"".join(visitors))
 
@@ -89,108 +110,108 @@ class Batch:
             part = self._parts[key] = _SitePart(site)
         return part
 
-    def clamp(self, now: int) -> None:
-        """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
-        of the batch may have been counted yet."""
-        entries = [entry._replace(at=min(entry.at, now)) for entry in self.entries]
-        self.__init__(self.packed.partition, self.packed.seq, entries, now)  # type: ignore[misc]
-
-    def outcomes(self, reply: bytes) -> tuple[Applied, list[Outcome]]:
-        """The reply, and what it means for each entry, in the entries' order."""
-        applied = msgspec.msgpack.decode(reply, type=Applied)
-        new, held = set(applied.new), set(applied.held)
-        outcomes: list[Outcome | None] = [None] * len(self.entries)
-        for part, sent in zip(self._parts.values(), applied.counts, strict=True):
-            counts = Counts.of(sent)
-            for index, entry in part.entries:
-                place = self._places.get(index, -1)
-                page = part.page_of(entry, counts)
-                outcomes[index] = Outcome(counts, page, place in new, place in held)
-        return applied, [outcome for outcome in outcomes if outcome is not None]
-
 
 class _SitePart:
     """What a batch holds of one site, by day."""
 
     def __init__(self, site: Site) -> None:
-        self.site = site
-        self.entries: list[tuple[int, Hit | Drop]] = []
+        self._site = site
         self._sections: dict[tuple[str, str], _Section] = {}
-        self._asked: dict[str, int] = {}
+        self._asking: dict[str, list[int]] = {}
 
-    def add(self, index: int, entry: Hit | Drop) -> None:
-        self.entries.append((index, entry))
-        periods = self.site.calendar.periods(entry.at)
-        section = self._sections.setdefault((periods.today, periods.week), _Section())
-        if isinstance(entry, Drop):
-            section.drop(entry)
-            return
-        section.add(index, entry)
-        if entry.wants_page:
-            self._asked.setdefault(entry.path, len(self._asked))
+    def section(self, at: int) -> _Section:
+        periods = self._site.calendar.periods(at)
+        key = (periods.today, periods.week)
+        return self._sections.setdefault(key, _Section(self._asking))
 
-    def page_of(self, entry: Hit | Drop, counts: Counts) -> int | None:
-        if isinstance(entry, Drop) or not entry.wants_page:
-            return None
-        return counts.pages[self._asked[entry.path]]
-
-    def pack(self, now: int, visitors: list[bytes], places: dict[int, int]) -> list[object]:
-        settings = self.site.settings
+    def pack(self, now: int, visitors: list[bytes]) -> list[object]:
+        settings = self._site.settings
         return [
             settings.id,
-            self.site.generation,
+            self._site.generation,
             settings.online_window * 1000,
             settings.visit_timeout * 1000,
             settings.max_pages,
-            view_of(self.site, now),
-            list(self._asked),
-            [
-                section.pack(day, week, visitors, places)
-                for (day, week), section in self._sections.items()
-            ],
+            self._site.calendar.periods(now),
+            list(self._asking),
+            [section.pack(*days, visitors) for days, section in self._sections.items()],
         ]
+
+    def tell(self, counts: Counts, marks: Iterator[int], outcomes: list[Outcome]) -> None:
+        """Set the outcomes of these entries; `marks` begins with those of these hits."""
+        plain = Outcome(counts, None, new=False, held=False)
+        others = {
+            NEW: Outcome(counts, None, new=True, held=False),
+            HELD: Outcome(counts, None, new=False, held=True),
+        }
+        for section in self._sections.values():
+            for index in section.unmarked:
+                outcomes[index] = plain
+            for index in section.marked:
+                outcomes[index] = others.get(next(marks, PLAIN), plain)
+        for indexes, pageviews in zip(self._asking.values(), counts.pages, strict=True):
+            for index in indexes:
+                outcomes[index] = outcomes[index]._replace(page=pageviews)
 
 
 class _Section:
     """One site's hits of one day."""
 
-    def __init__(self) -> None:
-        self.pageviews = 0
-        self.pages: dict[str, int] = {}
-        self.drops: dict[str, int] = {}
-        self.newest = 0
-        self._hits: list[tuple[int, Hit]] = []
+    def __init__(self, asking: dict[str, list[int]]) -> None:
+        """`asking`: the paths whose pageviews are wanted, and by which entries."""
+        self.marked: list[int] = []
+        """The entries with a visitor: of each the function tells what became of it."""
+        self.unmarked: list[int] = []
+        self._asking = asking
+        self._pages: dict[str, int] = {}
+        self._drops: dict[str, int] = {}
+        self._newest = 0
+        self._visitors: dict[bytes, int] = {}
+        self._whose: list[int] = []
+        self._runs: list[int] = []
+        self._run = (0, 0)
 
-    def drop(self, drop: Drop) -> None:
-        self.newest = max(self.newest, drop.at)
-        self.drops[drop.reason] = self.drops.get(drop.reason, 0) + 1
+    def add(self, index: int, entry: Hit | Drop) -> None:
+        if entry.at > self._newest:
+            self._newest = entry.at
+        if isinstance(entry, Drop):
+            self.unmarked.append(index)
+            self._drops[entry.reason] = self._drops.get(entry.reason, 0) + 1
+            return
+        path = entry.path
+        if entry.kind is VIEW:
+            self._pages[path] = self._pages.get(path, 0) + 1
+        if entry.wants_page:
+            self._asking.setdefault(path, []).append(index)
+        if not entry.visitor:
+            self.unmarked.append(index)
+            return
+        self.marked.append(index)
+        visitors = self._visitors
+        self._whose.append(visitors.setdefault(entry.visitor, len(visitors) + 1))
+        self._play(entry)
 
-    def add(self, index: int, hit: Hit) -> None:
-        self.newest = max(self.newest, hit.at)
-        if hit.kind is Kind.VIEW:
-            self.pageviews += 1
-            self.pages[hit.path] = self.pages.get(hit.path, 0) + 1
-        if hit.visitor:
-            self._hits.append((index, hit))
+    def _play(self, hit: Hit) -> None:
+        """Hits of the same instant, one behind the other, make a run."""
+        run = ((hit.kind is BYE_KIND) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
+        if run == self._run:
+            self._runs[-1] += 1
+        else:
+            self._runs += (*run, 1)
+            self._run = run
 
-    def pack(
-        self, day: str, week: str, visitors: list[bytes], places: dict[int, int]
-    ) -> list[object]:
-        hits: list[int] = []
-        for index, hit in self._hits:
-            places[index] = len(visitors)
-            visitors.append(hit.visitor)
-            hits += ((hit.kind is Kind.BYE) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
-        return [day, week, self.pageviews, self.pages, self.drops, hits, self.newest]
-
-
-def view_of(site: Site, now: int) -> list[str]:
-    """The names of a site's running and previous periods, as counter.lua reads them."""
-    periods = site.calendar.periods(now)
-    return [
-        periods.today,
-        periods.yesterday,
-        periods.week,
-        periods.last_week,
-        periods.last_month,
-    ]
+    def pack(self, day: str, week: str, visitors: list[bytes]) -> list[object]:
+        visitors += self._visitors
+        distinct = len(self._visitors) == len(self._whose)
+        return [
+            day,
+            week,
+            sum(self._pages.values()),
+            self._newest,
+            list(self._pages) or None,
+            list(self._pages.values()),
+            [of for drop in self._drops.items() for of in drop] or None,
+            len(self._visitors),
+            self._runs,
+            None if distinct else self._whose,
+        ]

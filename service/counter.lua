@@ -17,16 +17,15 @@
 --
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
---   online, seen              zset  visitor (8 bytes) -> last view or here        expire when quiet
+--   running                   string what changes with every hit, packed: see STATE
+--   seen                      zset  visitor (8 bytes) -> last view or here       expires when quiet
+--   left                      zset  those of them who said bye, with the same scores: they are not
+--                                   online                                       expires when quiet
 --   day:2026-11               hash  22p 22v 22u -> pageviews, visits, frozen visitors of a day that
 --                                   has ended; 22a: those visitors are an approximate sum
 --   week:2026                 hash  11-16p ...     of the week that begins on that day
 --   month:2026, year          hash  11p ..., 2026p ...
---   total                     hash  day week month year total: `label p v u x` of the running one,
---                                   whose sketch changed x times since u was read from it;
---                                   day- week- month-: of the one before; began: the week that
---                                   day was started with; since, last, peak, peak_at; trimmed:
---                                   instant; seed:<kind>:<label>:<p|v|u>; seeded: there are seeds
+--   seeds                     hash  <kind>:<label>:<p|v|u> -> what an admin added
 --   visitors:<kind>:<label>   HLL   until 8 days after a newer label froze it
 --   visitors:total            HLL   for ever
 --   pages                     zset  path -> pageviews, at most max_pages and `(other)`
@@ -50,10 +49,27 @@ local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the ne
 local MAX_IDS = 1000000
 local TRIM_MS = 60000
 local KINDS = {'day', 'week', 'month', 'year'}
+local NUMBER_OF = {day = 1, week = 2, month = 3, year = 4}
 local SEVERAL = 1000 -- changes of a sketch among so many visitors are within its error
 local METRICS = {'p', 'v', 'u'}
 local OTHER = '(other)'
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
+local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
+
+-- The state of a site is a list of texts and numbers, packed by `struct`: it is read and written
+-- with every batch, and as fields of a hash that cost four times as much. For each of KINDS the
+-- label of the running period; the week that the running day was started with; the day, week and
+-- month before, as far as they were asked for. Then of each of KINDS, and in total, pageviews,
+-- visits, visitors and how often the sketch changed since the visitors were read from it;
+-- pageviews, visits and visitors of the periods before; and the rest by name.
+local STATE = '<c10c10c7c4c10c10c10c7' .. 'dddddddddddddddddddd' .. 'ddddddddd' .. 'dddddddd'
+local NEVER = {'0000-00-00', '0000-00-00', '0000-00', '0000'} -- less than any label
+local DAY, WEEK, BEGAN, BEFORE = 1, 2, 5, 5 -- the label before that of kind k stands at BEFORE + k
+local NUMBERS, PREVIOUS = 5, 26 -- those of kind k begin at NUMBERS + 4 * k and PREVIOUS + 3 * k
+local YEAR, TOTAL = 4, 5 -- of no year is shown what was before it; the total has no label
+local SINCE, LAST, PEAK, PEAK_AT, TRIMMED = 38, 39, 40, 41, 42
+local SEEDED, LEFT, CURRENT = 43, 44, 45 -- 1: there are seeds; may be `left`; this generation runs
+local STATE_SIZE = 45
 
 local function store_time()
   local time = redis.call('TIME')
@@ -105,54 +121,47 @@ local function read_hash(key)
 end
 
 local function whole(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
--- A site is a table with its `base`. `total`, `changes` and `periods` are what it counted, as it
--- lies in the store, and what of that this call has changed.
-local function load_total(site)
-  site.total, site.changes, site.periods = read_hash(site.base .. 'total'), {}, {}
-  return site
-end
-
-local function set(site, field, value)
-  site.total[field] = value
-  site.changes[field] = value
-end
-
--- The numbers that a field of `total` holds: {label, p, v, u, x}, or false.
-local function period_of(site, field)
-  local period = site.periods[field]
-  if period == nil then
-    local label, p, v, u, x = string.match(site.total[field] or '',
-      '^(%S+) (%d+) (%d+) (%d+) (%d+)$')
-    period = label and {label, tonumber(p), tonumber(v), tonumber(u), tonumber(x)} or false
-    site.periods[field] = period
+local function blank_state()
+  local state = {NEVER[1], NEVER[2], NEVER[3], NEVER[4], NEVER[1], NEVER[1], NEVER[2], NEVER[3]}
+  for i = #state + 1, STATE_SIZE do
+    state[i] = 0
   end
-  return period
+  return state
 end
 
-local function begin_period(site, field, label, p, v, u)
-  local period = {label, p, v, u, 0, changed = true}
-  site.periods[field] = period
-  return period
+local function load_state(base)
+  local packed = redis.call('GET', base .. 'running')
+  local state = packed and {struct.unpack(STATE, packed)} or blank_state()
+  state.packed = packed
+  return state
 end
 
-local function save_total(site)
-  local flat = {}
-  for field, period in pairs(site.periods) do
-    if period and period.changed then
-      flat[#flat + 1] = field
-      flat[#flat + 1] = string.format('%s %.0f %.0f %.0f %.0f', unpack(period))
-    end
+local function save_state(base, state)
+  local packed = struct.pack(STATE, unpack(state))
+  if packed ~= state.packed then
+    redis.call('SET', base .. 'running', packed)
+    state.packed = packed
   end
-  for field, value in pairs(site.changes) do
-    flat[#flat + 1] = field
-    flat[#flat + 1] = value
-  end
-  if #flat > 0 then
-    redis.call('HSET', site.base .. 'total', unpack(flat))
-  end
+end
+
+local function begin_period(state, k, label, p, v, u)
+  local n = NUMBERS + 4 * k
+  state[k], state[n], state[n + 1], state[n + 2], state[n + 3] = label, p, v, u, 0
+end
+
+local function begin_generation(base, now)
+  local state = blank_state()
+  state[SINCE], state[CURRENT] = now, 1
+  save_state(base, state)
+end
+
+local function set_flag(base, flag, value)
+  local state = load_state(base)
+  state[flag] = value
+  save_state(base, state)
 end
 
 local function remember(base, name, gone_at)
@@ -164,7 +173,7 @@ local function forget(base)
   for _, name in ipairs(redis.call('ZRANGE', base .. 'index', 0, -1)) do
     redis.call('UNLINK', base .. name)
   end
-  for _, name in ipairs({'total', 'online', 'seen', 'pages', 'index', 'visitors:total'}) do
+  for _, name in ipairs({'running', 'seen', 'left', 'pages', 'seeds', 'index', 'visitors:total'}) do
     redis.call('UNLINK', base .. name)
   end
 end
@@ -180,7 +189,7 @@ local function ledger_of(tag, producer)
 end
 
 local function write_ledger(tag, producer, epoch, seq, rejected, now)
-  local entry = whole(epoch) .. ':' .. whole(seq) .. ':' .. whole(math.floor(now / DAY_MS))
+  local entry = string.format('%d:%d:%d', epoch, seq, math.floor(now / DAY_MS))
   for number in string.gmatch(rejected, '%d+') do
     if tonumber(number) > seq - REMEMBERED then
       entry = entry .. ':' .. number
@@ -204,53 +213,8 @@ end
 
 --------------------------------------------------------------------------------- visitors of a hit
 
--- The visitors of a section's hits, each once, and for each hit which of them it is.
-local function visitors_of(hits, ids, cursor)
-  local members, number_of, whose = {}, {}, {}
-  for i = 1, #hits / 2 do
-    local id = string.sub(ids, (cursor + i) * 8 - 7, (cursor + i) * 8)
-    if not number_of[id] then
-      members[#members + 1] = id
-      number_of[id] = #members
-    end
-    whose[i] = number_of[id]
-  end
-  return members, whose
-end
-
--- Plays the hits in their order. `seen` and `online` hold each visitor's last view or here and are
--- brought up to date; answers {visits that began, newest hit, who was counted, who left}.
-local function play(hits, whose, seen, online, timeout, room, cursor, now, reply)
-  local outcome = {visits = 0, newest = 0, counted = {}, left = {}}
-  for i, m in ipairs(whose) do
-    local flags, at = hits[2 * i - 1], math.min(hits[2 * i], now)
-    local last = seen[m]
-    outcome.newest = math.max(outcome.newest, at)
-    if flags % 2 == BYE then
-      if online[m] and online[m] <= at - BYE_MS then
-        online[m], outcome.left[m] = false, true
-      end
-    elseif not last and (flags >= KNOWN_ONLY or room <= 0) then
-      table.insert(reply[3], cursor + i - 1)
-      reply[5] = reply[5] + (flags >= KNOWN_ONLY and 0 or 1)
-    else
-      if not last then
-        table.insert(reply[2], cursor + i - 1)
-        room = room - 1
-      end
-      if not last or at - last >= timeout then
-        outcome.visits = outcome.visits + 1
-      end
-      seen[m] = math.max(last or at, at)
-      online[m] = math.max(online[m] or at, at)
-      outcome.counted[m], outcome.left[m] = true, nil
-    end
-  end
-  return outcome
-end
-
--- The scores of members as numbers; a member of which there is none has false. `missing` of them.
-local function scores_of(key, members)
+-- The last view or here of each member, false for one who is not there; and how many are not.
+local function last_of(key, members)
   local scores, missing = redis.call('ZMSCORE', key, unpack(members)), 0
   for m = 1, #members do
     if scores[m] then
@@ -262,68 +226,104 @@ local function scores_of(key, members)
   return scores, missing
 end
 
-local function has_bye(hits)
-  for i = 1, #hits, 2 do
-    if hits[i] % 2 == BYE then
-      return true
+-- Plays a section's hits in their order; brings `last` up to date, and notes in batch.marks what
+-- became of each. Answers how many visits began, the newest hit, who was counted, who left.
+local function play(section, last, timeout, room, batch)
+  local visits, newest, counted, left = 0, 0, {}, {}
+  local runs, whose, marks, n = section.runs, section.whose, batch.marks, 0
+  for r = 1, #runs, 3 do
+    local flags, at = runs[r], math.min(runs[r + 1], batch.now)
+    newest = math.max(newest, at)
+    for _ = 1, runs[r + 2] do
+      n = n + 1
+      local m, mark = whose and whose[n] or n, PLAIN
+      local before = last[m]
+      if flags % 2 == BYE then
+        if before and before <= at - BYE_MS then
+          left[m] = true
+        end
+      elseif not before and (flags >= KNOWN_ONLY or room <= 0) then
+        mark = HELD
+        batch.full = batch.full + (flags >= KNOWN_ONLY and 0 or 1)
+      else
+        if not before then
+          mark, room = NEW, room - 1
+        end
+        if not before or at - before >= timeout then
+          visits = visits + 1
+        end
+        last[m] = math.max(before or at, at)
+        counted[m], left[m] = true, nil
+      end
+      marks[#marks + 1] = mark
     end
   end
-  return false
+  return visits, newest, counted, left
 end
 
--- Writes scores of the chosen members; none becomes smaller.
-local function raise_scores(key, members, scores, chosen)
-  local flat = {}
-  for m in pairs(chosen) do
-    if scores[m] then
-      flat[#flat + 1] = scores[m]
-      flat[#flat + 1] = members[m]
+-- Notes who is online no more, and who is again.
+local function take_leave(site, members, last, counted, left)
+  local key, leaving, back = site.base .. 'left', {}, {}
+  for m in pairs(left) do
+    leaving[#leaving + 1] = last[m]
+    leaving[#leaving + 1] = members[m]
+  end
+  if site.state[LEFT] == 1 then
+    for m in pairs(counted) do
+      back[#back + 1] = not left[m] and members[m] or nil
     end
   end
-  if #flat > 0 then
-    redis.call('ZADD', key, 'GT', unpack(flat))
+  if #back > 0 and redis.call('ZREM', key, unpack(back)) > 0 then
+    site.state[LEFT] = redis.call('EXISTS', key)
+  end
+  if #leaving > 0 then
+    redis.call('ZADD', key, unpack(leaving))
+    if site.state[LEFT] == 0 then
+      redis.call('PEXPIRE', key, site.window + LATE_MS)
+      site.state[LEFT] = 1
+    end
   end
 end
 
 -- Once a minute the sets lose whom no hit needs any more, and get a new life: they expire when
 -- nobody comes. A set that is empty now is a new one at the next hit, and gets its life there.
-local function trim(site, newest, left)
-  local base, timeout, window = site.base, site.timeout, site.window
-  local due = newest - tonumber(site.total.trimmed or 0) >= TRIM_MS
-  if due then
-    redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
-    redis.call('ZREMRANGEBYSCORE', base .. 'online', '-inf', newest - window)
-    redis.call('PEXPIRE', base .. 'seen', timeout + LATE_MS)
-    redis.call('PEXPIRE', base .. 'online', window + LATE_MS)
-    set(site, 'trimmed', newest)
+local function trim(site, newest)
+  local base, state, timeout, window = site.base, site.state, site.timeout, site.window
+  if newest - state[TRIMMED] < TRIM_MS then
+    return
   end
-  if (due or next(left)) and redis.call('EXISTS', base .. 'online') == 0 then
-    set(site, 'trimmed', 0)
+  redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
+  state[TRIMMED] = redis.call('PEXPIRE', base .. 'seen', timeout + LATE_MS) == 1 and newest or 0
+  if state[LEFT] == 1 then
+    redis.call('ZREMRANGEBYSCORE', base .. 'left', '-inf', newest - window)
+    state[LEFT] = redis.call('PEXPIRE', base .. 'left', window + LATE_MS)
   end
 end
 
--- Brings the sets of those online and of open visits up to date with a section's hits.
--- Answers how many visits began and who is to be added to the sketches.
-local function attend(site, hits, ids, cursor, now, reply)
-  local base = site.base
-  local members, whose = visitors_of(hits, ids, cursor)
-  local seen, unseen = scores_of(base .. 'seen', members)
-  local online = has_bye(hits) and scores_of(base .. 'online', members) or {}
-  local room = unseen > 0 and MAX_IDS - redis.call('ZCARD', base .. 'seen') or 0
-  local outcome = play(hits, whose, seen, online, site.timeout, room, cursor, now, reply)
-
-  -- Of what is written first the key was not read before: of a wrong type, it stops all of it here.
-  raise_scores(base .. 'online', members, online, outcome.counted)
-  raise_scores(base .. 'seen', members, seen, outcome.counted)
-  for m in pairs(outcome.left) do
-    redis.call('ZREM', base .. 'online', members[m])
+-- Brings the sets of visitors up to date with a section's hits. Answers how many visits began and
+-- who is to be added to the sketches.
+local function attend(site, section, batch)
+  local key, number, scores, visitors = site.base .. 'seen', section.visitors, {}, {}
+  local members = {struct.unpack(string.rep('c8', number), batch.ids, batch.cursor)}
+  batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
+  local last, strangers = last_of(key, members)
+  local room = strangers > 0 and MAX_IDS - redis.call('ZCARD', key) or 0
+  local visits, newest, counted, left = play(section, last, site.timeout, room, batch)
+  for m = 1, number do
+    if counted[m] then
+      scores[#scores + 1] = last[m]
+      scores[#scores + 1] = members[m]
+      visitors[#visitors + 1] = members[m]
+    end
   end
-  trim(site, outcome.newest, outcome.left)
-  local visitors = {}
-  for m in pairs(outcome.counted) do
-    visitors[#visitors + 1] = members[m]
+  if #visitors > 0 then
+    redis.call('ZADD', key, unpack(scores))
   end
-  return outcome.visits, visitors
+  if next(left) or site.state[LEFT] == 1 then
+    take_leave(site, members, last, counted, left)
+  end
+  trim(site, newest)
+  return visits, visitors
 end
 
 ------------------------------------------------------------------------------------------- periods
@@ -343,10 +343,10 @@ local function freeze(base, kind, label, now)
 end
 
 -- Notes the running period's pageviews and visits where those of ended periods are.
-local function settle(site, kind)
-  local label, p, v = unpack(period_of(site, kind))
-  local hash, field = place(kind, label)
-  redis.call('HSET', site.base .. hash, field .. 'p', whole(p), field .. 'v', whole(v))
+local function settle(base, state, k)
+  local hash, field = place(KINDS[k], state[k])
+  local n = NUMBERS + 4 * k
+  redis.call('HSET', base .. hash, field .. 'p', whole(state[n]), field .. 'v', whole(state[n + 1]))
 end
 
 -- The pageviews, visits and visitors of a period that does not run.
@@ -359,19 +359,22 @@ end
 
 -- The first hit of a newer label ends the running period of that kind.
 local function turn_periods(site, labels, now)
-  local base = site.base
+  local base, state = site.base, site.state
+  if labels[DAY] == state[DAY] and labels[WEEK] == state[WEEK] then
+    return
+  end
   for k, kind in ipairs(KINDS) do
-    local label, running = labels[k], period_of(site, kind)
-    if not running or label > running[1] then
-      if running then
-        settle(site, kind)
-        freeze(base, kind, running[1], now)
+    local label, running = labels[k], state[k]
+    if label > running then
+      if running ~= NEVER[k] then
+        settle(base, state, k)
+        freeze(base, kind, running, now)
       end
-      begin_period(site, kind, label, ended_numbers(base, kind, label))
+      begin_period(state, k, label, ended_numbers(base, kind, label))
       remember(base, (place(kind, label)))
       remember(base, 'visitors:' .. kind .. ':' .. label)
-      if kind == 'day' then
-        set(site, 'began', labels[2])
+      if k == DAY then
+        state[BEGAN] = labels[WEEK]
         redis.call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
       end
     end
@@ -399,14 +402,14 @@ end
 
 -- Adds to a running sketch; answers whether that changed it. To read a large sketch costs more than
 -- to add to it, so its number may lag by a thousandth.
-local function add_to_sketch(sketch, period, visitors)
+local function add_to_sketch(sketch, state, k, visitors)
   if redis.call('PFADD', sketch, unpack(visitors)) == 0 then
     return false
   end
-  period.changed = true
-  period[5] = period[5] + #visitors
-  if period[5] * SEVERAL >= period[4] then
-    period[4], period[5] = math.max(period[4], redis.call('PFCOUNT', sketch)), 0
+  local u, x = NUMBERS + 4 * k + 2, NUMBERS + 4 * k + 3
+  state[x] = state[x] + #visitors
+  if state[x] * SEVERAL >= state[u] then
+    state[u], state[x] = math.max(state[u], redis.call('PFCOUNT', sketch)), 0
   end
   return true
 end
@@ -414,31 +417,29 @@ end
 -- Whoever changes nothing in the day's sketch is in the longer periods' sketches already, since
 -- every visitor of the day was added to all of them: to those of the labels the day began with.
 local function add_visitors(site, labels, visitors, now)
-  local base = site.base
+  local base, state = site.base, site.state
   for k, kind in ipairs(KINDS) do
-    local period = period_of(site, kind)
-    if labels[k] < period[1] then
+    if labels[k] < state[k] then
       add_late_visitors(base, kind, labels[k], visitors, now)
     else
-      local changed = add_to_sketch(sketch_of(base, kind, labels[k]), period, visitors)
-      if k == 1 and not changed and labels[2] == site.total.began then
+      local changed = add_to_sketch(sketch_of(base, kind, labels[k]), state, k, visitors)
+      if k == DAY and not changed and labels[WEEK] == state[BEGAN] then
         return
       end
     end
   end
-  add_to_sketch(base .. 'visitors:total', period_of(site, 'total'), visitors)
+  add_to_sketch(base .. 'visitors:total', state, TOTAL, visitors)
 end
 
 -- Has the numbers of the period before the running one read anew.
-local function forget_previous(site, kind)
-  if period_of(site, kind .. '-') then
-    site.periods[kind .. '-'] = nil
-    set(site, kind .. '-', '')
+local function forget_previous(state, k)
+  if k ~= YEAR then
+    state[BEFORE + k] = NEVER[k]
   end
 end
 
-local function add_late_numbers(site, kind, label, pageviews, visits)
-  local hash, field = place(kind, label)
+local function add_late_numbers(site, k, label, pageviews, visits)
+  local hash, field = place(KINDS[k], label)
   if pageviews > 0 then
     redis.call('HINCRBY', site.base .. hash, field .. 'p', pageviews)
   end
@@ -446,44 +447,36 @@ local function add_late_numbers(site, kind, label, pageviews, visits)
     redis.call('HINCRBY', site.base .. hash, field .. 'v', visits)
   end
   remember(site.base, hash)
-  forget_previous(site, kind)
-end
-
-local function raise(period, pageviews, visits)
-  period[2], period[3], period.changed = period[2] + pageviews, period[3] + visits, true
+  forget_previous(site.state, k)
 end
 
 local function add_numbers(site, labels, pageviews, visits)
-  for k, kind in ipairs(KINDS) do
-    local period = period_of(site, kind)
-    if labels[k] < period[1] then
-      add_late_numbers(site, kind, labels[k], pageviews, visits)
+  local state = site.state
+  for k = 1, TOTAL do
+    if k ~= TOTAL and labels[k] < state[k] then
+      add_late_numbers(site, k, labels[k], pageviews, visits)
     else
-      raise(period, pageviews, visits)
+      local n = NUMBERS + 4 * k
+      state[n], state[n + 1] = state[n] + pageviews, state[n + 1] + visits
     end
   end
-  raise(period_of(site, 'total') or begin_period(site, 'total', '-', 0, 0, 0), pageviews, visits)
 end
 
-local function add_pages(base, pages, max_pages)
-  local paths, flat, others, room = {}, {}, 0, nil
-  for path in pairs(pages) do
-    paths[#paths + 1] = path
-  end
-  if #paths == 0 then
+local function add_pages(base, paths, views, max_pages)
+  local key, flat, others, room = base .. 'pages', {}, 0, nil
+  if #paths == 1 and redis.call('ZADD', key, 'XX', 'INCR', views[1], paths[1]) then
     return
   end
-  local key = base .. 'pages'
   local known = redis.call('ZMSCORE', key, unpack(paths))
   for i, path in ipairs(paths) do
     if not known[i] then
       room = (room or max_pages - redis.call('ZCARD', key)) - 1
     end
     if known[i] or room >= 0 then
-      flat[#flat + 1] = (tonumber(known[i] or 0)) + pages[path]
+      flat[#flat + 1] = (known[i] or 0) + views[i]
       flat[#flat + 1] = path
     else
-      others = others + pages[path]
+      others = others + views[i]
     end
   end
   if #flat > 0 then
@@ -496,13 +489,11 @@ end
 
 local function add_drops(base, day, drops, now)
   local name = 'drops:' .. string.sub(day, 1, 7)
-  for reason, hits in pairs(drops) do
-    redis.call('HINCRBY', base .. name, string.sub(day, 9) .. ':' .. reason, hits)
+  for i = 1, #drops, 2 do
+    redis.call('HINCRBY', base .. name, string.sub(day, 9) .. ':' .. drops[i], drops[i + 1])
   end
-  if next(drops) then
-    redis.call('PEXPIRE', base .. name, DROPS_MS)
-    remember(base, name, now + DROPS_MS)
-  end
+  redis.call('PEXPIRE', base .. name, DROPS_MS)
+  remember(base, name, now + DROPS_MS)
 end
 
 -- Raises an error for a key of a type that counting it would stumble over.
@@ -527,128 +518,126 @@ end
 
 -- Looks at every key that counting a section and reading the counts touches.
 local function probe_section(site, labels)
-  local base, view = site.base, site.view
-  for _, name in ipairs({'online', 'seen', 'pages', 'index'}) do
+  local base = site.base
+  for _, name in ipairs({'seen', 'left', 'pages', 'index'}) do
     expect(base .. name, 'zset')
   end
   for k, kind in ipairs(KINDS) do
     expect_period(base, kind, labels[k])
-    if period_of(site, kind) then
-      expect_period(base, kind, period_of(site, kind)[1])
+    expect_period(base, kind, site.state[k])
+    if k ~= YEAR then
+      expect_period(base, kind, site.view[2 * k])
     end
   end
-  expect_period(base, 'day', view[2])
-  expect_period(base, 'week', view[4])
-  expect_period(base, 'month', view[5])
   expect_sketch(base .. 'visitors:total')
-  expect(base .. 'drops:' .. string.sub(labels[1], 1, 7), 'hash')
+  expect(base .. 'seeds', 'hash')
+  expect(base .. 'drops:' .. string.sub(labels[DAY], 1, 7), 'hash')
 end
 
 -- Counts what a batch holds of one site and one day.
-local function count_section(site, section, ids, cursor, now, reply)
-  local visits, visitors = 0, {}
-  if #section.hits > 0 then
-    visits, visitors = attend(site, section.hits, ids, cursor, now, reply)
+local function count_section(site, section, batch)
+  local base, state, labels, visits, visitors = site.base, site.state, section.labels, 0, {}
+  if section.visitors > 0 then
+    visits, visitors = attend(site, section, batch)
   end
   if section.pageviews > 0 or #visitors > 0 then
-    turn_periods(site, section.labels, now)
-    add_numbers(site, section.labels, section.pageviews, visits)
-    add_pages(site.base, section.pages, site.max_pages)
+    turn_periods(site, labels, batch.now)
+    add_numbers(site, labels, section.pageviews, visits)
+    if section.paths then
+      add_pages(base, section.paths, section.views, site.max_pages)
+    end
     if #visitors > 0 then
-      add_visitors(site, section.labels, visitors, now)
+      add_visitors(site, labels, visitors, batch.now)
     end
-    local last = math.min(section.newest, now)
-    if last > tonumber(site.total.last or 0) then
-      set(site, 'last', last)
-    end
+    state[LAST] = math.max(state[LAST], math.min(section.newest, batch.now))
   end
-  add_drops(site.base, section.labels[1], section.drops, now)
+  if section.drops then
+    add_drops(base, labels[DAY], section.drops, batch.now)
+  end
 end
 
 ------------------------------------------------------------------------------------------- reading
 
-local function online_now(base, window, now)
-  return redis.call('ZCOUNT', base .. 'online', '(' .. (now - window), '+inf')
+local function online_now(base, state, window, now)
+  local online = redis.call('ZCOUNT', base .. 'seen', now - window + 1, '+inf')
+  if state[LEFT] == 1 then
+    online = online - redis.call('ZCOUNT', base .. 'left', now - window + 1, '+inf')
+  end
+  return online
 end
 
 -- A period's pageviews, visits and visitors.
-local function numbers_of(site, kind, label)
-  local running = period_of(site, kind)
-  if running and running[1] == label then
-    return running[2], running[3], running[4]
-  elseif kind == 'total' then
-    return 0, 0, 0
+local function numbers_of(base, state, k, label)
+  if label == state[k] then
+    local n = NUMBERS + 4 * k
+    return state[n], state[n + 1], state[n + 2]
+  elseif k ~= YEAR and label == state[BEFORE + k] then
+    local n = PREVIOUS + 3 * k
+    return state[n], state[n + 1], state[n + 2]
   end
-  local before = period_of(site, kind .. '-')
-  if before and before[1] == label then
-    return before[2], before[3], before[4]
-  end
-  return ended_numbers(site.base, kind, label)
+  return ended_numbers(base, KINDS[k], label)
 end
 
--- The previous periods seldom change: while counting they are kept where the running ones are.
+-- The previous periods seldom change: while counting they are kept where the running ones are. Not
+-- so a period that runs still, since another worker counts into it.
 local function keep_previous(site)
-  for kind, label in pairs({day = site.view[2], week = site.view[4], month = site.view[5]}) do
-    local before, running = period_of(site, kind .. '-'), period_of(site, kind)
-    local runs = running and running[1] == label -- what another worker still counts into
-    if not runs and (not before or before[1] ~= label) then
-      begin_period(site, kind .. '-', label, numbers_of(site, kind, label))
+  local state, view = site.state, site.view
+  for k = DAY, YEAR - 1 do
+    local label = view[2 * k]
+    if label ~= state[BEFORE + k] and label ~= state[k] then
+      local n = PREVIOUS + 3 * k
+      state[n], state[n + 1], state[n + 2] = ended_numbers(site.base, KINDS[k], label)
+      state[BEFORE + k] = label
     end
   end
 end
 
-local NAMES = {p = 'pageviews', v = 'visits', u = 'visitors'}
-
-local COUNTED = {'since', 'last', 'peak', 'peak_at'}
+local NO_COUNTS = {
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+}
+local SEEDS = 30 -- how many seeds follow
 
 -- Adds what an admin added to the numbers of the asked periods, and tells of it.
-local function add_seeds(total, asked, counts)
-  for n, period in ipairs(asked) do
+local function add_seeds(base, view, counts)
+  local seeds = read_hash(base .. 'seeds')
+  for n = 1, 8 do -- today, yesterday ... year, total
+    local period = n == 8 and 'total:' or KINDS[math.ceil(n / 2)] .. ':' .. view[n]
     for m, metric in ipairs(METRICS) do
-      local place_of = 3 * n - 2 + m
-      local seed = tonumber(total['seed:' .. period[2] .. ':' .. period[3] .. ':' .. metric] or 0)
-      counts[place_of] = math.max(0, counts[place_of] + seed)
+      local seed = tonumber(seeds[period .. ':' .. metric] or 0)
       if seed ~= 0 then
-        table.insert(counts[30], {period[1], NAMES[metric], seed})
+        local i = 3 * n - 2 + m
+        counts[i] = math.max(0, counts[i] + seed)
+        counts[#counts + 1], counts[#counts + 2], counts[#counts + 3] = n, m, seed
+        counts[SEEDS] = counts[SEEDS] + 1
       end
     end
   end
 end
 
--- `view` names the periods as of now: {today, yesterday, week, last week, last month}.
--- Answers {online, pageviews, visits and visitors of each period with what an admin added and never
--- below 0, since, last hit, peak, its instant, seeds, pageviews of the paths}.
-local function counts_of(site, view, online, paths)
-  local total, month, year = site.total, string.sub(view[1], 1, 7), string.sub(view[1], 1, 4)
-  local counts = {online}
-  local function add(kind, label)
-    counts[#counts + 1], counts[#counts + 2], counts[#counts + 3] = numbers_of(site, kind, label)
+-- `view` names the periods as of now: today, yesterday, week, last week, month, last month, year.
+-- Answers packed integers: online; pageviews, visits and visitors of each of these periods and in
+-- total, with what an admin added and never below 0; since, last hit, peak, its instant; how many
+-- seeds, and of each the numbers of its period and metric, and the amount; pageviews of the paths.
+local function counts_of(base, state, view, online, paths)
+  local counts = {unpack(NO_COUNTS)}
+  counts[1] = online
+  for n = 1, 7 do
+    local i = 3 * n - 1
+    counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, math.ceil(n / 2), view[n])
   end
-  add('day', view[1])
-  add('day', view[2])
-  add('week', view[3])
-  add('week', view[4])
-  add('month', month)
-  add('month', view[5])
-  add('year', year)
-  add('total', '-')
-  for i = 1, 4 do
-    counts[25 + i] = tonumber(total[COUNTED[i]] or 0)
+  for i = 0, 2 do
+    counts[23 + i] = state[NUMBERS + 4 * TOTAL + i]
   end
-  counts[30] = {}
-  if total.seeded then
-    add_seeds(total, {
-      {'today', 'day', view[1]}, {'yesterday', 'day', view[2]},
-      {'week', 'week', view[3]}, {'last_week', 'week', view[4]},
-      {'month', 'month', month}, {'last_month', 'month', view[5]},
-      {'year', 'year', year}, {'total', 'total', ''},
-    }, counts)
+  for i = 0, 3 do
+    counts[26 + i] = state[SINCE + i]
   end
-  counts[31] = {}
-  for i, path in ipairs(paths) do
-    counts[31][i] = tonumber(redis.call('ZSCORE', site.base .. 'pages', path) or 0)
+  if state[SEEDED] == 1 then
+    add_seeds(base, view, counts)
   end
-  return counts
+  for _, path in ipairs(paths) do
+    counts[#counts + 1] = redis.call('ZSCORE', base .. 'pages', path) or 0
+  end
+  return struct.pack('<' .. string.rep('i8', #counts), unpack(counts))
 end
 
 ---------------------------------------------------------------------------------------------- undo
@@ -733,67 +722,73 @@ local function add_score(key, score, member)
   redis.call('ZINCRBY', key, score, member)
 end
 
-local function merge_total(theirs, ours)
-  local from, into, total, other = theirs.base, ours.base, ours.total, theirs.total
-  redis.call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
-  local _, p, v = unpack(period_of(theirs, 'total') or {'-', 0, 0})
-  local _, more_p, more_v = unpack(period_of(ours, 'total') or {'-', 0, 0})
-  begin_period(ours, 'total', '-', p + more_p, v + more_v,
-    redis.call('PFCOUNT', into .. 'visitors:total'))
-  set(ours, 'since', math.min(tonumber(other.since), tonumber(total.since)))
-  set(ours, 'last', math.max(tonumber(other.last or 0), tonumber(total.last or 0)))
-  for field, value in pairs(other) do
-    if string.sub(field, 1, 5) == 'seed:' then
-      set(ours, field, whole(tonumber(total[field] or 0) + tonumber(value)))
-      set(ours, 'seeded', 1)
+local function merge_seeds(from, into, state)
+  for field, amount in pairs(read_hash(from .. 'seeds')) do
+    redis.call('HINCRBY', into .. 'seeds', field, amount)
+    state[SEEDED] = 1
+  end
+end
+
+-- Who left one generation may have come back to the other: then both sets differ.
+local function merge_left(from, into, state)
+  merge_set(from, into, 'left', keep_later)
+  local members = redis.call('ZRANGE', into .. 'left', 0, -1, 'WITHSCORES')
+  for i = 1, #members, 2 do
+    if redis.call('ZSCORE', into .. 'seen', members[i]) ~= members[i + 1] then
+      redis.call('ZREM', into .. 'left', members[i])
     end
   end
-  if tonumber(other.peak or 0) > tonumber(total.peak or 0) then
-    set(ours, 'peak', other.peak)
-    set(ours, 'peak_at', other.peak_at)
+  state[LEFT] = redis.call('EXISTS', into .. 'left')
+end
+
+local function merge_total(from, into, theirs, ours)
+  local n = NUMBERS + 4 * TOTAL
+  redis.call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
+  ours[n], ours[n + 1] = ours[n] + theirs[n], ours[n + 1] + theirs[n + 1]
+  ours[n + 2], ours[n + 3] = redis.call('PFCOUNT', into .. 'visitors:total'), 0
+  ours[SINCE] = math.min(ours[SINCE], theirs[SINCE])
+  ours[LAST] = math.max(ours[LAST], theirs[LAST])
+  if theirs[PEAK] > ours[PEAK] then
+    ours[PEAK], ours[PEAK_AT] = theirs[PEAK], theirs[PEAK_AT]
   end
 end
 
 -- Of both generations' running periods the newer one runs on; the older one is frozen.
-local function merge_running(theirs, ours, now)
-  local their_day, our_day = period_of(theirs, 'day'), period_of(ours, 'day')
-  if their_day and our_day and their_day[1] == our_day[1] then
-    if theirs.total.began ~= ours.total.began then
-      set(ours, 'began', '')
-    end
-  elseif their_day and (not our_day or their_day[1] > our_day[1]) then
-    set(ours, 'began', theirs.total.began)
+local function merge_running(into, theirs, ours, now)
+  if theirs[DAY] > ours[DAY] then
+    ours[BEGAN] = theirs[BEGAN]
+  elseif theirs[DAY] == ours[DAY] and theirs[BEGAN] ~= ours[BEGAN] then
+    ours[BEGAN] = NEVER[WEEK]
   end
-  for _, kind in ipairs(KINDS) do
-    local older, newer = period_of(theirs, kind), period_of(ours, kind)
-    if older and newer and older[1] ~= newer[1] then
-      if older[1] > newer[1] then
-        older, newer = newer, older
-      end
-      freeze(ours.base, kind, older[1], now)
+  for k, kind in ipairs(KINDS) do
+    local older, newer = theirs[k], ours[k]
+    if older > newer then
+      older, newer = newer, older
     end
-    local running = newer or older
-    if running then
-      begin_period(ours, kind, running[1], ended_numbers(ours.base, kind, running[1]))
-      remember(ours.base, 'visitors:' .. kind .. ':' .. running[1])
+    if older ~= newer and older ~= NEVER[k] then
+      freeze(into, kind, older, now)
     end
-    forget_previous(ours, kind)
+    if newer ~= NEVER[k] then
+      begin_period(ours, k, newer, ended_numbers(into, kind, newer))
+      remember(into, 'visitors:' .. kind .. ':' .. newer)
+    end
+    forget_previous(ours, k)
   end
 end
 
-local function settle_all(site)
-  for _, kind in ipairs(KINDS) do
-    if period_of(site, kind) then
-      settle(site, kind)
+local function settle_all(base, state)
+  for k = 1, #KINDS do
+    if state[k] ~= NEVER[k] then
+      settle(base, state, k)
     end
   end
 end
 
 -- Adds all that one generation counted to another. Answers how many sums are approximate.
 local function merge(from, into, now)
-  local theirs, ours = load_total({base = from}), load_total({base = into})
-  settle_all(theirs)
-  settle_all(ours)
+  local theirs, ours = load_state(from), load_state(into)
+  settle_all(from, theirs)
+  settle_all(into, ours)
   local names, labels, approximate = redis.call('ZRANGE', from .. 'index', 0, -1), {}, 0
   for _, name in ipairs(names) do
     local kind, label = string.match(name, '^visitors:(%a+):(.*)$')
@@ -810,22 +805,31 @@ local function merge(from, into, now)
   for period in pairs(labels) do
     local kind, label = string.match(period, '^(%a+) (.*)$')
     approximate = approximate + merge_visitors(from, into, kind, label)
-    local one, other = period_of(ours, kind), period_of(theirs, kind)
-    if one and label < one[1] or other and label < other[1] then
+    local k = NUMBER_OF[kind]
+    if label < ours[k] or label < theirs[k] then
       freeze(into, kind, label, now)
     end
   end
-  merge_set(from, into, 'online', keep_later)
   merge_set(from, into, 'seen', keep_later)
   merge_set(from, into, 'pages', add_score)
-  merge_total(theirs, ours)
-  merge_running(theirs, ours, now)
-  save_total(ours)
+  merge_left(from, into, ours)
+  merge_seeds(from, into, ours)
+  merge_total(from, into, theirs, ours)
+  merge_running(into, theirs, ours, now)
+  save_state(into, ours)
   forget(from)
   return approximate
 end
 
 ----------------------------------------------------------------------------------------- functions
+
+local function section_named(packed)
+  return {
+    labels = labels_of(packed[1], packed[2]), pageviews = packed[3], newest = packed[4],
+    paths = packed[5], views = packed[6], drops = packed[7], visitors = packed[8],
+    runs = packed[9], whose = packed[10],
+  }
+end
 
 local function site_named(packed)
   return {
@@ -834,27 +838,28 @@ local function site_named(packed)
   }
 end
 
--- A section's hits are a flat list: flags, instant, flags, instant ...
-local function section_named(packed)
-  return {
-    labels = labels_of(packed[1], packed[2]), pageviews = packed[3], pages = packed[4],
-    drops = packed[5], hits = packed[6], newest = packed[7],
-  }
+local function check_hits(section)
+  local hits = 0
+  for r = 3, #section.runs, 3 do
+    hits = hits + section.runs[r]
+  end
+  assert(hits == (section.whose and #section.whose or section.visitors), 'not that many hits')
 end
 
 -- The batch's sites by name, and its newest hit; raises an error for what we did not pack.
 local function unpack_batch(packed, ids)
-  local sites, newest, hits = {}, 0, 0
-  for n, packed_site in ipairs(cmsgpack.unpack(packed)) do
-    local site = site_named(packed_site)
-    for s, packed_section in ipairs(site.sections) do
-      local section = section_named(packed_section)
-      site.sections[s] = section
-      newest, hits = math.max(newest, section.newest), hits + #section.hits / 2
+  local sites, newest, visitors = cmsgpack.unpack(packed), 0, 0
+  for n = 1, #sites do
+    local site = site_named(sites[n])
+    for s = 1, #site.sections do
+      local section = section_named(site.sections[s])
+      check_hits(section)
+      site.sections[s], newest = section, math.max(newest, section.newest)
+      visitors = visitors + section.visitors
     end
     sites[n] = site
   end
-  assert(#ids == hits * 8, 'ids do not match the hits')
+  assert(#ids == visitors * 8, 'not that many visitors')
   return sites, newest
 end
 
@@ -863,18 +868,27 @@ local function reason_of(problem)
   return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
 end
 
--- Finds out what a site's part of a batch counts into.
-local function find_site(tag, site)
-  site.counted, site.current = generations_of(tag, site.id, site.generation)
-  site.base = base_of(tag, site.id, site.counted)
-  load_total(site)
+-- Finds out what a site's part of a batch counts into: the generation that its hits were accepted
+-- under if that one runs still, as its state tells. Parts that count into the same share its state.
+local function find_site(batch, site)
+  local function enter(generation)
+    site.base = base_of(batch.tag, site.id, generation)
+    batch.states[site.base] = batch.states[site.base] or load_state(site.base)
+    site.state = batch.states[site.base]
+  end
+  enter(site.generation)
+  if site.state[CURRENT] == 0 then
+    local counted, current = generations_of(batch.tag, site.id, site.generation)
+    enter(counted)
+    site.current = current ~= counted and base_of(batch.tag, site.id, current)
+  end
 end
 
 -- What a day's first hit makes is probed before the first write, and everything is for a while
 -- after a batch was rejected: a key of a wrong type stops a batch whole.
 local function probe_site(site, suspicious)
   for _, section in ipairs(site.sections) do
-    if suspicious or section.labels[1] ~= (period_of(site, 'day') or {})[1] then
+    if suspicious or section.labels[DAY] ~= site.state[DAY] then
       probe_section(site, section.labels)
     end
   end
@@ -882,28 +896,26 @@ end
 
 -- The counts of a generation that nothing is counted into.
 local function counts_at(base, asked, now)
-  local online = online_now(base, asked.window, now)
-  return counts_of(load_total({base = base}), asked.view, online, asked.paths)
+  local state = load_state(base)
+  return counts_of(base, state, asked.view, online_now(base, state, asked.window, now), asked.paths)
 end
 
--- Counts one site's part of a batch; answers the site's counts. `reply.cursor` is how many hits of
--- the batch came before.
-local function count_site(tag, site, ids, now, reply)
+-- Counts one site's part of a batch; answers the site's counts.
+local function count_site(batch, site)
+  local base, state, now = site.base, site.state, batch.now
   for _, section in ipairs(site.sections) do
-    count_section(site, section, ids, reply.cursor, now, reply)
-    reply.cursor = reply.cursor + #section.hits / 2
+    count_section(site, section, batch)
   end
-  local online = online_now(site.base, site.window, now)
-  if online > tonumber(site.total.peak or 0) then
-    set(site, 'peak', online)
-    set(site, 'peak_at', now)
+  local online = online_now(base, state, site.window, now)
+  if online > state[PEAK] then
+    state[PEAK], state[PEAK_AT] = online, now
   end
   keep_previous(site)
-  save_total(site)
-  if site.counted == site.current then
-    return counts_of(site, site.view, online, site.paths)
+  save_state(base, state)
+  if site.current then
+    return counts_at(site.current, site, now)
   end
-  return counts_at(base_of(tag, site.id, site.current), site, now)
+  return counts_of(base, state, site.view, online, site.paths)
 end
 
 -- What a batch that comes again is answered with.
@@ -911,14 +923,40 @@ local function counts_now(tag, site, now)
   return counts_at(current_base(tag, site.id) or base_of(tag, site.id, site.generation), site, now)
 end
 
+-- Counts a batch; answers why not, and then nothing was written. May raise an error.
+local function count_batch(batch, packed)
+  local sites, newest = unpack_batch(packed, batch.ids)
+  if newest > batch.now + AHEAD_MS then
+    return 'EARLY ' .. whole(batch.now) .. ' ' .. whole(newest - AHEAD_MS)
+  end
+  for _, site in ipairs(sites) do
+    find_site(batch, site)
+    probe_site(site, batch.rejected ~= '')
+  end
+  write_ledger(batch.tag, batch.producer, batch.epoch, batch.seq, batch.rejected, batch.now)
+  for n, site in ipairs(sites) do
+    batch.counts[n] = count_site(batch, site)
+  end
+end
+
+-- Answers for a batch that was counted before.
+local function look_again(batch, packed)
+  local sites = unpack_batch(packed, batch.ids)
+  -- so that a WAIT behind it counts
+  write_ledger(batch.tag, batch.producer, batch.epoch, batch.last, batch.rejected, batch.now)
+  for n, site in ipairs(sites) do
+    batch.counts[n] = counts_now(batch.tag, site, batch.now)
+  end
+end
+
 -- record(tag; producer, epoch, seq, sites, ids) counts one batch, all or nothing, and only once: a
 -- producer numbers its batches of a partition 1, 2, 3 ... and the ledger, written in the same unit
 -- as the counts, knows the last. A batch that comes again (DUP) only reads.
--- sites: msgpack, see site_named; ids: the visitors of all hits of all sections, in their order.
--- Answers msgpack {now, new visitors, held hits (both as places in ids, from 0), counts per site,
--- hits held because a site's sets are full, 1 for DUP}.
+-- sites: msgpack, see site_named; ids: the visitors of all sections, in their order. Answers {now,
+-- what became of each hit with a visitor (PLAIN, NEW or HELD, one behind the other), hits held
+-- because a site's set is full, 1 for DUP, the first site's counts, the second's ...}.
 local function record(keys, args)
-  local tag, producer, ids, now = keys[1], args[1], args[5], store_time()
+  local tag, producer, now = keys[1], args[1], store_time()
   local epoch, seq = tonumber(args[2]), tonumber(args[3])
   local known_epoch, last, rejected = ledger_of(tag, producer)
   local again = seq <= last
@@ -930,27 +968,11 @@ local function record(keys, args)
     return redis.error_reply('REJECTED and so it was before')
   end
 
-  local reply = {now, {}, {}, {}, 0, again and 1 or 0, cursor = 0}
-  local well, problem = pcall(function()
-    local sites, newest = unpack_batch(args[4], ids)
-    if again then
-      write_ledger(tag, producer, epoch, last, rejected, now) -- so that a WAIT behind it counts
-      for n, site in ipairs(sites) do
-        reply[4][n] = counts_now(tag, site, now)
-      end
-      return
-    elseif newest > now + AHEAD_MS then
-      return 'EARLY ' .. whole(now) .. ' ' .. whole(newest - AHEAD_MS)
-    end
-    for _, site in ipairs(sites) do
-      find_site(tag, site)
-      probe_site(site, rejected ~= '')
-    end
-    write_ledger(tag, producer, epoch, seq, rejected, now)
-    for n, site in ipairs(sites) do
-      reply[4][n] = count_site(tag, site, ids, now, reply)
-    end
-  end)
+  local batch = {
+    tag = tag, producer = producer, epoch = epoch, seq = seq, last = last, rejected = rejected,
+    now = now, ids = args[5], cursor = 1, states = {}, marks = {}, full = 0, counts = {},
+  }
+  local well, problem = pcall(again and look_again or count_batch, batch, args[4])
   if not well then
     if not again then
       write_ledger(tag, producer, epoch, seq, rejected .. ':' .. whole(seq), now)
@@ -959,8 +981,7 @@ local function record(keys, args)
   elseif problem then
     return redis.error_reply(problem)
   end
-  reply.cursor = nil
-  return cmsgpack.pack(reply)
+  return {now, table.concat(batch.marks), batch.full, again and 1 or 0, unpack(batch.counts)}
 end
 
 -- open(tag; producer, epoch, seq or '') begins a producer's epoch and answers the seq of its last
@@ -993,15 +1014,14 @@ local function last_seq(keys, args)
   return last
 end
 
--- counts(tag; msgpack {site, online_window, view, paths}) answers msgpack {now, counts}.
+-- counts(tag; msgpack {site, online_window, view, paths}) answers {now, counts}.
 local function counts(keys, args)
   local asked = cmsgpack.unpack(args[1])
   local base, now = current_base(keys[1], asked[1]), store_time()
   if not base then
     return redis.error_reply('NOSITE no such site')
   end
-  asked = {window = asked[2], view = asked[3], paths = asked[4]}
-  return cmsgpack.pack({now, counts_at(base, asked, now)})
+  return {now, counts_at(base, {window = asked[2], view = asked[3], paths = asked[4]}, now)}
 end
 
 -- sites(tag; version) answers nothing if that is the version, else {version, site -> settings,
@@ -1058,7 +1078,7 @@ local function put_site(keys, args)
   end
   if not found then
     redis.call('HSET', tag .. ':generations', site, 1)
-    redis.call('HSET', base_of(tag, site, 1) .. 'total', 'since', now)
+    begin_generation(base_of(tag, site, 1), now)
   end
   redis.call('HSET', tag .. ':sites', site, settings)
   redis.call('HINCRBY', tag .. ':sites', '#', 1)
@@ -1084,7 +1104,8 @@ local function reset(keys, args)
     return redis.error_reply('NOSITE no such site')
   end
   local generation = redis.call('HINCRBY', tag .. ':generations', site, 1)
-  redis.call('HSET', base_of(tag, site, generation) .. 'total', 'since', now)
+  set_flag(base_of(tag, site, generation - 1), CURRENT, 0)
+  begin_generation(base_of(tag, site, generation), now)
   keep_operation(tag, site, operation, 'reset:' .. (generation - 1), now)
   return 1
 end
@@ -1131,10 +1152,10 @@ local function seed(keys, args)
     return redis.error_reply('NOSITE no such site')
   end
   for i = 4, #args, 3 do
-    local field = 'seed:' .. args[i] .. ':' .. args[i + 1] .. ':' .. args[3]
-    redis.call('HINCRBY', base .. 'total', field, args[i + 2])
+    local field = args[i] .. ':' .. args[i + 1] .. ':' .. args[3]
+    redis.call('HINCRBY', base .. 'seeds', field, args[i + 2])
   end
-  redis.call('HSET', base .. 'total', 'seeded', 1)
+  set_flag(base, SEEDED, 1)
   keep_operation(tag, site, operation, 'seed:0', store_time())
   return 1
 end
@@ -1174,7 +1195,11 @@ end
 local function rehearse(keys)
   local tag = keys[1] .. ':rehearsal:'
   local zset, other, hash, sketch = tag .. 'zset', tag .. 'other', tag .. 'hash', tag .. 'sketch'
+  local text = tag .. 'text'
+  redis.call('GET', text)
+  redis.call('SET', text, 'a')
   redis.call('ZADD', zset, 'GT', 1, 'a')
+  redis.call('ZADD', zset, 'XX', 'INCR', 1, 'a')
   redis.call('ZINCRBY', zset, 1, 'a')
   redis.call('ZMSCORE', zset, 'a')
   redis.call('ZSCORE', zset, 'a')
@@ -1199,7 +1224,7 @@ local function rehearse(keys)
   redis.call('PFMERGE', sketch, sketch)
   redis.call('PFCOUNT', sketch)
   redis.call('EXISTS', zset)
-  for _, key in ipairs({zset, other, hash, sketch}) do
+  for _, key in ipairs({zset, other, hash, sketch, text}) do
     redis.call('UNLINK', key)
   end
   return store_time()

@@ -7,7 +7,8 @@ are what comes back. Values only: nothing here reads a clock, a socket or the en
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -45,6 +46,7 @@ class Reason(StrEnum):
 
 
 Metric = Literal["visits", "pageviews", "visitors"]
+METRICS: tuple[Metric, ...] = ("pageviews", "visits", "visitors")
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 Seconds = Annotated[int, Meta(ge=10, le=86_400)]
 
@@ -183,21 +185,19 @@ class Counts(Struct, frozen=True):
     """Pageviews of the paths that were asked for, in that order."""
 
     @classmethod
-    def of(cls, sent: Sequence[Any]) -> Counts:
-        """As counter.lua sends them: the numbers of all periods in one flat list."""
-        online, *numbers, since, last_hit, peak, peak_at, seeds, pages = sent
+    def of(cls, packed: bytes) -> Counts:
+        """As counter.lua packs them, see its counts_of."""
+        online, *numbers = struct.unpack(f"<{len(packed) // 8}q", packed)
         periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
-        values = (
-            online,
-            *periods,
-            since,
-            last_hit,
-            peak,
-            peak_at,
-            [Seed(*s) for s in seeds],
-            pages,
-        )
+        since, last_hit, peak, peak_at, number_of_seeds, *rest = numbers[24:]
+        seeds = [_seed(*rest[3 * n : 3 * n + 3]) for n in range(number_of_seeds)]
+        pages = rest[3 * number_of_seeds :]
+        values = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
         return cls(*values)
+
+
+def _seed(period: int, metric: int, amount: int) -> Seed:
+    return Seed(Counts.__struct_fields__[period], METRICS[metric - 1], amount)
 
 
 def partition_of(site: str) -> int:

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from service import metrics
-from service.batch import Batch, Outcome, Packed, view_of
+from service.batch import Batch, Outcome, Packed
 from service.checks import Check, examine, merged, refusals
 from service.clock import Clock, skew
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
@@ -28,7 +28,7 @@ from service.producer import Producer
 from service.refusals import Again, Early, is_final
 from service.shards import Shard, Shards
 
-SCHEMA = 1
+SCHEMA = 2
 START_WAIT_S = 30.0
 AT_ONCE = 200  # batches that are sent again in one round trip
 
@@ -175,7 +175,7 @@ class Store:
         return (tag, producer.id, producer.epoch, packed.seq, packed.sites, packed.ids)
 
     def _read(
-        self, batch: Batch, reply: bytes | StoreError, sent: int
+        self, batch: Batch, reply: list[Any] | StoreError, sent: int
     ) -> list[Outcome] | StoreError:
         if isinstance(reply, Early):
             self._learn(sent, reply.now)
@@ -193,11 +193,10 @@ class Store:
 
     async def counts(self, site: Site, now: int, paths: Sequence[str] = ()) -> Counts:
         window = site.settings.online_window * 1000
-        request = [site.id, window, view_of(site, now), list(paths)]
+        request = [site.id, window, site.calendar.periods(now), list(paths)]
         tag, packed = self._tags[site.partition], msgspec.msgpack.encode(request)
         sent = self._clock.local()
-        reply = await self._functions.read("counts", tag, packed)
-        store_time, counts = msgspec.msgpack.decode(reply)
+        store_time, counts = await self._functions.read("counts", tag, packed)
         self._learn(sent, store_time)
         return Counts.of(counts)
 

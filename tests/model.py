@@ -8,9 +8,9 @@ every answer and every number. It reads the packed batches, as the store does, a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,10 +38,20 @@ class Section(msgspec.Struct, array_like=True):
     day: str
     week: str
     pageviews: int
-    pages: dict[str, int]
-    drops: dict[str, int]
-    hits: list[int]
     newest: int
+    paths: list[str] | None
+    views: list[int]
+    drops: list[Any] | None
+    visitors: int
+    runs: list[int]
+    whose: list[int] | None
+
+    def hits(self, ids: list[bytes]) -> list[tuple[int, int, bytes]]:
+        """Flags, instant and visitor of each hit."""
+        runs = [self.runs[n : n + 3] for n in range(0, len(self.runs), 3)]
+        played = [(flags, at) for flags, at, hits in runs for _ in range(hits)]
+        whose = self.whose or range(1, self.visitors + 1)
+        return [(*hit, ids[who - 1]) for hit, who in zip(played, whose, strict=True)]
 
     @property
     def periods(self) -> list[Period]:
@@ -77,27 +87,28 @@ class Generation:
     trimmed: int = 0
     last: int = 0
 
-    def count(self, section: Section, ids: Sequence[bytes], part: Part, now: int) -> Answer:
+    def count(self, section: Section, ids: list[bytes], part: Part, now: int) -> Answer:
         new, held, visits, visitors = self._play(section, ids, part, now)
         if section.pageviews or visitors:
             for period in section.periods:
                 self.numbers[period, "pageviews"] += section.pageviews
                 self.numbers[period, "visits"] += visits
                 self.visitors[period] |= visitors
-            self.pages.update(section.pages)
+            self.pages.update(dict(zip(section.paths or (), section.views, strict=True)))
             self.last = max(self.last, min(section.newest, now))
-        self.drops.update({(section.day, why): n for why, n in section.drops.items()})
+        drops = section.drops or []
+        for why, number in zip(drops[::2], drops[1::2], strict=True):
+            self.drops[section.day, why] += number
         return Answer("APPLIED", new, held)
 
     def _play(
-        self, section: Section, ids: Sequence[bytes], part: Part, now: int
+        self, section: Section, ids: list[bytes], part: Part, now: int
     ) -> tuple[int, int, int, set[bytes]]:
         """How many were new, how many held, visits that began, and who was counted."""
         new = held = visits = newest = 0
         counted: set[bytes] = set()
         left: set[bytes] = set()
-        hits = zip(section.hits[::2], section.hits[1::2], ids, strict=True)
-        for flags, sent, who in hits:
+        for flags, sent, who in section.hits(ids):
             at, last = min(sent, now), self.seen.get(who)
             newest = max(newest, at)
             if flags & BYE:
@@ -113,7 +124,7 @@ class Generation:
                 self.online[who] = max(at, self.online.get(who, at))
                 counted.add(who)
                 left.discard(who)
-        if section.hits:
+        if section.visitors:
             self._trim(newest, part, left)
         return new, held, visits, counted
 
@@ -182,7 +193,7 @@ class Function:
         for part in parts:
             into = self.generations[self.counted_in(part.generation)]
             for section in part.sections:
-                of_section, ids = ids[: len(section.hits) // 2], ids[len(section.hits) // 2 :]
+                of_section, ids = ids[: section.visitors], ids[section.visitors :]
                 answer = into.count(section, of_section, part, now)
                 new, held = new + answer.new, held + answer.held
         return Answer("APPLIED", new, held)

@@ -88,13 +88,12 @@ async def test_scores_are_never_later_than_the_stores_time(store_server: Server)
         now = counted.clock.now()
         (outcome,) = await counted.record(counted.hit(1, now + 1500), now=now)
         key = f"{counted.tag}:portal:1:"
-        scores = [
-            await counted.client.zscore(key + name, visitor(1)) for name in ("seen", "online")
-        ]
+        score = await counted.client.zscore(key + "seen", visitor(1))
         later = counted.clock.now()
 
     assert outcome.counts.online == 1
-    assert all(score is not None and now <= score <= later for score in scores)
+    assert score is not None
+    assert now <= score <= later
     assert now <= outcome.counts.last_hit <= later
 
 
@@ -302,6 +301,7 @@ async def test_quiet_sites_keep_no_visitors(store_server: Server) -> None:
     """The sets of ids expire by themselves; nothing that a total depends on does."""
     async with counting(store_server.url) as counted:
         await counted.record(counted.hit(1, NOON), Drop(counted.site, Reason.BOT, NOON))
+        await counted.record(counted.hit(1, NOON + 5000, kind="bye"))
         client = counted.client
         lives = {
             fsdecode(key).split(":1:")[1]: await client.pttl(key)
@@ -309,9 +309,9 @@ async def test_quiet_sites_keep_no_visitors(store_server: Server) -> None:
         }
 
     mortal = {name for name, life in lives.items() if life > 0}
-    assert mortal == {"seen", "online", "drops:2026-03"}
+    assert mortal == {"seen", "left", "drops:2026-03"}
     assert {name for name, life in lives.items() if life == -1} == {
-        "total", "pages", "index",
+        "running", "pages", "index",
         "visitors:day:2026-03-10", "visitors:week:2026-03-09", "visitors:month:2026-03",
         "visitors:year:2026", "visitors:total",
     }  # fmt: skip
@@ -411,14 +411,45 @@ async def test_undo_leaves_nothing_behind_and_ids_still_expire(store_server: Ser
         await counted.record(counted.hit(1, now), Drop(counted.site, Reason.BOT, now), now=now)
         await counted.store.reset(counted.site, "r1")
         counted.next_generation()
-        await counted.record(*(counted.hit(n, now) for n in (2, 3)), now=now)
+        await counted.record(*(counted.hit(n, now - 5000) for n in (2, 3)), now=now)
+        await counted.record(counted.hit(2, now, kind="bye"))
         await counted.store.undo(counted.site, "r1")
         client, tag = counted.client, counted.tag
         left = await client.keys(f"{tag}:portal:1:*")
-        lives = [await client.pttl(f"{tag}:portal:2:{name}") for name in ("seen", "online")]
+        lives = [await client.pttl(f"{tag}:portal:2:{name}") for name in ("seen", "left")]
 
     assert left == []
     assert all(life > 0 for life in lives)
+
+
+async def test_undo_knows_who_left(store_server: Server) -> None:
+    """Who left under one generation and came back under the other is online, the rest is not."""
+    async with counting(store_server.url) as counted:
+        now = counted.clock.now()
+        await counted.record(*(counted.hit(n, now - 10_000) for n in (1, 2, 3)), now=now)
+        await counted.record(*(counted.hit(n, now - 5000, kind="bye") for n in (1, 2)), now=now)
+        await counted.store.reset(counted.site, "r1")
+        counted.next_generation()
+        await counted.view(2, now)
+        await counted.store.undo(counted.site, "r1")
+        merged = await counted.counts(now)
+        (back,) = await counted.record(counted.hit(1, now, kind="here"))
+
+    assert (merged.online, back.counts.online) == (2, 3)
+
+
+async def test_a_batch_over_a_reset_counts_all_its_hits(store_server: Server) -> None:
+    """Hits of both sides that end up in one generation add up."""
+    async with counting(store_server.url) as counted:
+        before = counted.hit(1, NOON)
+        await counted.store.reset(counted.site, "r1")
+        await counted.store.undo(counted.site, "r1")
+        counted.next_generation()
+        outcomes = await counted.record(before, counted.hit(2, NOON), before)
+        counts = await counted.counts(NOON)
+
+    assert counts.total == Numbers(3, 2, 2)
+    assert [outcome.new for outcome in outcomes] == [True, True, False]
 
 
 async def test_a_reset_that_can_no_longer_be_undone_is_forgotten(store_server: Server) -> None:
@@ -438,16 +469,18 @@ async def test_a_reset_that_can_no_longer_be_undone_is_forgotten(store_server: S
 
 
 async def test_old_ids_are_trimmed(store_server: Server) -> None:
-    """Each call removes who left the window, and visits an hour behind their end."""
+    """Once a minute those go who would be offline without a bye, and visits an hour behind their
+    end."""
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
+        await counted.record(counted.hit(1, NOON + 2000, kind="bye"))
         await counted.view(2, NOON + 301_000)
         client, tag = counted.client, counted.tag
-        online = await client.zrange(f"{tag}:portal:1:online", 0, -1)
+        left = await client.exists(f"{tag}:portal:1:left")
         await counted.view(3, NOON + (1800 + 3600) * 1000 + 1)
         seen = await client.zrange(f"{tag}:portal:1:seen", 0, -1)
 
-    assert online == [visitor(2)]
+    assert not left
     assert seen == [visitor(2), visitor(3)]
 
 

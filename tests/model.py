@@ -183,8 +183,9 @@ class Function:
             return Answer("REJECTED")
         if seq <= last:
             return Answer("DUP")
-        if any(s.newest > now + AHEAD_MS for part in parts for s in part.sections):
-            return Answer(f"EARLY {now}")
+        newest = max((s.newest for part in parts for s in part.sections), default=0)
+        if newest > now + AHEAD_MS:
+            return Answer(f"EARLY {now} {newest - AHEAD_MS}")
         self.ledger[producer] = (epoch, seq)
         return self._count(parts, [ids[n : n + 8] for n in range(0, len(ids), 8)], now)
 

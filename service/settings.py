@@ -100,7 +100,8 @@ class Settings:
         parse_redis_url,
         "",
         "The Valkey or Redis that counts: `redis://`, `rediss://`, `unix://`,"
-        " `redis+cluster://host:port,…` or `redis+sentinel://host:port,…/name`.",
+        " `redis+cluster://host:port,…` or `redis+sentinel://host:port,…/name`; the last two also"
+        " by TLS, as `rediss+cluster://` and `rediss+sentinel://`.",
         unset="an embedded Valkey",
         secret=True,
     )

@@ -23,8 +23,8 @@ from redis.crc import key_slot
 from redis.maint_notifications import MaintNotificationsConfig
 
 from service.errors import StoreUnavailable
-from service.refusals import LOST
-from service.values import CLUSTER, SENTINEL, Address, ManyHosts, parse_address, parse_many_hosts
+from service.refusals import LOST, is_final
+from service.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
 from service.writer import Writer
 
 SLOTS = 16384
@@ -93,14 +93,12 @@ class Shards:
         self.changes = 0
         """Raised whenever a tag has gone to another server."""
         self._by_tag: dict[str, Shard] = {}
-        self._many: ManyHosts | None = None
+        self._many = parse_many_hosts(url)
         self._looking: asyncio.Task[None] | None = None
-        scheme = url.partition("://")[0]
-        if scheme not in (CLUSTER, SENTINEL):
+        if self._many is None:
             self._by_tag = dict.fromkeys(tags, Shard(url))
             return
-        self._many = parse_many_hosts(url)
-        self._locate = _primaries if scheme == CLUSTER else _watched_primary
+        self._locate = _primaries if self._many.kind == CLUSTER else _watched_primary
 
     def of(self, tag: str) -> Shard:
         return self._by_tag[tag]
@@ -185,9 +183,15 @@ async def _primaries(host: Address, many: ManyHosts) -> list[Range]:
 
 
 async def _watched_primary(host: Address, many: ManyHosts) -> list[Range]:
-    """What a sentinel says of the primary that it watches. Sentinels are asked without a password:
-    that of the URL is the servers'."""
-    found = await _ask(f"redis://{host}", "SENTINEL", "GET-MASTER-ADDR-BY-NAME", many.name)
+    """What a sentinel says of the primary that it watches. The URL's user is the servers', and a
+    sentinel's where that asks for one."""
+    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", many.name)
+    try:
+        found = await _ask(_url(host, many._replace(password=None, database=0)), *question)
+    except exceptions.RedisError as refusal:
+        if not many.password or not is_final(refusal):
+            raise
+        found = await _ask(_url(host, many._replace(database=0)), *question)
     if found is None:
         raise ConnectionError(f"this sentinel watches no primary called {many.name}")
     return [Range(0, SLOTS - 1, Address(found[0].decode(), int(found[1])))]
@@ -203,9 +207,10 @@ async def _ask(url: str, *command: str) -> Any:
 
 
 def _url(server: Address, many: ManyHosts) -> str:
-    user = quote(many.username or "", safe="")
-    user += f":{quote(many.password, safe='')}@" if many.password else ""
-    return f"redis://{user}{server}/{many.database}"
+    user = ""
+    if many.password:
+        user = f"{quote(many.username or '', safe='')}:{quote(many.password, safe='')}@"
+    return f"redis{'s' if many.tls else ''}://{user}{server}/{many.database}"
 
 
 def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool:

@@ -16,7 +16,9 @@ from zoneinfo import available_timezones
 
 from service.host import is_timezone
 
-CLUSTER, SENTINEL = "redis+cluster", "redis+sentinel"  # schemes that name several hosts
+# Schemes that name several hosts; with a second s, as in rediss://, they are spoken to by TLS.
+CLUSTER, SENTINEL = "redis+cluster", "redis+sentinel"
+TLS = {"rediss+cluster": CLUSTER, "rediss+sentinel": SENTINEL}
 
 
 class Address(NamedTuple):
@@ -46,8 +48,11 @@ def parse_base_path(text: str) -> str:
 
 
 class ManyHosts(NamedTuple):
-    """A `redis+cluster://` or `redis+sentinel://` URL in its parts."""
+    """The URL of a cluster or of sentinels in its parts."""
 
+    kind: str
+    """CLUSTER or SENTINEL."""
+    tls: bool
     hosts: tuple[Address, ...]
     username: str | None
     password: str | None
@@ -59,13 +64,12 @@ class ManyHosts(NamedTuple):
 def parse_redis_url(text: str) -> str:
     """Checked, not changed. No message repeats the URL: it may hold a password."""
     scheme = text.partition("://")[0]
-    if scheme in (CLUSTER, SENTINEL):
-        parse_many_hosts(text)
+    if parse_many_hosts(text) is not None:
         return text
     if scheme not in ("redis", "rediss", "unix"):
         raise ValueError(
-            "the URL must begin with redis://, rediss://, unix://, redis+cluster:// or "
-            "redis+sentinel://"
+            "the URL must begin with redis://, rediss://, unix://, redis+cluster://, "
+            "rediss+cluster://, redis+sentinel:// or rediss+sentinel://"
         )
     url = _split(text)
     if scheme == "unix" and len(url.path) < 2:
@@ -77,24 +81,30 @@ def parse_redis_url(text: str) -> str:
     return text
 
 
-def parse_many_hosts(text: str) -> ManyHosts:
+def parse_many_hosts(text: str) -> ManyHosts | None:
+    """None for the URL of one server."""
     scheme, _, rest = text.partition("://")
+    kind = TLS.get(scheme, scheme)
+    if kind not in (CLUSTER, SENTINEL):
+        return None
     where, _, path = rest.partition("/")
     user, _, hosts = where.rpartition("@")
     username, _, password = user.partition(":")
     name, _, database = path.partition("/")
-    if scheme == SENTINEL and not re.fullmatch(r"[A-Za-z0-9._-]+(/[0-9]+)?", path):
+    if kind == SENTINEL and not re.fullmatch(r"[A-Za-z0-9._-]+(/[0-9]+)?", path):
         raise ValueError(
             "behind the sentinels stands the name of the primary they watch, such as "
             "redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/counter"
         )
-    if scheme == CLUSTER and path:
+    if kind == CLUSTER and path:
         raise ValueError(
             "a cluster has no databases: end the URL behind its hosts, and write a / in a password "
             "as %2F"
         )
     return ManyHosts(
-        tuple(_host(each, 26379 if scheme == SENTINEL else 6379) for each in hosts.split(",")),
+        kind,
+        scheme in TLS,
+        tuple(_host(each, 26379 if kind == SENTINEL else 6379) for each in hosts.split(",")),
         unquote(username) or None,
         unquote(password) or None,
         name,

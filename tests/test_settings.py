@@ -82,6 +82,8 @@ def test_a_variable_becomes_a_value(name: str, text: str, field: str, expected: 
         ("BASE_PATH", "/a//b", "path of a URL"),
         ("REDIS_URL", "localhost:6379", "begin with redis://"),
         ("REDIS_URL", "redis+cluster://h:1/0", "a cluster has no databases"),
+        ("REDIS_URL", "rediss+cluster://h:1/0", "a cluster has no databases"),
+        ("REDIS_URL", "rediss+sentinel://h:1", "the name of the primary they watch"),
         ("REDIS_URL", "redis+cluster://h:1, i:2", "with commas between them and no spaces"),
         ("REDIS_URL", "redis+cluster://", "the URL names its hosts as host:port"),
         ("REDIS_URL", "redis+sentinel://h:1", "the name of the primary they watch"),

@@ -17,6 +17,7 @@ PACKAGES = {
     "faketime": "faketime",
     "luacheck": "lua-check",
     "nginx": "nginx",
+    "openssl": "openssl",
     "promtool": "prometheus",
     "redis-server": "redis-server",
     "wrk": "wrk",

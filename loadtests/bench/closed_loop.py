@@ -41,6 +41,11 @@ class Window(NamedTuple):
     machine_s: float
     """Used by all that ran on this machine in a second."""
 
+    @property
+    def strangers_s(self) -> float:
+        """Used in a second by processes that have no part in it."""
+        return self.machine_s - self.generator_s - sum(self.cpu_s.values())
+
 
 def closed_loop(
     port: int,

@@ -33,12 +33,15 @@ def stat_file(pid: int) -> str:
 
 
 def cpu_s(pid: int) -> float:
-    return cpu_s_in(Path(stat_file(pid)).read_text())
+    """CPU seconds that the threads of a process have used, to the nanosecond (the kernel's
+    sched-stats.rst)."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def cpu_s_in(stat: str) -> float:
-    """CPU seconds that a process has used, all threads, by its /proc/PID/stat (proc(5): utime and
-    stime)."""
+    """CPU seconds that a process has used, by a line of its /proc/PID/stat (proc(5): utime and
+    stime), which counts hundredths."""
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 

@@ -91,7 +91,7 @@ def rate(
     found[f"{name} used"] = window.cpu_s[server.pid]
     if server.service and send == "hits":
         found[f"{name} store cpu"] = window.per_s / window.cpu_s[server.along[0]]
-    found[f"{name} strangers"] = window.machine_s - window.generator_s - sum(window.cpu_s.values())
+    found[f"{name} strangers"] = window.strangers_s
 
 
 def rates(name: str, make: Callable[[], AbstractContextManager[Server]]) -> Iterator[Measure]:

@@ -36,6 +36,7 @@ from service.model import SiteSettings, StoredSite, partition_of
 from service.periods import Calendar
 from service.store import Store
 from tests.processes import ROOT
+from tests.servers import Server as StoreServer
 
 READY_S = 15.0
 
@@ -91,6 +92,20 @@ def service(sites: int = 1, prelude: str = "", **settings: str) -> Iterator[Serv
         finally:
             process.terminate()
             store.end_orphan()
+
+
+@contextmanager
+def service_over(store: StoreServer, sites: int) -> Iterator[Server]:
+    """A service over a server that runs, and has these sites."""
+    with scratch_directory() as scratch:
+        process = ServiceProcess(scratch, under=cores.on(cores.SERVER), REDIS_URL=store.url)
+        try:
+            process.start()
+            sent = requests(f"127.0.0.1:{process.port}", sites)
+            along = (store.pid,)
+            yield Server(process.port, sent, process.pid, process, store.socket_path, along)
+        finally:
+            process.terminate()
 
 
 @contextmanager

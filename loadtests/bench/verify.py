@@ -18,15 +18,15 @@ from loadtests.oracle import NAMESPACE
 OUTCOME = re.compile(r'^visitcounter_hits_total\{outcome="(\w+)"\} (\S+)$', re.M)
 
 
-def verify(server: Server, acknowledged: int) -> None:
-    """Raises Void unless these and no other hits count in the store; nothing is to be counted at
-    other servers."""
+def verify(server: Server, acknowledged: int, before: int = 0) -> None:
+    """Raises Void unless these and no other hits count in the store, besides those of `before`;
+    nothing is to be counted at other servers."""
     if server.service is None:
         return
     outcomes = outcomes_of(server.service.url)
     if outcomes != ({"counted": acknowledged} if acknowledged else {}):
         raise Void(f"{acknowledged} hits were acknowledged, and the service says {outcomes}")
-    counted = pageviews(server.socket_path)
+    counted = pageviews(server.socket_path) - before
     if counted != acknowledged:
         raise Void(f"{acknowledged} hits were acknowledged, and {counted} are counted")
 

@@ -30,6 +30,7 @@ from service.clock import Clock
 from service.embedded import Embedded
 from service.errors import StartError
 from service.host import data_warning
+from service.hub import Hub
 from service.ledger import Ledger
 from service.limits import Limits
 from service.model import PARTITIONS
@@ -48,6 +49,7 @@ from service.web.appkeys import (
     ADMIN_TOKEN,
     BASE_PATH,
     CLOCK,
+    HUB,
     READER,
     RECORDER,
     SITES,
@@ -60,6 +62,7 @@ from service.web.collect import INTAKE, Intake
 from service.web.connections import Connections
 from service.web.counts import HIT_ANSWERS, HitAnswers
 from service.web.lane import Lane
+from service.web.live import event
 from service.web.middleware import answer_errors, end_connection, measure
 from service.web.ops import READINESS, Readiness
 from service.web.routes import health_routes, ops_routes, page_routes
@@ -74,6 +77,7 @@ BACKLOG = 1024
 # For answers that a client does not read; without a bound the kernel takes megabytes for each.
 UNREAD_BYTES = 64 * 1024
 OTHER_FILES = 512  # that are open beside connections of clients
+MOST_VIEWERS = 20_000
 SPOOL_BYTES = 256 * 1024 * 1024
 
 log = structlog.get_logger()
@@ -90,6 +94,7 @@ class Components:
     sites: Sites
     recorder: Recorder
     reader: Reader
+    hub: Hub
     token: AdminToken
     intake: Intake
     hit_answers: HitAnswers
@@ -108,8 +113,8 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
         Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
         recorder_of(store, clock, settings) as recorder,
+        Hub(sites, reader := Reader(store, clock), clock, event, most_viewers()) as hub,
     ):
-        reader = Reader(store, clock)
         yield Components(
             settings=settings,
             clock=clock,
@@ -118,6 +123,7 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
             sites=sites,
             recorder=recorder,
             reader=reader,
+            hub=hub,
             token=admin_token(settings.admin_token, settings.data_dir),
             intake=Intake(
                 clock=clock,
@@ -183,6 +189,7 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     app[SITES] = parts.sites
     app[RECORDER] = parts.recorder
     app[READER] = parts.reader
+    app[HUB] = parts.hub
     app[READINESS] = parts.readiness
     app[ADMIN_TOKEN] = parts.token.token
     app[INTAKE] = parts.intake
@@ -234,12 +241,12 @@ async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
 async def in_lane(parts: Components, app: web.Application, address: Address) -> AsyncIterator[str]:
     """Connections begin in the lane, and become the application's where the lane ends."""
     app.middlewares.insert(0, end_connection)
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(open_files() - OTHER_FILES - most_viewers(), open_files() // 4)
     base = parts.settings.base_path
     desk = Desk(base, parts.sites, parts.intake, parts.hit_answers, parts.reader)
     async with (
         prepared(app) as server,
-        Lane(Connections(server, max(most - OTHER_FILES, most // 2)), desk) as lane,
+        Lane(Connections(server, most), desk) as lane,
         served(lane.accept, address) as url,
     ):
         yield url
@@ -302,6 +309,17 @@ def allow_many_connections() -> None:
     """A connection is an open file, and the usual soft limit of 1,024 is soon reached."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def open_files() -> int:
+    """How many there may be."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most
+
+
+def most_viewers() -> int:
+    """Each is an open file for long, and hits need some too."""
+    return min(MOST_VIEWERS, open_files() // 2)
 
 
 async def run(settings: Settings, up: asyncio.Event, stop: asyncio.Event) -> None:

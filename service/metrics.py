@@ -64,6 +64,19 @@ CONNECTIONS_REFUSED = Counter(
     "visitcounter_connections_refused",
     "Connections ended without an answer since there were too many.",
 )
+LIVE_STREAMS = Gauge("visitcounter_live_streams", "Viewers of live counts.")
+LIVE_REFUSED = Counter(
+    "visitcounter_live_refused", "Viewers of live counts answered 503 since there were too many."
+)
+LIVE_SKIPPED = Counter(
+    "visitcounter_live_skipped_messages",
+    "Counts that a live viewer who read too slowly was not sent, since newer ones had come.",
+)
+LIVE_TICK_SECONDS = Histogram(
+    "visitcounter_live_tick_seconds",
+    "Time to look at all counts that somebody watches, once a second, and to tell all viewers.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5),
+)
 STORE_UP = Gauge("visitcounter_store_up", "1 while the store answers.")
 STORE_CHECK = Gauge("visitcounter_store_check", "1 where the store is well, by check.", ["check"])
 CLOCK_SKEW = Gauge(

@@ -47,14 +47,14 @@ class Reader:
         self._failed_s: dict[str, float] = {}
         """When a server that gave nothing the last time was tried (monotonic seconds)."""
 
-    async def read(self, site: Site, path: str | None = None) -> Reading:
+    async def read(self, site: Site, path: str | None = None, fresh_ms: int = FRESH_MS) -> Reading:
         """The counts, with that path's pageviews if one is named; raises StoreError if there are
         none to give."""
         key = (site.id, path)
         kept = self._kept.get(key)
         if kept is None:
             return await self._landed(self._flight(key, site))
-        if self._is_fresh(kept, site):
+        if self._is_fresh(kept, site, fresh_ms):
             return kept
         return await self._newer(key, site, kept)
 
@@ -91,9 +91,9 @@ class Reader:
         """Counts that came with the answer to a hit: what there is to show if the store goes."""
         self._keep((site.id, None), Reading(counts, now, site.generation))
 
-    def _is_fresh(self, kept: Reading, site: Site) -> bool:
+    def _is_fresh(self, kept: Reading, site: Site, fresh_ms: int = FRESH_MS) -> bool:
         age = self._clock.now() - kept.as_of
-        return 0 <= age < FRESH_MS and kept.generation == site.generation
+        return 0 <= age < fresh_ms and kept.generation == site.generation
 
     def _flight(self, key: Key, site: Site) -> asyncio.Task[Reading | StoreError]:
         """The read that is under way, or a new one."""

@@ -32,6 +32,7 @@ METHODS = ["POST"] * 20 + ["GET"] * 10 + ["HEAD", "OPTIONS", "PUT", "get"]
 TARGETS = ["/w/portal"] * 60 + [
     *("/w/portal?path=/a", "/w/private", "/w/nobody", "/w/Portal", "/w/%70ortal", "/w/portal/"),
     *("http://count.example/w/portal", "//w/portal", "/w/portal/dot.gif?p=/b", "/healthz", "*"),
+    *("/w/portal/live", "/w/portal/live?path=a", "/w/private/live", "/w/nobody/live"),
 ]
 BODIES = [b"{}"] * 20 + [
     *(b"", b'{"k":"here"}', b'{"k":"bye"}', b'{"p":"/a","page":true}', b'{"p":"/a?b#c","v":"x"}'),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from service.clock import Clock
+from service.hub import Hub
 from service.reader import Reader
 from service.recorder import Recorder
 from service.sites import Sites
@@ -17,6 +18,7 @@ STORE = web.AppKey("store", Store)
 SITES = web.AppKey("sites", Sites)
 RECORDER = web.AppKey("recorder", Recorder)
 READER = web.AppKey("reader", Reader)
+HUB = web.AppKey("hub", Hub)
 CLOCK = web.AppKey("clock", Clock)
 ADMIN_TOKEN = web.AppKey("admin_token", str)
 BASE_PATH = web.AppKey("base_path", str)

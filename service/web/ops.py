@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.web.appkeys import RECORDER, SITES, WATCH
+from service.web.appkeys import HUB, RECORDER, SITES, WATCH
 from service.web.client import HINT
 from service.web.collect import INTAKE
 from service.web.counts import json_answer
@@ -39,6 +39,8 @@ async def readyz(request: web.Request) -> web.Response:
         faults.append("The recorder has ended: restart the service.")
     if not app[SITES].running:
         faults.append("Changes of sites are no longer read: restart the service.")
+    if not app[HUB].running:
+        unsafe.append("Live viewers are no longer told: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
     unsafe += app[RECORDER].problems

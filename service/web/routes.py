@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from service.web import admin, collect, counts, ops, widget
+from service.web import admin, collect, counts, live, ops, widget
 
 
 def page_routes(base: str) -> list[web.RouteDef]:
@@ -12,6 +12,7 @@ def page_routes(base: str) -> list[web.RouteDef]:
     return [
         web.post(f"{base}/w/{{site}}", collect.post_hit),
         web.get(f"{base}/w/{{site}}", counts.get_counts),
+        web.get(f"{base}/w/{{site}}/live", live.get_live),
         web.get(f"{base}/w/{{site}}/dot.gif", collect.dot_gif),
         web.get(f"{base}/embed.js", widget.embed_js),
         web.get(f"{base}/demo", widget.demo),

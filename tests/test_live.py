@@ -1,0 +1,496 @@
+"""Live viewers over real HTTP: each sees the counts at once and whenever they change, and whoever
+reads too slowly, goes away or is one too many holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from loadtests.viewers import wait_for_all, watching
+from service import metrics
+from service.hub import Mailbox
+from service.web.live import Stream
+from tests.browser import chromium, host_page
+from tests.browser import until as until_true
+from tests.processes import serving
+from tests.servers import Server, run_server, server_binaries
+from tests.services import Service, run_service, until
+
+NEWS_S = 5.0
+SMALL = 4096  # bytes for a socket to hold
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many ticks a second."""
+    monkeypatch.setattr("service.hub.TICK_S", 0.05)
+    monkeypatch.setattr("service.hub.FRESH_MS", 20)
+
+
+class Event(NamedTuple):
+    name: str
+    data: Any
+
+
+@dataclass
+class Watcher:
+    """A stream as a page reads it."""
+
+    status: int
+    headers: dict[str, str]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def block(self) -> str:
+        """What comes next, as it comes; empty at the end."""
+        try:
+            async with asyncio.timeout(NEWS_S):
+                return (await self.reader.readuntil(b"\n\n")).decode().rstrip("\n")
+        except asyncio.IncompleteReadError as end:
+            return end.partial.decode()
+
+    async def event(self) -> Event:
+        """The next one, comments left out."""
+        while (block := await self.block()).startswith(":"):
+            pass
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        return Event(fields.get("event", "message"), json.loads(fields["data"]))
+
+    async def counts(self) -> Any:
+        event = await self.event()
+        assert event.name == "message"
+        return event.data
+
+    async def until_counts(self, **wanted: object) -> Any:
+        while not wanted.items() <= (counts := await self.counts()).items():
+            pass
+        return counts
+
+
+@asynccontextmanager
+async def watch(
+    service: Service,
+    target: str = "/w/portal/live",
+    *,
+    method: str = "GET",
+    version: str = "HTTP/1.1",
+    received: int | None = None,
+) -> AsyncIterator[Watcher]:
+    """A viewer; of those bytes its socket takes no more than `received`."""
+    url = urlsplit(service.url)
+    own = socket.socket()
+    if received:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
+    own.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(own, (url.hostname, url.port))
+    reader, writer = await asyncio.open_connection(sock=own, limit=received or 2**16)
+    try:
+        request = f"{method} {url.path}{target} {version}\r\nHost: count.example\r\n\r\n"
+        writer.write(request.encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip()
+        first, *lines = head.split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        yield Watcher(int(first.split()[1]), headers, reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def streams(service: Service) -> list[Stream]:
+    channels = service.parts.hub._channels.values()
+    return [cast(Stream, viewer) for channel in channels for viewer in channel.viewers]
+
+
+def metric(name: str) -> float:
+    return REGISTRY.get_sample_value(f"visitcounter_live_{name}") or 0
+
+
+def pageviews(number: int) -> dict[str, int]:
+    return {"pageviews": number, "visits": 1, "visitors": 1}
+
+
+# -- what a viewer sees
+
+
+async def test_a_viewer_sees_the_counts_at_once(service: Service) -> None:
+    """They are those of GET, and the head lets any page read them as they come."""
+    await service.site()
+    await service.hit()
+    async with service.client.get(f"{service.url}/w/portal") as answer:
+        shown = await answer.json()
+    async with watch(service) as viewer:
+        first = await viewer.block()
+
+    assert viewer.status == 200
+    assert viewer.headers["content-type"] == "text/event-stream"
+    assert viewer.headers["cache-control"] == "no-store"
+    assert viewer.headers["x-accel-buffering"] == "no"
+    assert viewer.headers["access-control-allow-origin"] == "*"
+    retry, data = first.split("\n")
+    assert 2000 <= int(retry.removeprefix("retry: ")) <= 10_000
+    assert json.loads(data.removeprefix("data: ")) == {
+        **shown,
+        "as_of": pytest.approx(shown["as_of"], abs=NEWS_S),
+    }
+
+
+async def test_a_change_is_told_within_a_tick(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To everyone who watches the site, and to nobody else."""
+    monkeypatch.undo()  # ticks are a second
+    monkeypatch.setattr("service.hub.IN_A_ROW", 1)
+    await service.site()
+    await service.site("other")
+    async with (
+        watch(service) as one,
+        watch(service) as two,
+        watch(service, "/w/other/live") as third,
+    ):
+        for viewer in (one, two, third):
+            await viewer.counts()
+        await service.hit()
+        told = [await viewer.counts() for viewer in (one, two)]
+        await service.hit("other")
+        other = await third.counts()
+
+    assert [(each["site"], each["total"]) for each in told] == [("portal", pageviews(1))] * 2
+    assert (other["site"], other["total"]) == ("other", pageviews(1))
+
+
+async def test_nothing_is_told_while_nothing_changes(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a sign of life, which is a comment."""
+    monkeypatch.setattr("service.hub.BEAT_S", 0.3)
+    await service.site()
+    async with watch(service) as viewer:
+        await viewer.counts()
+        assert [await viewer.block() for _ in range(3)] == [":"] * 3
+
+
+async def test_a_page_of_the_site_can_be_watched(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GET takes `?path=`; however many are watched."""
+    monkeypatch.setattr("service.hub.AT_ONCE", 2)
+    await service.site()
+    async with (
+        watch(service, "/w/portal/live?path=/a") as a,
+        watch(service, "/w/portal/live?path=/b") as b,
+        watch(service, "/w/portal/live?path=/c") as c,
+    ):
+        for viewer in (a, b, c):
+            await viewer.counts()
+        await service.hit(p="/b")
+        told = [await viewer.counts() for viewer in (a, b, c)]
+
+    assert [each["page"] for each in told] == [
+        {"path": "/a", "pageviews": 0},
+        {"path": "/b", "pageviews": 1},
+        {"path": "/c", "pageviews": 0},
+    ]
+
+
+async def test_hits_on_another_worker_are_told_too(valkey: Server) -> None:
+    """What is told is what the store has."""
+    async with (
+        run_service(valkey.url, namespace="live") as one,
+        run_service(valkey.url, namespace="live") as two,
+    ):
+        await one.site()
+        async with watch(one) as viewer:
+            await viewer.counts()
+            await two.parts.sites.refresh()
+            await two.hit()
+            assert (await viewer.counts())["total"] == pageviews(1)
+
+
+async def test_a_browser_on_another_origin_is_told(valkey: Server) -> None:
+    """EventSource in a page whose policy lets it connect to the counter."""
+    async with (
+        run_service(valkey.url) as service,
+        host_page(service.url, body="") as host,
+        chromium() as browser,
+    ):
+        await service.site(origins=[host.url])
+        page = await browser.new_page()
+        await page.goto(host.url)
+        await page.evaluate(
+            """url => {
+                window.told = []
+                new EventSource(url).onmessage = event =>
+                    window.told.push(JSON.parse(event.data).total.pageviews)
+            }""",
+            f"{service.url}/w/portal/live",
+        )
+
+        async def told(number: int) -> bool:
+            return len(await page.evaluate("window.told")) == number
+
+        await until_true(lambda: told(1), "the counts at once")
+        await service.hit(headers={"Origin": host.url})
+        await until_true(lambda: told(2), "a change")
+
+        assert await page.evaluate("window.told") == [0, 1]
+        assert host.complaints == []
+
+
+# -- other requests
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("HEAD", "/w/portal/live", 200),
+        ("OPTIONS", "/w/portal/live", 204),
+        ("POST", "/w/portal/live", 405),
+        ("GET", "/w/nobody/live", 404),
+        ("GET", "/w/private/live", 404),
+        ("GET", "/w/portal/live?path=a", 400),
+        ("GET", "/w/portal/live/", 404),
+    ],
+)
+async def test_what_is_no_stream_is_answered_and_ends(
+    service: Service, method: str, target: str, status: int
+) -> None:
+    """With CORS, as everything that pages may ask."""
+    await service.site()
+    await service.site("private", public=False)
+    async with watch(service, target, method=method) as viewer:
+        await asyncio.wait_for(viewer.reader.read(), NEWS_S)
+
+    assert viewer.status == status
+    assert viewer.headers["access-control-allow-origin"] == "*"
+    assert streams(service) == []
+
+
+async def test_http_1_0_gets_the_same(service: Service) -> None:
+    """Many a proxy speaks it: the end of the connection is the end of the body."""
+    await service.site()
+    async with watch(service, version="HTTP/1.0") as viewer:
+        assert (await viewer.counts())["total"]["pageviews"] == 0
+        await service.hit()
+        assert (await viewer.counts())["total"] == pageviews(1)
+
+    assert "transfer-encoding" not in viewer.headers
+
+
+async def test_it_stands_below_the_base_path(valkey: Server) -> None:
+    """As everything does."""
+    async with run_service(valkey.url, base_path="/thongke") as service:
+        await service.site()
+        async with watch(service) as viewer:
+            assert (await viewer.counts())["site"] == "portal"
+
+
+async def test_one_viewer_too_many_is_refused(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503, and later there is room again."""
+    monkeypatch.setattr("service.app.MOST_VIEWERS", 1)
+    before = metric("refused_total")
+    async with run_service(valkey.url) as service:
+        await service.site()
+        async with watch(service) as first, watch(service) as second:
+            body = json.loads(await second.reader.read())
+            await first.counts()
+        await until(lambda: not streams(service))
+        async with watch(service) as third:
+            await third.counts()
+
+    assert (second.status, second.headers["retry-after"]) == (503, "5")
+    assert second.headers["access-control-allow-origin"] == "*"
+    assert body["title"] == "Too many viewers"
+    assert metric("refused_total") - before == 1
+
+
+# -- viewers who do not read, and who go away
+
+
+async def fill(service: Service, condition: Callable[[], object]) -> int:
+    """Hits until a condition holds; how many."""
+    (stream,), hits = streams(service), 0
+    own = stream._transport.get_extra_info("socket")
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+    while not condition():
+        await service.hit()
+        hits += 1
+    return hits
+
+
+async def test_who_does_not_read_is_sent_the_newest(service: Service) -> None:
+    """What it missed is not kept for it: one message is under way, one waits."""
+    await service.site(trusted_networks=["127.0.0.0/8"])
+    before = metric("skipped_messages_total")
+    async with watch(service, received=SMALL) as viewer:
+        hits = await fill(service, lambda: metric("skipped_messages_total") - before >= 5)
+        (stream,) = streams(service)
+        size = len(stream._mailbox._newest or b"")
+        held = stream._transport.get_write_buffer_size()
+        await viewer.until_counts(total=pageviews(hits))
+
+    assert 0 < held <= size + 100
+
+
+async def test_a_dead_viewer_is_noticed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose kernel takes nothing any more."""
+    monkeypatch.setattr("service.web.live.DEAD_MS", 300)
+    await service.site(trusted_networks=["127.0.0.0/8"])
+    async with watch(service, received=SMALL):
+        await fill(service, lambda: not streams(service))
+
+    assert metric("streams") == 0
+
+
+async def test_a_viewer_takes_no_place_of_a_connection(service: Service) -> None:
+    """Streams are bounded by themselves: they are many, and stay."""
+    await service.site()
+    async with watch(service) as viewer:
+        await viewer.counts()
+        metrics.CONNECTIONS.set(-1)
+        await until(lambda: REGISTRY.get_sample_value("visitcounter_connections") == 0)
+
+
+async def test_who_goes_is_forgotten(service: Service) -> None:
+    """At once, together with what only it watched."""
+    await service.site()
+    async with watch(service) as one, watch(service) as two:
+        await one.counts()
+        await two.counts()
+        assert metric("streams") == 2
+        one.writer.close()
+        await until(lambda: len(streams(service)) == 1)
+        two.writer.transport.abort()
+        await until(lambda: not streams(service))
+
+    assert service.parts.hub._channels == {}
+
+
+# -- when there is nothing to see any more
+
+
+async def test_a_site_made_private_ends_its_streams(service: Service) -> None:
+    """Those of others go on."""
+    await service.site()
+    await service.site("other")
+    async with watch(service) as viewer, watch(service, "/w/other/live") as other:
+        await viewer.counts()
+        await other.counts()
+        await service.api("PATCH", "/sites/portal", {"public": False})
+        assert await viewer.block() == ""
+        await service.hit("other")
+        assert (await other.counts())["total"] == pageviews(1)
+
+
+async def test_a_store_that_is_away_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Viewers are told once that the counts are old, and as soon as they are not."""
+    monkeypatch.setattr("service.hub.STALE_MS", 1500)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            await service.site("unseen")
+            async with watch(service) as viewer:
+                first = await viewer.counts()
+                own.kill()
+                old, stale = await viewer.counts(), await viewer.event()
+                async with watch(service) as late, watch(service, "/w/unseen/live") as unseen:
+                    seen = [await late.event(), await late.event()]
+                own.start()
+                again = await viewer.counts()
+
+    assert first["as_of"] <= old["as_of"]
+    assert old == {**first, "as_of": old["as_of"]}
+    assert stale == Event("stale", {"as_of": old["as_of"]})
+    assert seen == [Event("message", old), stale]
+    assert unseen.status == 503
+    assert again["as_of"] > old["as_of"]
+
+
+async def test_a_frozen_store_makes_counts_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it longer than a tick or two."""
+    monkeypatch.setattr("service.hub.STALE_MS", 1000)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            await service.site()
+            async with watch(service) as viewer:
+                first = await viewer.counts()
+                own.pause()
+                assert {**await viewer.counts(), "as_of": 0} == {**first, "as_of": 0}
+                assert (await viewer.event()).name == "stale"
+                own.resume()
+                assert (await viewer.counts())["as_of"] > first["as_of"]
+
+
+async def test_the_end_of_the_hub_ends_all_streams(valkey: Server) -> None:
+    """Whether their viewers read or not."""
+    async with AsyncExitStack() as viewers:
+        async with run_service(valkey.url) as service:
+            await service.site(trusted_networks=["127.0.0.0/8"])
+            stuck = await viewers.enter_async_context(watch(service, received=SMALL))
+            await fill(service, lambda: streams(service)[0]._mailbox.stalled)
+            reading = await viewers.enter_async_context(watch(service))
+            await reading.counts()
+        for viewer in (reading, stuck):
+            await asyncio.wait_for(viewer.reader.read(), NEWS_S)
+
+
+async def test_the_end_of_the_hub_is_told_to_operators(service: Service) -> None:
+    """Hits are counted as before, so the service is degraded."""
+    task = service.parts.hub._task
+    assert task
+    task.cancel()
+    await until(task.done)
+    async with service.client.get(f"{service.ops_url}/readyz") as answer:
+        told = await answer.json()
+
+    assert (answer.status, told["status"]) == (200, "degraded")
+    assert "Live viewers are no longer told: restart the service." in told["hints"]
+
+
+def test_a_stop_ends_all_streams() -> None:
+    """Cleanly, and the process with them."""
+    with serving() as service:
+        service.site()
+        with watching(urlsplit(service.url).port or 0, "portal", 300) as viewers:
+            assert service.terminate() == 0
+            assert wait_for_all(viewers, lambda viewer: viewer.ended, NEWS_S)
+            assert {viewer.events for viewer in viewers} == {1}
+        assert "Traceback" not in service.errors
+
+
+# -- the mailbox
+
+
+@given(st.lists(st.sampled_from(["put", "pause", "take"])))
+def test_a_mailbox_keeps_the_newest_and_nothing_else(steps: list[str]) -> None:
+    """What is sent is in order; who reads gets everything, who reads again the newest."""
+    mailbox, sent, kept = Mailbox(), list[bytes](), list[bytes]()
+    for number, step in enumerate(steps):
+        if step == "put":
+            message = str(number).encode()
+            now = mailbox.put(message)
+            assert now == (None if mailbox.stalled else message)
+            if now is None:
+                kept.append(message)
+        elif step == "take":
+            now = mailbox.take()
+            assert now == (kept[-1] if kept else None)
+            kept.clear()
+        else:
+            mailbox.stalled, now = True, None
+        if now is not None:
+            sent.append(now)
+
+    assert sent == sorted(sent, key=int)
+    assert mailbox._newest == (kept[-1] if kept else None)

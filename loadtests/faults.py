@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from loadtests.load import Load, idle_connections
 from loadtests.oracle import base_of
 from loadtests.proxy import Cut
+from loadtests.viewers import wait_for_all, watching
 from loadtests.world import World
 from service.model import partition_of
 from tests.clusters import slot_of
@@ -30,7 +31,7 @@ from tests.nodes import Node
 
 BATCH = b"_record"
 STOP_S = 8.0
-MANY = 1000  # connections
+MANY = 1000  # connections, or streams
 TELL_S = 10.0  # until hits are answered as they must be
 READ_FIRST = ("total", "seen", "online")  # before anything of a site is written
 LOADING_S = 1.0
@@ -144,9 +145,29 @@ async def service_stopped_with_many(case: Case) -> float:
     return since
 
 
+@fault("SIGTERM of the service with 1,000 open streams", "embedded", "outer")
+async def service_stopped_with_viewers(case: Case) -> float:
+    since = await asyncio.to_thread(stop_with_viewers, case.world, case.load.sites[0].name)
+    await case.world.start_service()
+    return since
+
+
+def stop_with_viewers(world: World, site: str) -> float:
+    with watching(world.service.port, site, MANY) as viewers:
+        since = time.monotonic()
+        stop(world)
+        if not wait_for_all(viewers, lambda viewer: viewer.ended, TELL_S):
+            raise Broken("SIGTERM: a stream did not end with the service")
+    return since
+
+
 async def stop_service(world: World) -> None:
+    await asyncio.to_thread(stop, world)
+
+
+def stop(world: World) -> None:
     began = time.monotonic()
-    code = await asyncio.to_thread(world.service.terminate)
+    code = world.service.terminate()
     took_s = time.monotonic() - began
     if code or took_s > STOP_S:
         raise Broken(f"SIGTERM: exit code {code} after {took_s:.1f} s")

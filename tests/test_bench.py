@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,14 @@ async def test_a_short_round_is_counted_exactly() -> None:
         "hits against nginx, 64 connections",
         "hits behind nginx, with 5 % other requests, 64 connections",
     ]
+
+
+async def test_live_viewers_are_all_told_and_cost_little() -> None:
+    """Less memory than the budget has for each, also where they are few."""
+    code, output = await bench("--quick", "--only", "viewers")
+
+    assert code == 0, output
+    assert re.search(r"memory of a viewer .* ≤ 15\.0 KB .* must", output)
 
 
 def test_counts_that_do_not_agree_make_a_figure_void() -> None:

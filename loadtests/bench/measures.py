@@ -26,6 +26,7 @@ from loadtests.bench.closed_loop import Void, closed_loop
 from loadtests.bench.open_loop import Times
 from loadtests.bench.servers import Server, bare_aiohttp, behind_nginx, nginx, service
 from loadtests.bench.start import start_s
+from loadtests.bench.streams import streams
 from loadtests.bench.verify import verify
 from loadtests.without import prelude
 from tests.processes import ROOT
@@ -38,6 +39,7 @@ PARTS = (25, 50, 75)  # per cent of it
 SIZES = (1, 10, 100, 1000)
 HITS = 100_000  # of each size
 SYNCS = 100
+VIEWERS = 10_000
 
 Found = dict[str, float]
 """The figures of a round, by their names."""
@@ -141,6 +143,15 @@ def memory(extent: Extent, found: Found) -> None:
     found["year"], found["drops"] = store.bytes_per_year()
 
 
+def viewers(extent: Extent, found: Found) -> None:
+    """Live ones, and hits beside them."""
+    costs = streams(500 if extent.quick else VIEWERS, MOST, extent.seconds)
+    found["viewer kb"], found["tick ms"] = costs.kb_each, costs.tick_ms
+    for name, window in (("without viewers", costs.alone), ("beside viewers", costs.beside)):
+        found[name] = window.per_s
+        found[f"{name} cpu"] = window.per_s / window.cpu_s[costs.pid]
+
+
 def start(_extent: Extent, found: Found) -> None:
     found["first start"], found["restart"] = start_s()
 
@@ -178,6 +189,7 @@ MEASURES = [
         Measure(f"sites {n}", partial(rate, f"sites {n}", partial(service, n), MOST))
         for n in (100, 10_000)
     ),
+    Measure("viewers", viewers),
     Measure("latency", latency, needs=(PEAK,)),
     *(Measure(f"batch {size}", partial(batch, size)) for size in SIZES),
     Measure("start", start),

@@ -19,6 +19,7 @@ MS = "{:.1f} ms"
 US = "{:.0f} µs"
 SECONDS = "{:.2f} s"
 BYTES = "{:,.0f} B"
+KB = "{:.1f} KB"
 
 Value = Callable[[Found], float]
 
@@ -98,7 +99,7 @@ def rate(name: str, key: str) -> Row:
     return Row(name=name, value=lambda found: found[key], cpu=lambda found: found[f"{key} cpu"])
 
 
-def ratio(name: str, key: str, to: str, must: float, goal: float) -> Row:
+def ratio(name: str, key: str, to: str, must: float, goal: float | None = None) -> Row:
     return Row(
         name=name,
         value=lambda found: found[key] / found[to],
@@ -158,6 +159,10 @@ ROWS = [
     rate("hits behind nginx, with 5 % other requests, 64 connections", "behind nginx"),
     rate("hits on 100 sites, 256 connections", "sites 100"),
     rate("hits on 10,000 sites, 256 connections", "sites 10000"),
+    rate("hits beside 10,000 live viewers, 256 connections", "beside viewers"),
+    ratio("these against hits without viewers", "beside viewers", "without viewers", 0.5),
+    figure("a tick that tells 10,000 viewers meanwhile", "tick ms", MS, 200, 100, less=True),
+    figure("memory of a viewer", "viewer kb", KB, 15, less=True),
     *(row for part in PARTS for row in times(part)),
     figure("a small write and its sync, on this disk", "sync", MS),
     figure("Valkey: one-hit batch, new visitor", "batch 1 new us", US, 80, 50, less=True),

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from service import metrics
 from tests.raw_http import LOOK, connected, end_of, exchange, plain_hit, read
 from tests.servers import Server
 from tests.services import Service, run_service, until
@@ -27,10 +28,12 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def small(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service with few places."""
-    monkeypatch.setattr("resource.getrlimit", lambda _: (2 * PLACES, 2 * PLACES))
+    monkeypatch.setattr("resource.getrlimit", lambda _: (4 * PLACES, 4 * PLACES))
     monkeypatch.setattr("service.web.connections.SPARE", SPARE)
     async with run_service(valkey.url) as service:
         await service.site()
+        metrics.CONNECTIONS.set(-1)
+        await until(lambda: number("connections") == 0)  # that of the admin has ended
         yield service
 
 

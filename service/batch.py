@@ -39,22 +39,24 @@ class Packed(NamedTuple):
     partition: int
     seq: int
     """Its number among its producer's batches of the partition: given once, never changed."""
-    sites: bytes
+    parts: bytes
+    """What to count, by site and day: a list of msgpack, see counter.lua's part_named."""
     ids: bytes
+    """The visitors of all parts, 8 bytes each."""
 
     @property
     def size(self) -> int:
-        return len(self.sites) + len(self.ids)
+        return len(self.parts) + len(self.ids)
 
     def record(self, epoch: int) -> Record:
         """As it lies in a file."""
-        payload = msgspec.msgpack.encode((self.sites, self.ids))
+        payload = msgspec.msgpack.encode((self.parts, self.ids))
         return Record(self.partition, epoch, self.seq, payload)
 
     @classmethod
     def of(cls, record: Record) -> Packed:
-        sites, ids = msgspec.msgpack.decode(record.payload, type=tuple[bytes, bytes])
-        return cls(record.partition, record.seq, sites, ids)
+        parts, ids = msgspec.msgpack.decode(record.payload, type=tuple[bytes, bytes])
+        return cls(record.partition, record.seq, parts, ids)
 
 
 class Applied(NamedTuple):
@@ -90,52 +92,101 @@ class Batch:
 
     def _pack(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
         self.entries = entries
-        self._parts: dict[tuple[str, int], _SitePart] = {}
+        self._parts: dict[tuple[str, int, str, str], _Part] = {}
         site, minute = None, -1
         for index, entry in enumerate(entries):
-            # Most are of one site and one minute, and so of one section.
+            # Most are of one site and one minute, and so of one part.
             if entry.site is not site or entry.at // MINUTE_MS != minute:
                 site, minute = entry.site, entry.at // MINUTE_MS
-                section = self._part(site).section(entry.at)
-            section.add(index, entry)
+                part = self._part(site, entry.at)
+            part.add(index, entry)
+        fields: list[object] = []
         visitors: list[bytes] = []
-        sites = [part.pack(now, visitors) for part in self._parts.values()]
-        packed = msgspec.msgpack.encode(sites)
-        self.packed = Packed(partition, seq, packed, b"".join(visitors))
+        for part in self._parts.values():
+            fields += part.fields(now)
+            visitors += part.visitors
+        self.packed = Packed(partition, seq, msgspec.msgpack.encode(fields), b"".join(visitors))
 
-    def _part(self, site: Site) -> _SitePart:
-        key = (site.id, site.generation)
+    def _part(self, site: Site, at: int) -> _Part:
+        periods = site.calendar.periods(at)
+        key = (site.id, site.generation, periods.today, periods.week)
         part = self._parts.get(key)
         if part is None:
-            part = self._parts[key] = _SitePart(site)
+            part = self._parts[key] = _Part(site, periods.today, periods.week)
         return part
 
 
-class _SitePart:
-    """What a batch holds of one site, by day."""
+class _Part:
+    """What a batch holds of one site and one day."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, day: str, week: str) -> None:
+        self.visitors: dict[bytes, int] = {}
+        """Each once, and numbered from 1."""
         self._site = site
-        self._sections: dict[tuple[str, str], _Section] = {}
+        self._day = day
+        self._week = week
+        self._newest = 0
+        self._pages: dict[str, int] = {}
+        self._drops: dict[str, int] = {}
+        self._whose: list[int] = []
+        self._runs: list[int] = []
+        self._run = (0, 0)
+        self._marked: list[int] = []
+        """The entries with a visitor: of each the function tells what became of it."""
+        self._unmarked: list[int] = []
         self._asking: dict[str, list[int]] = {}
+        """The paths whose pageviews are wanted, and by which entries."""
 
-    def section(self, at: int) -> _Section:
-        periods = self._site.calendar.periods(at)
-        key = (periods.today, periods.week)
-        return self._sections.setdefault(key, _Section(self._asking))
+    def add(self, index: int, entry: Hit | Drop) -> None:
+        if entry.at > self._newest:
+            self._newest = entry.at
+        if isinstance(entry, Drop):
+            self._unmarked.append(index)
+            self._drops[entry.reason] = self._drops.get(entry.reason, 0) + 1
+            return
+        path = entry.path
+        if entry.kind is VIEW:
+            self._pages[path] = self._pages.get(path, 0) + 1
+        if entry.wants_page:
+            self._asking.setdefault(path, []).append(index)
+        if entry.visitor:
+            self._marked.append(index)
+            self._play(entry)
+        else:
+            self._unmarked.append(index)
 
-    def pack(self, now: int, visitors: list[bytes]) -> list[object]:
+    def _play(self, hit: Hit) -> None:
+        """Hits of the same instant, one behind the other, make a run."""
+        visitors = self.visitors
+        self._whose.append(visitors.setdefault(hit.visitor, len(visitors) + 1))
+        run = ((hit.kind is BYE_KIND) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
+        if run == self._run:
+            self._runs[-1] += 1
+        else:
+            self._runs += (*run, 1)
+            self._run = run
+
+    def fields(self, now: int) -> tuple[object, ...]:
         settings = self._site.settings
-        return [
+        return (
             settings.id,
             self._site.generation,
             settings.online_window * 1000,
             settings.visit_timeout * 1000,
             settings.max_pages,
-            self._site.calendar.periods(now),
-            list(self._asking),
-            [section.pack(*days, visitors) for days, section in self._sections.items()],
-        ]
+            *self._site.calendar.periods(now),
+            list(self._asking) or None,
+            self._day,
+            self._week,
+            sum(self._pages.values()),
+            self._newest,
+            list(self._pages) or None,
+            list(self._pages.values()) or None,
+            [of for drop in self._drops.items() for of in drop] or None,
+            len(self.visitors),
+            self._runs,
+            None if len(self.visitors) == len(self._whose) else self._whose,
+        )
 
     def tell(self, counts: Counts, marks: Iterator[int], outcomes: list[Outcome]) -> None:
         """Set the outcomes of these entries; `marks` begins with those of these hits."""
@@ -144,74 +195,10 @@ class _SitePart:
             NEW: Outcome(counts, None, new=True, held=False),
             HELD: Outcome(counts, None, new=False, held=True),
         }
-        for section in self._sections.values():
-            for index in section.unmarked:
-                outcomes[index] = plain
-            for index in section.marked:
-                outcomes[index] = others.get(next(marks, PLAIN), plain)
+        for index in self._unmarked:
+            outcomes[index] = plain
+        for index in self._marked:
+            outcomes[index] = others.get(next(marks, PLAIN), plain)
         for indexes, pageviews in zip(self._asking.values(), counts.pages, strict=True):
             for index in indexes:
                 outcomes[index] = outcomes[index]._replace(page=pageviews)
-
-
-class _Section:
-    """One site's hits of one day."""
-
-    def __init__(self, asking: dict[str, list[int]]) -> None:
-        """`asking`: the paths whose pageviews are wanted, and by which entries."""
-        self.marked: list[int] = []
-        """The entries with a visitor: of each the function tells what became of it."""
-        self.unmarked: list[int] = []
-        self._asking = asking
-        self._pages: dict[str, int] = {}
-        self._drops: dict[str, int] = {}
-        self._newest = 0
-        self._visitors: dict[bytes, int] = {}
-        self._whose: list[int] = []
-        self._runs: list[int] = []
-        self._run = (0, 0)
-
-    def add(self, index: int, entry: Hit | Drop) -> None:
-        if entry.at > self._newest:
-            self._newest = entry.at
-        if isinstance(entry, Drop):
-            self.unmarked.append(index)
-            self._drops[entry.reason] = self._drops.get(entry.reason, 0) + 1
-            return
-        path = entry.path
-        if entry.kind is VIEW:
-            self._pages[path] = self._pages.get(path, 0) + 1
-        if entry.wants_page:
-            self._asking.setdefault(path, []).append(index)
-        if not entry.visitor:
-            self.unmarked.append(index)
-            return
-        self.marked.append(index)
-        visitors = self._visitors
-        self._whose.append(visitors.setdefault(entry.visitor, len(visitors) + 1))
-        self._play(entry)
-
-    def _play(self, hit: Hit) -> None:
-        """Hits of the same instant, one behind the other, make a run."""
-        run = ((hit.kind is BYE_KIND) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
-        if run == self._run:
-            self._runs[-1] += 1
-        else:
-            self._runs += (*run, 1)
-            self._run = run
-
-    def pack(self, day: str, week: str, visitors: list[bytes]) -> list[object]:
-        visitors += self._visitors
-        distinct = len(self._visitors) == len(self._whose)
-        return [
-            day,
-            week,
-            sum(self._pages.values()),
-            self._newest,
-            list(self._pages) or None,
-            list(self._pages.values()),
-            [of for drop in self._drops.items() for of in drop] or None,
-            len(self._visitors),
-            self._runs,
-            None if distinct else self._whose,
-        ]

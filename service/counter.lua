@@ -69,7 +69,7 @@ local NUMBERS, PREVIOUS = 5, 26 -- those of kind k begin at NUMBERS + 4 * k and 
 local YEAR, TOTAL = 4, 5 -- of no year is shown what was before it; the total has no label
 local SINCE, LAST, PEAK, PEAK_AT, TRIMMED = 38, 39, 40, 41, 42
 local SEEDED, LEFT, CURRENT = 43, 44, 45 -- 1: there are seeds; may be `left`; this generation runs
-local STATE_SIZE = 45
+local PACKED = 46 -- all of them as they lie in the store
 
 local function store_time()
   local time = redis.call('TIME')
@@ -126,7 +126,7 @@ end
 
 local function blank_state()
   local state = {NEVER[1], NEVER[2], NEVER[3], NEVER[4], NEVER[1], NEVER[1], NEVER[2], NEVER[3]}
-  for i = #state + 1, STATE_SIZE do
+  for i = #state + 1, PACKED - 1 do
     state[i] = 0
   end
   return state
@@ -135,15 +135,15 @@ end
 local function load_state(base)
   local packed = redis.call('GET', base .. 'running')
   local state = packed and {struct.unpack(STATE, packed)} or blank_state()
-  state.packed = packed
+  state[PACKED] = packed
   return state
 end
 
 local function save_state(base, state)
   local packed = struct.pack(STATE, unpack(state))
-  if packed ~= state.packed then
+  if packed ~= state[PACKED] then
     redis.call('SET', base .. 'running', packed)
-    state.packed = packed
+    state[PACKED] = packed
   end
 end
 
@@ -226,11 +226,11 @@ local function last_of(key, members)
   return scores, missing
 end
 
--- Plays a section's hits in their order; brings `last` up to date, and notes in batch.marks what
+-- Plays a part's hits in their order; brings `last` up to date, and notes in batch.marks what
 -- became of each. Answers how many visits began, the newest hit, who was counted, who left.
-local function play(section, last, timeout, room, batch)
+local function play(part, last, room, batch)
   local visits, newest, counted, left = 0, 0, {}, {}
-  local runs, whose, marks, n = section.runs, section.whose, batch.marks, 0
+  local runs, whose, marks, n = part.runs, part.whose, batch.marks, 0
   for r = 1, #runs, 3 do
     local flags, at = runs[r], math.min(runs[r + 1], batch.now)
     newest = math.max(newest, at)
@@ -249,7 +249,7 @@ local function play(section, last, timeout, room, batch)
         if not before then
           mark, room = NEW, room - 1
         end
-        if not before or at - before >= timeout then
+        if not before or at - before >= part.timeout then
           visits = visits + 1
         end
         last[m] = math.max(before or at, at)
@@ -262,33 +262,33 @@ local function play(section, last, timeout, room, batch)
 end
 
 -- Notes who is online no more, and who is again.
-local function take_leave(site, members, last, counted, left)
-  local key, leaving, back = site.base .. 'left', {}, {}
+local function take_leave(part, members, last, counted, left)
+  local key, leaving, back = part.base .. 'left', {}, {}
   for m in pairs(left) do
     leaving[#leaving + 1] = last[m]
     leaving[#leaving + 1] = members[m]
   end
-  if site.state[LEFT] == 1 then
+  if part.state[LEFT] == 1 then
     for m in pairs(counted) do
       back[#back + 1] = not left[m] and members[m] or nil
     end
   end
   if #back > 0 and redis.call('ZREM', key, unpack(back)) > 0 then
-    site.state[LEFT] = redis.call('EXISTS', key)
+    part.state[LEFT] = redis.call('EXISTS', key)
   end
   if #leaving > 0 then
     redis.call('ZADD', key, unpack(leaving))
-    if site.state[LEFT] == 0 then
-      redis.call('PEXPIRE', key, site.window + LATE_MS)
-      site.state[LEFT] = 1
+    if part.state[LEFT] == 0 then
+      redis.call('PEXPIRE', key, part.window + LATE_MS)
+      part.state[LEFT] = 1
     end
   end
 end
 
 -- Once a minute the sets lose whom no hit needs any more, and get a new life: they expire when
 -- nobody comes. A set that is empty now is a new one at the next hit, and gets its life there.
-local function trim(site, newest)
-  local base, state, timeout, window = site.base, site.state, site.timeout, site.window
+local function trim(part, newest)
+  local base, state, timeout, window = part.base, part.state, part.timeout, part.window
   if newest - state[TRIMMED] < TRIM_MS then
     return
   end
@@ -300,15 +300,15 @@ local function trim(site, newest)
   end
 end
 
--- Brings the sets of visitors up to date with a section's hits. Answers how many visits began and
+-- Brings the sets of visitors up to date with a part's hits. Answers how many visits began and
 -- who is to be added to the sketches.
-local function attend(site, section, batch)
-  local key, number, scores, visitors = site.base .. 'seen', section.visitors, {}, {}
+local function attend(part, batch)
+  local key, number, scores, visitors = part.base .. 'seen', part.visitors, {}, {}
   local members = {struct.unpack(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
   local last, strangers = last_of(key, members)
   local room = strangers > 0 and MAX_IDS - redis.call('ZCARD', key) or 0
-  local visits, newest, counted, left = play(section, last, site.timeout, room, batch)
+  local visits, newest, counted, left = play(part, last, room, batch)
   for m = 1, number do
     if counted[m] then
       scores[#scores + 1] = last[m]
@@ -319,10 +319,10 @@ local function attend(site, section, batch)
   if #visitors > 0 then
     redis.call('ZADD', key, unpack(scores))
   end
-  if next(left) or site.state[LEFT] == 1 then
-    take_leave(site, members, last, counted, left)
+  if next(left) or part.state[LEFT] == 1 then
+    take_leave(part, members, last, counted, left)
   end
-  trim(site, newest)
+  trim(part, newest)
   return visits, visitors
 end
 
@@ -358,8 +358,8 @@ local function ended_numbers(base, kind, label)
 end
 
 -- The first hit of a newer label ends the running period of that kind.
-local function turn_periods(site, labels, now)
-  local base, state = site.base, site.state
+local function turn_periods(part, now)
+  local base, state, labels = part.base, part.state, part.labels
   if labels[DAY] == state[DAY] and labels[WEEK] == state[WEEK] then
     return
   end
@@ -416,8 +416,8 @@ end
 
 -- Whoever changes nothing in the day's sketch is in the longer periods' sketches already, since
 -- every visitor of the day was added to all of them: to those of the labels the day began with.
-local function add_visitors(site, labels, visitors, now)
-  local base, state = site.base, site.state
+local function add_visitors(part, visitors, now)
+  local base, state, labels = part.base, part.state, part.labels
   for k, kind in ipairs(KINDS) do
     if labels[k] < state[k] then
       add_late_visitors(base, kind, labels[k], visitors, now)
@@ -438,23 +438,23 @@ local function forget_previous(state, k)
   end
 end
 
-local function add_late_numbers(site, k, label, pageviews, visits)
-  local hash, field = place(KINDS[k], label)
+local function add_late_numbers(part, k, pageviews, visits)
+  local hash, field = place(KINDS[k], part.labels[k])
   if pageviews > 0 then
-    redis.call('HINCRBY', site.base .. hash, field .. 'p', pageviews)
+    redis.call('HINCRBY', part.base .. hash, field .. 'p', pageviews)
   end
   if visits > 0 then
-    redis.call('HINCRBY', site.base .. hash, field .. 'v', visits)
+    redis.call('HINCRBY', part.base .. hash, field .. 'v', visits)
   end
-  remember(site.base, hash)
-  forget_previous(site.state, k)
+  remember(part.base, hash)
+  forget_previous(part.state, k)
 end
 
-local function add_numbers(site, labels, pageviews, visits)
-  local state = site.state
+local function add_numbers(part, visits)
+  local state, labels, pageviews = part.state, part.labels, part.pageviews
   for k = 1, TOTAL do
     if k ~= TOTAL and labels[k] < state[k] then
-      add_late_numbers(site, k, labels[k], pageviews, visits)
+      add_late_numbers(part, k, pageviews, visits)
     else
       local n = NUMBERS + 4 * k
       state[n], state[n + 1] = state[n] + pageviews, state[n + 1] + visits
@@ -462,15 +462,15 @@ local function add_numbers(site, labels, pageviews, visits)
   end
 end
 
-local function add_pages(base, paths, views, max_pages)
-  local key, flat, others, room = base .. 'pages', {}, 0, nil
+local function add_pages(part)
+  local key, paths, views = part.base .. 'pages', part.paths, part.views
   if #paths == 1 and redis.call('ZADD', key, 'XX', 'INCR', views[1], paths[1]) then
     return
   end
-  local known = redis.call('ZMSCORE', key, unpack(paths))
+  local known, flat, others, room = redis.call('ZMSCORE', key, unpack(paths)), {}, 0, nil
   for i, path in ipairs(paths) do
     if not known[i] then
-      room = (room or max_pages - redis.call('ZCARD', key)) - 1
+      room = (room or part.max_pages - redis.call('ZCARD', key)) - 1
     end
     if known[i] or room >= 0 then
       flat[#flat + 1] = (known[i] or 0) + views[i]
@@ -516,17 +516,17 @@ local function expect_period(base, kind, label)
   expect_sketch(sketch_of(base, kind, label))
 end
 
--- Looks at every key that counting a section and reading the counts touches.
-local function probe_section(site, labels)
-  local base = site.base
+-- Looks at every key that counting a part and reading the counts touches.
+local function probe_part(part)
+  local base, labels = part.base, part.labels
   for _, name in ipairs({'seen', 'left', 'pages', 'index'}) do
     expect(base .. name, 'zset')
   end
   for k, kind in ipairs(KINDS) do
     expect_period(base, kind, labels[k])
-    expect_period(base, kind, site.state[k])
+    expect_period(base, kind, part.state[k])
     if k ~= YEAR then
-      expect_period(base, kind, site.view[2 * k])
+      expect_period(base, kind, part.view[2 * k])
     end
   end
   expect_sketch(base .. 'visitors:total')
@@ -534,25 +534,25 @@ local function probe_section(site, labels)
   expect(base .. 'drops:' .. string.sub(labels[DAY], 1, 7), 'hash')
 end
 
--- Counts what a batch holds of one site and one day.
-local function count_section(site, section, batch)
-  local base, state, labels, visits, visitors = site.base, site.state, section.labels, 0, {}
-  if section.visitors > 0 then
-    visits, visitors = attend(site, section, batch)
+-- Counts the hits and drops of a part.
+local function add_hits(part, batch)
+  local state, visits, visitors = part.state, 0, {}
+  if part.visitors > 0 then
+    visits, visitors = attend(part, batch)
   end
-  if section.pageviews > 0 or #visitors > 0 then
-    turn_periods(site, labels, batch.now)
-    add_numbers(site, labels, section.pageviews, visits)
-    if section.paths then
-      add_pages(base, section.paths, section.views, site.max_pages)
+  if part.pageviews > 0 or #visitors > 0 then
+    turn_periods(part, batch.now)
+    add_numbers(part, visits)
+    if part.paths then
+      add_pages(part)
     end
     if #visitors > 0 then
-      add_visitors(site, labels, visitors, batch.now)
+      add_visitors(part, visitors, batch.now)
     end
-    state[LAST] = math.max(state[LAST], math.min(section.newest, batch.now))
+    state[LAST] = math.max(state[LAST], math.min(part.newest, batch.now))
   end
-  if section.drops then
-    add_drops(base, labels[DAY], section.drops, batch.now)
+  if part.drops then
+    add_drops(part.base, part.labels[DAY], part.drops, batch.now)
   end
 end
 
@@ -580,13 +580,13 @@ end
 
 -- The previous periods seldom change: while counting they are kept where the running ones are. Not
 -- so a period that runs still, since another worker counts into it.
-local function keep_previous(site)
-  local state, view = site.state, site.view
+local function keep_previous(part)
+  local state, view = part.state, part.view
   for k = DAY, YEAR - 1 do
     local label = view[2 * k]
     if label ~= state[BEFORE + k] and label ~= state[k] then
       local n = PREVIOUS + 3 * k
-      state[n], state[n + 1], state[n + 2] = ended_numbers(site.base, KINDS[k], label)
+      state[n], state[n + 1], state[n + 2] = ended_numbers(part.base, KINDS[k], label)
       state[BEFORE + k] = label
     end
   end
@@ -634,7 +634,7 @@ local function counts_of(base, state, view, online, paths)
   if state[SEEDED] == 1 then
     add_seeds(base, view, counts)
   end
-  for _, path in ipairs(paths) do
+  for _, path in ipairs(paths or {}) do
     counts[#counts + 1] = redis.call('ZSCORE', base .. 'pages', path) or 0
   end
   return struct.pack('<' .. string.rep('i8', #counts), unpack(counts))
@@ -823,44 +823,42 @@ end
 
 ----------------------------------------------------------------------------------------- functions
 
-local function section_named(packed)
+local PART_FIELDS = 23
+
+-- A part is what a batch holds of one site and one day.
+local function part_named(packed)
   return {
-    labels = labels_of(packed[1], packed[2]), pageviews = packed[3], newest = packed[4],
-    paths = packed[5], views = packed[6], drops = packed[7], visitors = packed[8],
-    runs = packed[9], whose = packed[10],
+    site = packed[2], generation = packed[3], window = packed[4], timeout = packed[5],
+    max_pages = packed[6],
+    view = {
+      packed[7], packed[8], packed[9], packed[10], packed[11], packed[12], packed[13],
+    },
+    asked = packed[14], labels = labels_of(packed[15], packed[16]), pageviews = packed[17],
+    newest = packed[18], paths = packed[19], views = packed[20], drops = packed[21],
+    visitors = packed[22], runs = packed[23], whose = packed[24], ended = packed[1],
   }
 end
 
-local function site_named(packed)
-  return {
-    id = packed[1], generation = packed[2], window = packed[3], timeout = packed[4],
-    max_pages = packed[5], view = packed[6], paths = packed[7], sections = packed[8],
-  }
-end
-
-local function check_hits(section)
+local function check_hits(part)
   local hits = 0
-  for r = 3, #section.runs, 3 do
-    hits = hits + section.runs[r]
+  for r = 3, #part.runs, 3 do
+    hits = hits + part.runs[r]
   end
-  assert(hits == (section.whose and #section.whose or section.visitors), 'not that many hits')
+  assert(hits == (part.whose and #part.whose or part.visitors), 'not that many hits')
 end
 
--- The batch's sites by name, and its newest hit; raises an error for what we did not pack.
+-- The parts of a batch, and its newest hit; raises an error for what we did not pack. It is one
+-- long list of msgpack, of which each part is read by itself behind the list's head.
 local function unpack_batch(packed, ids)
-  local sites, newest, visitors = cmsgpack.unpack(packed), 0, 0
-  for n = 1, #sites do
-    local site = site_named(sites[n])
-    for s = 1, #site.sections do
-      local section = section_named(site.sections[s])
-      check_hits(section)
-      site.sections[s], newest = section, math.max(newest, section.newest)
-      visitors = visitors + section.visitors
-    end
-    sites[n] = site
-  end
+  local parts, newest, visitors, at = {}, 0, 0, 3
+  repeat
+    local part = part_named({cmsgpack.unpack_limit(packed, PART_FIELDS, at)})
+    check_hits(part)
+    parts[#parts + 1], newest = part, math.max(newest, part.newest)
+    visitors, at = visitors + part.visitors, part.ended
+  until at == -1
   assert(#ids == visitors * 8, 'not that many visitors')
-  return sites, newest
+  return parts, newest
 end
 
 -- redis.call raises tables, Lua raises strings.
@@ -868,93 +866,81 @@ local function reason_of(problem)
   return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
 end
 
--- Finds out what a site's part of a batch counts into: the generation that its hits were accepted
--- under if that one runs still, as its state tells. Parts that count into the same share its state.
-local function find_site(batch, site)
+-- Finds out what a part counts into: the generation that its hits were accepted under if that one
+-- runs still, as its state tells. Parts that count into the same share its state.
+local function find_base(part, batch)
   local function enter(generation)
-    site.base = base_of(batch.tag, site.id, generation)
-    batch.states[site.base] = batch.states[site.base] or load_state(site.base)
-    site.state = batch.states[site.base]
+    part.base = base_of(batch.tag, part.site, generation)
+    batch.states[part.base] = batch.states[part.base] or load_state(part.base)
+    part.state = batch.states[part.base]
   end
-  enter(site.generation)
-  if site.state[CURRENT] == 0 then
-    local counted, current = generations_of(batch.tag, site.id, site.generation)
+  enter(part.generation)
+  if part.state[CURRENT] == 0 then
+    local counted, current = generations_of(batch.tag, part.site, part.generation)
     enter(counted)
-    site.current = current ~= counted and base_of(batch.tag, site.id, current)
+    part.current = current ~= counted and base_of(batch.tag, part.site, current)
   end
 end
 
--- What a day's first hit makes is probed before the first write, and everything is for a while
--- after a batch was rejected: a key of a wrong type stops a batch whole.
-local function probe_site(site, suspicious)
-  for _, section in ipairs(site.sections) do
-    if suspicious or section.labels[DAY] ~= site.state[DAY] then
-      probe_section(site, section.labels)
-    end
-  end
-end
-
--- The counts of a generation that nothing is counted into.
+-- The counts of a generation that nothing is counted into. `asked` has a view, a window, and paths.
 local function counts_at(base, asked, now)
   local state = load_state(base)
-  return counts_of(base, state, asked.view, online_now(base, state, asked.window, now), asked.paths)
+  return counts_of(base, state, asked.view, online_now(base, state, asked.window, now), asked.asked)
 end
 
--- Counts one site's part of a batch; answers the site's counts.
-local function count_site(batch, site)
-  local base, state, now = site.base, site.state, batch.now
-  for _, section in ipairs(site.sections) do
-    count_section(site, section, batch)
-  end
-  local online = online_now(base, state, site.window, now)
+-- Counts a part; answers its site's counts.
+local function count_part(part, batch)
+  local base, state, now = part.base, part.state, batch.now
+  add_hits(part, batch)
+  local online = online_now(base, state, part.window, now)
   if online > state[PEAK] then
     state[PEAK], state[PEAK_AT] = online, now
   end
-  keep_previous(site)
+  keep_previous(part)
   save_state(base, state)
-  if site.current then
-    return counts_at(site.current, site, now)
+  if part.current then
+    return counts_at(part.current, part, now)
   end
-  return counts_of(base, state, site.view, online, site.paths)
+  return counts_of(base, state, part.view, online, part.asked)
 end
 
--- What a batch that comes again is answered with.
-local function counts_now(tag, site, now)
-  return counts_at(current_base(tag, site.id) or base_of(tag, site.id, site.generation), site, now)
-end
-
--- Counts a batch; answers why not, and then nothing was written. May raise an error.
+-- Counts a batch; answers why not, and then nothing was written. May raise an error. What a day's
+-- first hit makes is probed before the first write, and everything is for a while after a batch was
+-- rejected: a key of a wrong type stops a batch whole.
 local function count_batch(batch, packed)
-  local sites, newest = unpack_batch(packed, batch.ids)
+  local parts, newest = unpack_batch(packed, batch.ids)
   if newest > batch.now + AHEAD_MS then
     return 'EARLY ' .. whole(batch.now) .. ' ' .. whole(newest - AHEAD_MS)
   end
-  for _, site in ipairs(sites) do
-    find_site(batch, site)
-    probe_site(site, batch.rejected ~= '')
+  for _, part in ipairs(parts) do
+    find_base(part, batch)
+    if batch.rejected ~= '' or part.labels[DAY] ~= part.state[DAY] then
+      probe_part(part)
+    end
   end
   write_ledger(batch.tag, batch.producer, batch.epoch, batch.seq, batch.rejected, batch.now)
-  for n, site in ipairs(sites) do
-    batch.counts[n] = count_site(batch, site)
+  for n, part in ipairs(parts) do
+    batch.counts[n] = count_part(part, batch)
   end
 end
 
 -- Answers for a batch that was counted before.
 local function look_again(batch, packed)
-  local sites = unpack_batch(packed, batch.ids)
+  local tag, parts = batch.tag, unpack_batch(packed, batch.ids)
   -- so that a WAIT behind it counts
-  write_ledger(batch.tag, batch.producer, batch.epoch, batch.last, batch.rejected, batch.now)
-  for n, site in ipairs(sites) do
-    batch.counts[n] = counts_now(batch.tag, site, batch.now)
+  write_ledger(tag, batch.producer, batch.epoch, batch.last, batch.rejected, batch.now)
+  for n, part in ipairs(parts) do
+    local base = current_base(tag, part.site) or base_of(tag, part.site, part.generation)
+    batch.counts[n] = counts_at(base, part, batch.now)
   end
 end
 
--- record(tag; producer, epoch, seq, sites, ids) counts one batch, all or nothing, and only once: a
+-- record(tag; producer, epoch, seq, parts, ids) counts one batch, all or nothing, and only once: a
 -- producer numbers its batches of a partition 1, 2, 3 ... and the ledger, written in the same unit
 -- as the counts, knows the last. A batch that comes again (DUP) only reads.
--- sites: msgpack, see site_named; ids: the visitors of all sections, in their order. Answers {now,
+-- parts: msgpack, see part_named; ids: the visitors of all parts, in their order. Answers {now,
 -- what became of each hit with a visitor (PLAIN, NEW or HELD, one behind the other), hits held
--- because a site's set is full, 1 for DUP, the first site's counts, the second's ...}.
+-- because a site's set is full, 1 for DUP, counts of the first part's site, of the second's ...}.
 local function record(keys, args)
   local tag, producer, now = keys[1], args[1], store_time()
   local epoch, seq = tonumber(args[2]), tonumber(args[3])
@@ -1014,14 +1000,14 @@ local function last_seq(keys, args)
   return last
 end
 
--- counts(tag; msgpack {site, online_window, view, paths}) answers {now, counts}.
+-- counts(tag; msgpack {site, online_window, view, paths or nil}) answers {now, counts}.
 local function counts(keys, args)
   local asked = cmsgpack.unpack(args[1])
   local base, now = current_base(keys[1], asked[1]), store_time()
   if not base then
     return redis.error_reply('NOSITE no such site')
   end
-  return {now, counts_at(base, {window = asked[2], view = asked[3], paths = asked[4]}, now)}
+  return {now, counts_at(base, {window = asked[2], view = asked[3], asked = asked[4]}, now)}
 end
 
 -- sites(tag; version) answers nothing if that is the version, else {version, site -> settings,

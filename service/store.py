@@ -172,7 +172,7 @@ class Store:
 
     def _numbered(self, producer: Producer, packed: Packed) -> tuple[Any, ...]:
         tag = self._tags[packed.partition]
-        return (tag, producer.id, producer.epoch, packed.seq, packed.sites, packed.ids)
+        return (tag, producer.id, producer.epoch, packed.seq, packed.parts, packed.ids)
 
     def _read(
         self, batch: Batch, reply: list[Any] | StoreError, sent: int

@@ -178,7 +178,7 @@ class Machine(RuleBasedStateMachine):
     def poison(self) -> None:
         """A batch that the store cannot read uses up its number."""
         batch, paths = self._sealed()
-        batch.packed = batch.packed._replace(sites=b"\xc1")
+        batch.packed = batch.packed._replace(parts=b"\xc1")
         paths.clear()
         self.flush()
 

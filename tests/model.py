@@ -32,15 +32,28 @@ class Answer(NamedTuple):
     held: int = 0
 
 
-class Section(msgspec.Struct, array_like=True):
+class Part(msgspec.Struct, array_like=True):
     """What a batch holds of a site and a day, as it is packed."""
 
+    site: str
+    generation: int
+    window: int
+    timeout: int
+    max_pages: int
+    today: str
+    yesterday: str
+    running_week: str
+    last_week: str
+    month: str
+    last_month: str
+    year: str
+    asked: list[str] | None
     day: str
     week: str
     pageviews: int
     newest: int
     paths: list[str] | None
-    views: list[int]
+    views: list[int] | None
     drops: list[Any] | None
     visitors: int
     runs: list[int]
@@ -60,17 +73,11 @@ class Section(msgspec.Struct, array_like=True):
         return [*named, ("total", "")]
 
 
-class Part(msgspec.Struct, array_like=True):
-    """What a batch holds of a site, as it is packed."""
-
-    site: str
-    generation: int
-    window: int
-    timeout: int
-    max_pages: int
-    view: list[str]
-    paths: list[str]
-    sections: list[Section]
+def unpacked(parts: bytes) -> list[Part]:
+    """A batch's parts, which are packed one behind the other."""
+    fields, size = msgspec.msgpack.decode(parts, type=list), len(Part.__struct_fields__)
+    each = [fields[n : n + size] for n in range(0, len(fields), size)]
+    return msgspec.convert(each, list[Part])
 
 
 @dataclass
@@ -87,28 +94,26 @@ class Generation:
     trimmed: int = 0
     last: int = 0
 
-    def count(self, section: Section, ids: list[bytes], part: Part, now: int) -> Answer:
-        new, held, visits, visitors = self._play(section, ids, part, now)
-        if section.pageviews or visitors:
-            for period in section.periods:
-                self.numbers[period, "pageviews"] += section.pageviews
+    def count(self, part: Part, ids: list[bytes], now: int) -> Answer:
+        new, held, visits, visitors = self._play(part, ids, now)
+        if part.pageviews or visitors:
+            for period in part.periods:
+                self.numbers[period, "pageviews"] += part.pageviews
                 self.numbers[period, "visits"] += visits
                 self.visitors[period] |= visitors
-            self.pages.update(dict(zip(section.paths or (), section.views, strict=True)))
-            self.last = max(self.last, min(section.newest, now))
-        drops = section.drops or []
+            self.pages.update(dict(zip(part.paths or (), part.views or (), strict=True)))
+            self.last = max(self.last, min(part.newest, now))
+        drops = part.drops or []
         for why, number in zip(drops[::2], drops[1::2], strict=True):
-            self.drops[section.day, why] += number
+            self.drops[part.day, why] += number
         return Answer("APPLIED", new, held)
 
-    def _play(
-        self, section: Section, ids: list[bytes], part: Part, now: int
-    ) -> tuple[int, int, int, set[bytes]]:
+    def _play(self, part: Part, ids: list[bytes], now: int) -> tuple[int, int, int, set[bytes]]:
         """How many were new, how many held, visits that began, and who was counted."""
         new = held = visits = newest = 0
         counted: set[bytes] = set()
         left: set[bytes] = set()
-        for flags, sent, who in section.hits(ids):
+        for flags, sent, who in part.hits(ids):
             at, last = min(sent, now), self.seen.get(who)
             newest = max(newest, at)
             if flags & BYE:
@@ -124,7 +129,7 @@ class Generation:
                 self.online[who] = max(at, self.online.get(who, at))
                 counted.add(who)
                 left.discard(who)
-        if section.visitors:
+        if part.visitors:
             self._trim(newest, part, left)
         return new, held, visits, counted
 
@@ -169,7 +174,7 @@ class Function:
         self.operations: dict[str, tuple[str, int]] = {}
 
     def record(
-        self, producer: str, epoch: int, seq: int, sites: bytes, ids: bytes, now: int
+        self, producer: str, epoch: int, seq: int, parts: bytes, ids: bytes, now: int
     ) -> Answer:
         known, last = self.ledger.get(producer, (0, 0))
         if known > epoch:
@@ -177,26 +182,25 @@ class Function:
         if seq > last + 1 or known < epoch:
             return Answer(f"GAP {last}")
         try:
-            parts = msgspec.msgpack.decode(sites, type=list[Part])
+            found = unpacked(parts)
         except msgspec.MsgspecError:
             self.ledger[producer] = (epoch, max(seq, last))
             return Answer("REJECTED")
         if seq <= last:
             return Answer("DUP")
-        newest = max((s.newest for part in parts for s in part.sections), default=0)
+        newest = max((part.newest for part in found), default=0)
         if newest > now + AHEAD_MS:
             return Answer(f"EARLY {now} {newest - AHEAD_MS}")
         self.ledger[producer] = (epoch, seq)
-        return self._count(parts, [ids[n : n + 8] for n in range(0, len(ids), 8)], now)
+        return self._count(found, [ids[n : n + 8] for n in range(0, len(ids), 8)], now)
 
     def _count(self, parts: Iterable[Part], ids: list[bytes], now: int) -> Answer:
         new = held = 0
         for part in parts:
             into = self.generations[self.counted_in(part.generation)]
-            for section in part.sections:
-                of_section, ids = ids[: section.visitors], ids[section.visitors :]
-                answer = into.count(section, of_section, part, now)
-                new, held = new + answer.new, held + answer.held
+            of_part, ids = ids[: part.visitors], ids[part.visitors :]
+            answer = into.count(part, of_part, now)
+            new, held = new + answer.new, held + answer.held
         return Answer("APPLIED", new, held)
 
     def counted_in(self, accepted: int) -> int:

@@ -48,7 +48,7 @@ class Modelled:
 
     def _record(self, producer: Producer, packed: Packed) -> Answer:
         numbered = (producer.id, producer.epoch, packed.seq)
-        return self.function.record(*numbered, packed.sites, packed.ids, self._clock.local())
+        return self.function.record(*numbered, packed.parts, packed.ids, self._clock.local())
 
     async def replay(self, producer: Producer, batches: Sequence[Packed]) -> None:
         # They travel together: what stands behind a refused one is tried as well.

@@ -151,7 +151,7 @@ async def test_a_batch_that_cannot_be_read_uses_up_its_number(store_server: Serv
     """A poison batch is rejected once, nothing of it is counted, and the next one counts."""
     async with counting(store_server.url) as counted:
         batch = counted.seal(counted.hit(1, NOON))
-        batch.packed = batch.packed._replace(sites=b"\xc1 no msgpack")
+        batch.packed = batch.packed._replace(parts=b"\xc1 no msgpack")
         (rejected,) = await counted.ledger.commit([batch])
         await counted.view(2, NOON)
         counts = await counted.counts(NOON)
@@ -328,7 +328,7 @@ async def test_a_rejected_batch_is_kept_aside_and_stays_rejected(
             counted = await make_site(ledger)
             await counted.view(1, NOON)
             batch = counted.seal(counted.hit(2, NOON))
-            batch.packed = batch.packed._replace(sites=b"\xc1")
+            batch.packed = batch.packed._replace(parts=b"\xc1")
             results = [(await ledger.commit([batch]))[0] for _ in range(2)]
             await counted.view(3, NOON)
             counts = await counted.counts(NOON)
@@ -412,7 +412,7 @@ async def test_what_was_spooled_beside_a_rejected_batch_is_kept(store_server: Se
     async with counting(store_server.url) as counted:
         snapshot = await dump(counted)
         batches = [counted.seal(counted.hit(who, NOON)).packed for who in (1, 2, 3)]
-        batches[1] = batches[1]._replace(sites=b"\xc1 no msgpack")
+        batches[1] = batches[1]._replace(parts=b"\xc1 no msgpack")
         await counted.ledger.replay(batches)
         await restore(counted, snapshot)
         await counted.ledger._verify()
@@ -448,5 +448,5 @@ async def test_hits_behind_a_reset_that_a_failover_lost_are_counted(store_server
 async def poison(counted: Counted) -> None:
     """A batch that the store cannot read."""
     batch = counted.seal(counted.hit(9, NOON))
-    batch.packed = batch.packed._replace(sites=b"\xc1 no msgpack")
+    batch.packed = batch.packed._replace(parts=b"\xc1 no msgpack")
     await counted.ledger.commit([batch])

@@ -25,7 +25,7 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
-STATE = Struct("<10s10s7s4s10s10s10s7s37d")  # counter.lua's STATE
+STATE = Struct("<10s10s10s10s7s7s4s10s40d")  # counter.lua's STATE
 LABELS = 8  # before the numbers
 
 
@@ -137,8 +137,8 @@ async def read(store: Redis | RedisCluster, site: str) -> Counted:
 def running_sums(running: bytes) -> dict[str, Counter[str]]:
     """Pageviews and visits of the running periods, and in total."""
     numbers = [int(number) for number in STATE.unpack(running)[LABELS:]]
-    kinds = (*KINDS, "total")  # pageviews, visits, visitors, changes of each
-    return {kind: Counter(p=numbers[4 * k], v=numbers[4 * k + 1]) for k, kind in enumerate(kinds)}
+    places = dict(zip((*KINDS, "total"), (0, 6, 12, 18, 21), strict=True))
+    return {kind: Counter(p=numbers[at], v=numbers[at + 1]) for kind, at in places.items()}
 
 
 def only_ones(names: Sequence[str]) -> list[str]:

@@ -48,31 +48,41 @@ local AHEAD_MS = 2000 -- later than now, a hit would end periods before their ti
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
 local TRIM_MS = 60000
-local KINDS = {'day', 'week', 'month', 'year'}
-local NUMBER_OF = {day = 1, week = 2, month = 3, year = 4}
-local SEVERAL = 1000 -- changes of a sketch among so many visitors are within its error
+local SEVERAL = 256 -- one change among so many visitors is well within a sketch's error
 local METRICS = {'p', 'v', 'u'}
 local OTHER = '(other)'
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
 local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
 
+-- A site shows eight periods: today, yesterday, this week, last week, this month, last month, this
+-- year, and all in total. Each has its number, by which it stands in lists.
+local KINDS = {'day', 'day', 'week', 'week', 'month', 'month', 'year'}
+local NEVER = { -- less than any label
+  '0000-00-00', '0000-00-00', '0000-00-00', '0000-00-00', '0000-00', '0000-00', '0000',
+}
+local DAY, WEEK, MONTH, YEAR, TOTAL = 1, 3, 5, 7, 8 -- those that run; the total has no label
+
 -- The state of a site is a list of texts and numbers, packed by `struct`: it is read and written
--- with every batch, and as fields of a hash that cost four times as much. For each of KINDS the
--- label of the running period; the week that the running day was started with; the day, week and
--- month before, as far as they were asked for. Then of each of KINDS, and in total, pageviews,
--- visits, visitors and how often the sketch changed since the visitors were read from it;
--- pageviews, visits and visitors of the periods before; and the rest by name.
-local STATE = '<c10c10c7c4c10c10c10c7' .. 'dddddddddddddddddddd' .. 'ddddddddd' .. 'dddddddd'
-local NEVER = {'0000-00-00', '0000-00-00', '0000-00', '0000'} -- less than any label
-local DAY, WEEK, BEGAN, BEFORE = 1, 2, 5, 5 -- the label before that of kind k stands at BEFORE + k
-local NUMBERS, PREVIOUS = 5, 26 -- those of kind k begin at NUMBERS + 4 * k and PREVIOUS + 3 * k
-local YEAR, TOTAL = 4, 5 -- of no year is shown what was before it; the total has no label
-local SINCE, LAST, PEAK, PEAK_AT, TRIMMED = 38, 39, 40, 41, 42
-local SEEDED, LEFT, CURRENT = 43, 44, 45 -- 1: there are seeds; may be `left`; this generation runs
-local PACKED = 46 -- all of them as they lie in the store
+-- with every batch, and as fields of a hash that cost four times as much. It begins with the labels
+-- of the periods, of one that does not run as far as it was asked for. Then come the week that the
+-- running day was started with, and pageviews, visits and visitors of each period.
+local STATE = '<c10c10c10c10c7c7c4c10' .. 'dddddddddddddddddddddddd' .. 'dddddddddddddddd'
+local BEGAN = 8
+local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
+local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
+local CHANGES = 36 -- at CHANGES + n: of a sketch, since the visitors were read from it
+local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may be `left`, it runs
+local PACKED = 49 -- all of them as they lie in the store
+
+-- What is used all the time: a global costs a search in two tables each time.
+local call, max, min
+
+local function bind()
+  call, max, min = redis.call, math.max, math.min
+end
 
 local function store_time()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
@@ -83,14 +93,14 @@ end
 -- Hits count into the generation they were accepted under, but for one that was undone, and for one
 -- that nobody knows any more, since a failover has lost the reset that began it.
 local function generations_of(tag, site, accepted)
-  local found = redis.call('HMGET', tag .. ':generations', site, site .. ':' .. accepted)
+  local found = call('HMGET', tag .. ':generations', site, site .. ':' .. accepted)
   local current = tonumber(found[1] or accepted)
   local gone = found[2] or accepted > current
   return gone and current or accepted, current
 end
 
 local function current_base(tag, site)
-  local current = redis.call('HGET', tag .. ':generations', site)
+  local current = call('HGET', tag .. ':generations', site)
   return current and base_of(tag, site, current)
 end
 
@@ -109,11 +119,11 @@ local function sketch_of(base, kind, label)
 end
 
 local function labels_of(day, week)
-  return {day, week, string.sub(day, 1, 7), string.sub(day, 1, 4)}
+  return {day, false, week, false, string.sub(day, 1, 7), false, string.sub(day, 1, 4)}
 end
 
 local function read_hash(key)
-  local fields, flat = {}, redis.call('HGETALL', key)
+  local fields, flat = {}, call('HGETALL', key)
   for i = 1, #flat, 2 do
     fields[flat[i]] = flat[i + 1]
   end
@@ -125,15 +135,16 @@ local function whole(number)
 end
 
 local function blank_state()
-  local state = {NEVER[1], NEVER[2], NEVER[3], NEVER[4], NEVER[1], NEVER[1], NEVER[2], NEVER[3]}
-  for i = #state + 1, PACKED - 1 do
+  local state = {unpack(NEVER)}
+  state[BEGAN] = NEVER[WEEK]
+  for i = BEGAN + 1, PACKED - 1 do
     state[i] = 0
   end
   return state
 end
 
 local function load_state(base)
-  local packed = redis.call('GET', base .. 'running')
+  local packed = call('GET', base .. 'running')
   local state = packed and {struct.unpack(STATE, packed)} or blank_state()
   state[PACKED] = packed
   return state
@@ -142,14 +153,15 @@ end
 local function save_state(base, state)
   local packed = struct.pack(STATE, unpack(state))
   if packed ~= state[PACKED] then
-    redis.call('SET', base .. 'running', packed)
+    call('SET', base .. 'running', packed)
     state[PACKED] = packed
   end
 end
 
-local function begin_period(state, k, label, p, v, u)
-  local n = NUMBERS + 4 * k
-  state[k], state[n], state[n + 1], state[n + 2], state[n + 3] = label, p, v, u, 0
+local function set_period(state, n, label, p, v, u)
+  local i = NUMBERS + 3 * n
+  state[n], state[i], state[i + 1], state[i + 2] = label, p, v, u
+  state[CHANGES + n] = 0
 end
 
 local function begin_generation(base, now)
@@ -165,16 +177,16 @@ local function set_flag(base, flag, value)
 end
 
 local function remember(base, name, gone_at)
-  redis.call('ZADD', base .. 'index', gone_at or '+inf', name)
+  call('ZADD', base .. 'index', gone_at or '+inf', name)
 end
 
 -- Removes all that a generation counted.
 local function forget(base)
-  for _, name in ipairs(redis.call('ZRANGE', base .. 'index', 0, -1)) do
-    redis.call('UNLINK', base .. name)
+  for _, name in ipairs(call('ZRANGE', base .. 'index', 0, -1)) do
+    call('UNLINK', base .. name)
   end
   for _, name in ipairs({'running', 'seen', 'left', 'pages', 'seeds', 'index', 'visitors:total'}) do
-    redis.call('UNLINK', base .. name)
+    call('UNLINK', base .. name)
   end
 end
 
@@ -183,7 +195,7 @@ end
 -- The epoch and seq of a producer's last batch here, and which it was that were rejected; of one
 -- that is unknown 0 and 0.
 local function ledger_of(tag, producer)
-  local entry = redis.call('HGET', tag .. ':ledger', producer)
+  local entry = call('HGET', tag .. ':ledger', producer)
   local epoch, seq, rejected = string.match(entry or '0:0:0', '^(%d+):(%d+):%d+:?(.*)$')
   return tonumber(epoch), tonumber(seq), rejected
 end
@@ -195,7 +207,7 @@ local function write_ledger(tag, producer, epoch, seq, rejected, now)
       entry = entry .. ':' .. number
     end
   end
-  redis.call('HSET', tag .. ':ledger', producer, entry)
+  call('HSET', tag .. ':ledger', producer, entry)
 end
 
 local function was_rejected(rejected, seq)
@@ -206,7 +218,7 @@ local function prune_ledger(tag, now)
   for producer, entry in pairs(read_hash(tag .. ':ledger')) do
     local day = tonumber(string.match(entry, '^%d+:%d+:(%d+)') or nil)
     if day and day < now / DAY_MS - LEDGER_DAYS then
-      redis.call('HDEL', tag .. ':ledger', producer)
+      call('HDEL', tag .. ':ledger', producer)
     end
   end
 end
@@ -215,25 +227,27 @@ end
 
 -- The last view or here of each member, false for one who is not there; and how many are not.
 local function last_of(key, members)
-  local scores, missing = redis.call('ZMSCORE', key, unpack(members)), 0
+  local last, missing, number = call('ZMSCORE', key, unpack(members)), 0, tonumber
   for m = 1, #members do
-    if scores[m] then
-      scores[m] = tonumber(scores[m])
+    local score = last[m]
+    if score then
+      last[m] = number(score)
     else
       missing = missing + 1
     end
   end
-  return scores, missing
+  return last, missing
 end
 
 -- Plays a part's hits in their order; brings `last` up to date, and notes in batch.marks what
 -- became of each. Answers how many visits began, the newest hit, who was counted, who left.
 local function play(part, last, room, batch)
   local visits, newest, counted, left = 0, 0, {}, {}
-  local runs, whose, marks, n = part.runs, part.whose, batch.marks, 0
+  local runs, whose, marks, timeout, n = part.runs, part.whose, batch.marks, part.timeout, 0
+  local marked = #marks
   for r = 1, #runs, 3 do
-    local flags, at = runs[r], math.min(runs[r + 1], batch.now)
-    newest = math.max(newest, at)
+    local flags, at = runs[r], min(runs[r + 1], batch.now)
+    newest = max(newest, at)
     for _ = 1, runs[r + 2] do
       n = n + 1
       local m, mark = whose and whose[n] or n, PLAIN
@@ -249,13 +263,18 @@ local function play(part, last, room, batch)
         if not before then
           mark, room = NEW, room - 1
         end
-        if not before or at - before >= part.timeout then
+        if not before or at - before >= timeout then
           visits = visits + 1
         end
-        last[m] = math.max(before or at, at)
-        counted[m], left[m] = true, nil
+        if not before or before < at then
+          last[m] = at
+        end
+        counted[m] = true
+        if left[m] then
+          left[m] = nil
+        end
       end
-      marks[#marks + 1] = mark
+      marks[marked + n] = mark
     end
   end
   return visits, newest, counted, left
@@ -273,13 +292,13 @@ local function take_leave(part, members, last, counted, left)
       back[#back + 1] = not left[m] and members[m] or nil
     end
   end
-  if #back > 0 and redis.call('ZREM', key, unpack(back)) > 0 then
-    part.state[LEFT] = redis.call('EXISTS', key)
+  if #back > 0 and call('ZREM', key, unpack(back)) > 0 then
+    part.state[LEFT] = call('EXISTS', key)
   end
   if #leaving > 0 then
-    redis.call('ZADD', key, unpack(leaving))
+    call('ZADD', key, unpack(leaving))
     if part.state[LEFT] == 0 then
-      redis.call('PEXPIRE', key, part.window + LATE_MS)
+      call('PEXPIRE', key, part.window + LATE_MS)
       part.state[LEFT] = 1
     end
   end
@@ -292,11 +311,11 @@ local function trim(part, newest)
   if newest - state[TRIMMED] < TRIM_MS then
     return
   end
-  redis.call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
-  state[TRIMMED] = redis.call('PEXPIRE', base .. 'seen', timeout + LATE_MS) == 1 and newest or 0
+  call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
+  state[TRIMMED] = call('PEXPIRE', base .. 'seen', timeout + LATE_MS) == 1 and newest or 0
   if state[LEFT] == 1 then
-    redis.call('ZREMRANGEBYSCORE', base .. 'left', '-inf', newest - window)
-    state[LEFT] = redis.call('PEXPIRE', base .. 'left', window + LATE_MS)
+    call('ZREMRANGEBYSCORE', base .. 'left', '-inf', newest - window)
+    state[LEFT] = call('PEXPIRE', base .. 'left', window + LATE_MS)
   end
 end
 
@@ -307,17 +326,19 @@ local function attend(part, batch)
   local members = {struct.unpack(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
   local last, strangers = last_of(key, members)
-  local room = strangers > 0 and MAX_IDS - redis.call('ZCARD', key) or 0
+  local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0
   local visits, newest, counted, left = play(part, last, room, batch)
+  local n = 0
   for m = 1, number do
     if counted[m] then
-      scores[#scores + 1] = last[m]
-      scores[#scores + 1] = members[m]
-      visitors[#visitors + 1] = members[m]
+      n = n + 1
+      scores[2 * n - 1] = last[m]
+      scores[2 * n] = members[m]
+      visitors[n] = members[m]
     end
   end
-  if #visitors > 0 then
-    redis.call('ZADD', key, unpack(scores))
+  if n > 0 then
+    call('ZADD', key, unpack(scores))
   end
   if next(left) or part.state[LEFT] == 1 then
     take_leave(part, members, last, counted, left)
@@ -331,30 +352,30 @@ end
 -- The number of an ended period no longer moves with its sketch, which may then expire.
 local function freeze(base, kind, label, now)
   local sketch = sketch_of(base, kind, label)
-  if redis.call('EXISTS', sketch) == 0 then
+  if call('EXISTS', sketch) == 0 then
     return
   end
   local hash, field = place(kind, label)
-  local known = tonumber(redis.call('HGET', base .. hash, field .. 'u') or 0)
-  local visitors = math.max(known, redis.call('PFCOUNT', sketch))
-  redis.call('HSET', base .. hash, field .. 'u', visitors)
-  redis.call('PEXPIRE', sketch, SKETCH_MS)
+  local known = tonumber(call('HGET', base .. hash, field .. 'u') or 0)
+  local visitors = max(known, call('PFCOUNT', sketch))
+  call('HSET', base .. hash, field .. 'u', visitors)
+  call('PEXPIRE', sketch, SKETCH_MS)
   remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
 end
 
 -- Notes the running period's pageviews and visits where those of ended periods are.
-local function settle(base, state, k)
-  local hash, field = place(KINDS[k], state[k])
-  local n = NUMBERS + 4 * k
-  redis.call('HSET', base .. hash, field .. 'p', whole(state[n]), field .. 'v', whole(state[n + 1]))
+local function settle(base, state, n)
+  local hash, field = place(KINDS[n], state[n])
+  local i = NUMBERS + 3 * n
+  call('HSET', base .. hash, field .. 'p', whole(state[i]), field .. 'v', whole(state[i + 1]))
 end
 
 -- The pageviews, visits and visitors of a period that does not run.
 local function ended_numbers(base, kind, label)
   local hash, field = place(kind, label)
-  local found = redis.call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u')
+  local found = call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u')
   return tonumber(found[1] or 0), tonumber(found[2] or 0),
-    tonumber(found[3] or redis.call('PFCOUNT', sketch_of(base, kind, label)))
+    tonumber(found[3] or call('PFCOUNT', sketch_of(base, kind, label)))
 end
 
 -- The first hit of a newer label ends the running period of that kind.
@@ -363,19 +384,19 @@ local function turn_periods(part, now)
   if labels[DAY] == state[DAY] and labels[WEEK] == state[WEEK] then
     return
   end
-  for k, kind in ipairs(KINDS) do
-    local label, running = labels[k], state[k]
+  for n = DAY, YEAR, 2 do
+    local kind, label, running = KINDS[n], labels[n], state[n]
     if label > running then
-      if running ~= NEVER[k] then
-        settle(base, state, k)
+      if running ~= NEVER[n] then
+        settle(base, state, n)
         freeze(base, kind, running, now)
       end
-      begin_period(state, k, label, ended_numbers(base, kind, label))
+      set_period(state, n, label, ended_numbers(base, kind, label))
       remember(base, (place(kind, label)))
       remember(base, 'visitors:' .. kind .. ':' .. label)
-      if k == DAY then
+      if n == DAY then
         state[BEGAN] = labels[WEEK]
-        redis.call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
+        call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
       end
     end
   end
@@ -385,31 +406,31 @@ end
 local function add_late_visitors(base, kind, label, visitors, now)
   local sketch = sketch_of(base, kind, label)
   local hash, field = place(kind, label)
-  local frozen = tonumber(redis.call('HGET', base .. hash, field .. 'u'))
-  local alive = redis.call('EXISTS', sketch) == 1
+  local frozen = tonumber(call('HGET', base .. hash, field .. 'u'))
+  local alive = call('EXISTS', sketch) == 1
   if frozen and not alive then
     return
   end
-  redis.call('PFADD', sketch, unpack(visitors))
+  call('PFADD', sketch, unpack(visitors))
   if not alive then
-    redis.call('PEXPIRE', sketch, SKETCH_MS)
+    call('PEXPIRE', sketch, SKETCH_MS)
     remember(base, (place(kind, label)))
     remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
   end
-  local visitors_now = redis.call('PFCOUNT', sketch)
-  redis.call('HSET', base .. hash, field .. 'u', math.max(frozen or 0, visitors_now))
+  local visitors_now = call('PFCOUNT', sketch)
+  call('HSET', base .. hash, field .. 'u', max(frozen or 0, visitors_now))
 end
 
 -- Adds to a running sketch; answers whether that changed it. To read a large sketch costs more than
--- to add to it, so its number may lag by a thousandth.
-local function add_to_sketch(sketch, state, k, visitors)
-  if redis.call('PFADD', sketch, unpack(visitors)) == 0 then
+-- to add to it, so its number may lag by half of its standard error.
+local function add_to_sketch(sketch, state, n, visitors)
+  if call('PFADD', sketch, unpack(visitors)) == 0 then
     return false
   end
-  local u, x = NUMBERS + 4 * k + 2, NUMBERS + 4 * k + 3
+  local u, x = NUMBERS + 3 * n + 2, CHANGES + n
   state[x] = state[x] + #visitors
   if state[x] * SEVERAL >= state[u] then
-    state[u], state[x] = math.max(state[u], redis.call('PFCOUNT', sketch)), 0
+    state[u], state[x] = max(state[u], call('PFCOUNT', sketch)), 0
   end
   return true
 end
@@ -418,12 +439,13 @@ end
 -- every visitor of the day was added to all of them: to those of the labels the day began with.
 local function add_visitors(part, visitors, now)
   local base, state, labels = part.base, part.state, part.labels
-  for k, kind in ipairs(KINDS) do
-    if labels[k] < state[k] then
-      add_late_visitors(base, kind, labels[k], visitors, now)
+  for n = DAY, YEAR, 2 do
+    local kind, label = KINDS[n], labels[n]
+    if label < state[n] then
+      add_late_visitors(base, kind, label, visitors, now)
     else
-      local changed = add_to_sketch(sketch_of(base, kind, labels[k]), state, k, visitors)
-      if k == DAY and not changed and labels[WEEK] == state[BEGAN] then
+      local changed = add_to_sketch(sketch_of(base, kind, label), state, n, visitors)
+      if n == DAY and not changed and labels[WEEK] == state[BEGAN] then
         return
       end
     end
@@ -432,45 +454,50 @@ local function add_visitors(part, visitors, now)
 end
 
 -- Has the numbers of the period before the running one read anew.
-local function forget_previous(state, k)
-  if k ~= YEAR then
-    state[BEFORE + k] = NEVER[k]
+local function forget_previous(state, n)
+  if n ~= YEAR then
+    state[n + 1] = NEVER[n]
   end
 end
 
-local function add_late_numbers(part, k, pageviews, visits)
-  local hash, field = place(KINDS[k], part.labels[k])
+local function add_late_numbers(part, n, pageviews, visits)
+  local hash, field = place(KINDS[n], part.labels[n])
   if pageviews > 0 then
-    redis.call('HINCRBY', part.base .. hash, field .. 'p', pageviews)
+    call('HINCRBY', part.base .. hash, field .. 'p', pageviews)
   end
   if visits > 0 then
-    redis.call('HINCRBY', part.base .. hash, field .. 'v', visits)
+    call('HINCRBY', part.base .. hash, field .. 'v', visits)
   end
   remember(part.base, hash)
-  forget_previous(part.state, k)
+  forget_previous(part.state, n)
+end
+
+local function raise(state, n, pageviews, visits)
+  local i = NUMBERS + 3 * n
+  state[i], state[i + 1] = state[i] + pageviews, state[i + 1] + visits
 end
 
 local function add_numbers(part, visits)
   local state, labels, pageviews = part.state, part.labels, part.pageviews
-  for k = 1, TOTAL do
-    if k ~= TOTAL and labels[k] < state[k] then
-      add_late_numbers(part, k, pageviews, visits)
+  for n = DAY, YEAR, 2 do
+    if labels[n] < state[n] then
+      add_late_numbers(part, n, pageviews, visits)
     else
-      local n = NUMBERS + 4 * k
-      state[n], state[n + 1] = state[n] + pageviews, state[n + 1] + visits
+      raise(state, n, pageviews, visits)
     end
   end
+  raise(state, TOTAL, pageviews, visits)
 end
 
 local function add_pages(part)
   local key, paths, views = part.base .. 'pages', part.paths, part.views
-  if #paths == 1 and redis.call('ZADD', key, 'XX', 'INCR', views[1], paths[1]) then
+  if #paths == 1 and call('ZADD', key, 'XX', 'INCR', views[1], paths[1]) then
     return
   end
-  local known, flat, others, room = redis.call('ZMSCORE', key, unpack(paths)), {}, 0, nil
+  local known, flat, others, room = call('ZMSCORE', key, unpack(paths)), {}, 0, nil
   for i, path in ipairs(paths) do
     if not known[i] then
-      room = (room or part.max_pages - redis.call('ZCARD', key)) - 1
+      room = (room or part.max_pages - call('ZCARD', key)) - 1
     end
     if known[i] or room >= 0 then
       flat[#flat + 1] = (known[i] or 0) + views[i]
@@ -480,25 +507,25 @@ local function add_pages(part)
     end
   end
   if #flat > 0 then
-    redis.call('ZADD', key, unpack(flat))
+    call('ZADD', key, unpack(flat))
   end
   if others > 0 then
-    redis.call('ZINCRBY', key, others, OTHER)
+    call('ZINCRBY', key, others, OTHER)
   end
 end
 
 local function add_drops(base, day, drops, now)
   local name = 'drops:' .. string.sub(day, 1, 7)
   for i = 1, #drops, 2 do
-    redis.call('HINCRBY', base .. name, string.sub(day, 9) .. ':' .. drops[i], drops[i + 1])
+    call('HINCRBY', base .. name, string.sub(day, 9) .. ':' .. drops[i], drops[i + 1])
   end
-  redis.call('PEXPIRE', base .. name, DROPS_MS)
+  call('PEXPIRE', base .. name, DROPS_MS)
   remember(base, name, now + DROPS_MS)
 end
 
 -- Raises an error for a key of a type that counting it would stumble over.
 local function expect(key, kind)
-  local found = redis.call('TYPE', key).ok
+  local found = call('TYPE', key).ok
   if found ~= kind and found ~= 'none' then
     error(key .. ' is a ' .. found .. ' and no ' .. kind, 0)
   end
@@ -522,11 +549,11 @@ local function probe_part(part)
   for _, name in ipairs({'seen', 'left', 'pages', 'index'}) do
     expect(base .. name, 'zset')
   end
-  for k, kind in ipairs(KINDS) do
-    expect_period(base, kind, labels[k])
-    expect_period(base, kind, part.state[k])
-    if k ~= YEAR then
-      expect_period(base, kind, part.view[2 * k])
+  for n = DAY, YEAR, 2 do
+    expect_period(base, KINDS[n], labels[n])
+    expect_period(base, KINDS[n], part.state[n])
+    if n ~= YEAR then
+      expect_period(base, KINDS[n], part.view[n + 1])
     end
   end
   expect_sketch(base .. 'visitors:total')
@@ -549,7 +576,7 @@ local function add_hits(part, batch)
     if #visitors > 0 then
       add_visitors(part, visitors, batch.now)
     end
-    state[LAST] = math.max(state[LAST], math.min(part.newest, batch.now))
+    state[LAST] = max(state[LAST], min(part.newest, batch.now))
   end
   if part.drops then
     add_drops(part.base, part.labels[DAY], part.drops, batch.now)
@@ -559,83 +586,69 @@ end
 ------------------------------------------------------------------------------------------- reading
 
 local function online_now(base, state, window, now)
-  local online = redis.call('ZCOUNT', base .. 'seen', now - window + 1, '+inf')
+  local online = call('ZCOUNT', base .. 'seen', now - window + 1, '+inf')
   if state[LEFT] == 1 then
-    online = online - redis.call('ZCOUNT', base .. 'left', now - window + 1, '+inf')
+    online = online - call('ZCOUNT', base .. 'left', now - window + 1, '+inf')
   end
   return online
 end
 
--- A period's pageviews, visits and visitors.
-local function numbers_of(base, state, k, label)
-  if label == state[k] then
-    local n = NUMBERS + 4 * k
-    return state[n], state[n + 1], state[n + 2]
-  elseif k ~= YEAR and label == state[BEFORE + k] then
-    local n = PREVIOUS + 3 * k
-    return state[n], state[n + 1], state[n + 2]
+-- The pageviews, visits and visitors of the period that has number n as of now.
+local function numbers_of(base, state, n, label)
+  for kept = n - (n + 1) % 2, n + n % 2 do -- it may run still, or it has just ended
+    if label == state[kept] then
+      return unpack(state, NUMBERS + 3 * kept, NUMBERS + 3 * kept + 2)
+    end
   end
-  return ended_numbers(base, KINDS[k], label)
+  return ended_numbers(base, KINDS[n], label)
 end
 
 -- The previous periods seldom change: while counting they are kept where the running ones are. Not
 -- so a period that runs still, since another worker counts into it.
 local function keep_previous(part)
   local state, view = part.state, part.view
-  for k = DAY, YEAR - 1 do
-    local label = view[2 * k]
-    if label ~= state[BEFORE + k] and label ~= state[k] then
-      local n = PREVIOUS + 3 * k
-      state[n], state[n + 1], state[n + 2] = ended_numbers(part.base, KINDS[k], label)
-      state[BEFORE + k] = label
+  for n = DAY + 1, MONTH + 1, 2 do
+    local label = view[n]
+    if label ~= state[n] and label ~= state[n - 1] then
+      set_period(state, n, label, ended_numbers(part.base, KINDS[n], label))
     end
   end
 end
 
-local NO_COUNTS = {
-  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-}
-local SEEDS = 30 -- how many seeds follow
-
 -- Adds what an admin added to the numbers of the asked periods, and tells of it.
 local function add_seeds(base, view, counts)
   local seeds = read_hash(base .. 'seeds')
-  for n = 1, 8 do -- today, yesterday ... year, total
-    local period = n == 8 and 'total:' or KINDS[math.ceil(n / 2)] .. ':' .. view[n]
+  for n = 1, TOTAL do
+    local period = n == TOTAL and 'total:' or KINDS[n] .. ':' .. view[n]
     for m, metric in ipairs(METRICS) do
-      local seed = tonumber(seeds[period .. ':' .. metric] or 0)
+      local seed, i = tonumber(seeds[period .. ':' .. metric] or 0), 3 * n - 1 + m
       if seed ~= 0 then
-        local i = 3 * n - 2 + m
-        counts[i] = math.max(0, counts[i] + seed)
-        counts[#counts + 1], counts[#counts + 2], counts[#counts + 3] = n, m, seed
-        counts[SEEDS] = counts[SEEDS] + 1
+        counts[i], counts[2] = max(0, counts[i] + seed), counts[2] + 1
+        counts[#counts + 1] = n
+        counts[#counts + 1] = m
+        counts[#counts + 1] = seed
       end
     end
   end
 end
 
--- `view` names the periods as of now: today, yesterday, week, last week, month, last month, year.
--- Answers packed integers: online; pageviews, visits and visitors of each of these periods and in
--- total, with what an admin added and never below 0; since, last hit, peak, its instant; how many
--- seeds, and of each the numbers of its period and metric, and the amount; pageviews of the paths.
+-- `view` has the labels of the periods as of now. Answers packed integers: how many are online; how
+-- many seeds there are; pageviews, visits and visitors of each period, with what an admin added and
+-- never below 0; since, last hit, peak, its instant; of each seed the numbers of its period and its
+-- metric, and the amount; pageviews of the paths.
 local function counts_of(base, state, view, online, paths)
-  local counts = {unpack(NO_COUNTS)}
-  counts[1] = online
-  for n = 1, 7 do
-    local i = 3 * n - 1
-    counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, math.ceil(n / 2), view[n])
-  end
-  for i = 0, 2 do
-    counts[23 + i] = state[NUMBERS + 4 * TOTAL + i]
-  end
-  for i = 0, 3 do
-    counts[26 + i] = state[SINCE + i]
+  local counts = {online, 0, unpack(state, NUMBERS + 3, PEAK_AT)}
+  for n = 1, YEAR do
+    if view[n] ~= state[n] then
+      local i = 3 * n
+      counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, n, view[n])
+    end
   end
   if state[SEEDED] == 1 then
     add_seeds(base, view, counts)
   end
   for _, path in ipairs(paths or {}) do
-    counts[#counts + 1] = redis.call('ZSCORE', base .. 'pages', path) or 0
+    counts[#counts + 1] = call('ZSCORE', base .. 'pages', path) or 0
   end
   return struct.pack('<' .. string.rep('i8', #counts), unpack(counts))
 end
@@ -647,20 +660,20 @@ end
 local function merge_visitors(from, into, kind, label)
   local source, target = sketch_of(from, kind, label), sketch_of(into, kind, label)
   local hash, field = place(kind, label)
-  local theirs = redis.call('HGET', from .. hash, field .. 'u')
-  local ours = redis.call('HGET', into .. hash, field .. 'u')
-  local target_lives = redis.call('EXISTS', target) == 1
-  if redis.call('EXISTS', source) == 1 and (target_lives or not ours) then
-    redis.call('PFMERGE', target, source)
+  local theirs = call('HGET', from .. hash, field .. 'u')
+  local ours = call('HGET', into .. hash, field .. 'u')
+  local target_lives = call('EXISTS', target) == 1
+  if call('EXISTS', source) == 1 and (target_lives or not ours) then
+    call('PFMERGE', target, source)
     remember(into, 'visitors:' .. kind .. ':' .. label)
     return 0
   end
   if not ours and not target_lives then
-    redis.call('HSET', into .. hash, field .. 'u', theirs)
+    call('HSET', into .. hash, field .. 'u', theirs)
     return 0
   end
-  local sum = (theirs or redis.call('PFCOUNT', source)) + (ours or redis.call('PFCOUNT', target))
-  redis.call('HSET', into .. hash, field .. 'u', sum, field .. 'a', 1)
+  local sum = (theirs or call('PFCOUNT', source)) + (ours or call('PFCOUNT', target))
+  call('HSET', into .. hash, field .. 'u', sum, field .. 'a', 1)
   return 1
 end
 
@@ -673,9 +686,9 @@ local function merge_numbers(from, into, name, labels)
       local label = stem == '' and part or stem .. '-' .. part
       labels[kind .. ' ' .. label] = true
     elseif metric == 'a' then
-      redis.call('HSET', into .. name, field, value)
+      call('HSET', into .. name, field, value)
     else
-      redis.call('HINCRBY', into .. name, field, value)
+      call('HINCRBY', into .. name, field, value)
     end
   end
   remember(into, name)
@@ -683,9 +696,9 @@ end
 
 local function merge_drops(from, into, name, now)
   for field, hits in pairs(read_hash(from .. name)) do
-    redis.call('HINCRBY', into .. name, field, hits)
+    call('HINCRBY', into .. name, field, hits)
   end
-  redis.call('PEXPIRE', into .. name, DROPS_MS)
+  call('PEXPIRE', into .. name, DROPS_MS)
   remember(into, name, now + DROPS_MS)
 end
 
@@ -693,38 +706,38 @@ end
 -- a million members.
 local function merge_set(from, into, name, add)
   local source, target, few = from .. name, into .. name, from .. name
-  if redis.call('EXISTS', source) == 0 then
+  if call('EXISTS', source) == 0 then
     return
   end
-  local life = math.max(redis.call('PTTL', source), redis.call('PTTL', target))
-  if redis.call('ZCARD', source) > redis.call('ZCARD', target) then
+  local life = max(call('PTTL', source), call('PTTL', target))
+  if call('ZCARD', source) > call('ZCARD', target) then
     few = from .. 'few'
-    if redis.call('EXISTS', target) == 1 then
-      redis.call('RENAME', target, few)
+    if call('EXISTS', target) == 1 then
+      call('RENAME', target, few)
     end
-    redis.call('RENAME', source, target)
+    call('RENAME', source, target)
   end
-  local members = redis.call('ZRANGE', few, 0, -1, 'WITHSCORES')
+  local members = call('ZRANGE', few, 0, -1, 'WITHSCORES')
   for i = 1, #members, 2 do
     add(target, members[i + 1], members[i])
   end
-  redis.call('UNLINK', few)
+  call('UNLINK', few)
   if life > 0 then
-    redis.call('PEXPIRE', target, life)
+    call('PEXPIRE', target, life)
   end
 end
 
 local function keep_later(key, score, member)
-  redis.call('ZADD', key, 'GT', score, member)
+  call('ZADD', key, 'GT', score, member)
 end
 
 local function add_score(key, score, member)
-  redis.call('ZINCRBY', key, score, member)
+  call('ZINCRBY', key, score, member)
 end
 
 local function merge_seeds(from, into, state)
   for field, amount in pairs(read_hash(from .. 'seeds')) do
-    redis.call('HINCRBY', into .. 'seeds', field, amount)
+    call('HINCRBY', into .. 'seeds', field, amount)
     state[SEEDED] = 1
   end
 end
@@ -732,22 +745,22 @@ end
 -- Who left one generation may have come back to the other: then both sets differ.
 local function merge_left(from, into, state)
   merge_set(from, into, 'left', keep_later)
-  local members = redis.call('ZRANGE', into .. 'left', 0, -1, 'WITHSCORES')
+  local members = call('ZRANGE', into .. 'left', 0, -1, 'WITHSCORES')
   for i = 1, #members, 2 do
-    if redis.call('ZSCORE', into .. 'seen', members[i]) ~= members[i + 1] then
-      redis.call('ZREM', into .. 'left', members[i])
+    if call('ZSCORE', into .. 'seen', members[i]) ~= members[i + 1] then
+      call('ZREM', into .. 'left', members[i])
     end
   end
-  state[LEFT] = redis.call('EXISTS', into .. 'left')
+  state[LEFT] = call('EXISTS', into .. 'left')
 end
 
 local function merge_total(from, into, theirs, ours)
-  local n = NUMBERS + 4 * TOTAL
-  redis.call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
-  ours[n], ours[n + 1] = ours[n] + theirs[n], ours[n + 1] + theirs[n + 1]
-  ours[n + 2], ours[n + 3] = redis.call('PFCOUNT', into .. 'visitors:total'), 0
-  ours[SINCE] = math.min(ours[SINCE], theirs[SINCE])
-  ours[LAST] = math.max(ours[LAST], theirs[LAST])
+  local i = NUMBERS + 3 * TOTAL
+  call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
+  raise(ours, TOTAL, theirs[i], theirs[i + 1])
+  ours[i + 2], ours[CHANGES + TOTAL] = call('PFCOUNT', into .. 'visitors:total'), 0
+  ours[SINCE] = min(ours[SINCE], theirs[SINCE])
+  ours[LAST] = max(ours[LAST], theirs[LAST])
   if theirs[PEAK] > ours[PEAK] then
     ours[PEAK], ours[PEAK_AT] = theirs[PEAK], theirs[PEAK_AT]
   end
@@ -760,40 +773,42 @@ local function merge_running(into, theirs, ours, now)
   elseif theirs[DAY] == ours[DAY] and theirs[BEGAN] ~= ours[BEGAN] then
     ours[BEGAN] = NEVER[WEEK]
   end
-  for k, kind in ipairs(KINDS) do
-    local older, newer = theirs[k], ours[k]
+  for n = DAY, YEAR, 2 do
+    local older, newer = theirs[n], ours[n]
     if older > newer then
       older, newer = newer, older
     end
-    if older ~= newer and older ~= NEVER[k] then
-      freeze(into, kind, older, now)
+    if older ~= newer and older ~= NEVER[n] then
+      freeze(into, KINDS[n], older, now)
     end
-    if newer ~= NEVER[k] then
-      begin_period(ours, k, newer, ended_numbers(into, kind, newer))
-      remember(into, 'visitors:' .. kind .. ':' .. newer)
+    if newer ~= NEVER[n] then
+      set_period(ours, n, newer, ended_numbers(into, KINDS[n], newer))
+      remember(into, 'visitors:' .. KINDS[n] .. ':' .. newer)
     end
-    forget_previous(ours, k)
+    forget_previous(ours, n)
   end
 end
 
 local function settle_all(base, state)
-  for k = 1, #KINDS do
-    if state[k] ~= NEVER[k] then
-      settle(base, state, k)
+  for n = DAY, YEAR, 2 do
+    if state[n] ~= NEVER[n] then
+      settle(base, state, n)
     end
   end
 end
+
+local RUNNING = {day = DAY, week = WEEK, month = MONTH, year = YEAR}
 
 -- Adds all that one generation counted to another. Answers how many sums are approximate.
 local function merge(from, into, now)
   local theirs, ours = load_state(from), load_state(into)
   settle_all(from, theirs)
   settle_all(into, ours)
-  local names, labels, approximate = redis.call('ZRANGE', from .. 'index', 0, -1), {}, 0
+  local names, labels, approximate = call('ZRANGE', from .. 'index', 0, -1), {}, 0
   for _, name in ipairs(names) do
     local kind, label = string.match(name, '^visitors:(%a+):(.*)$')
     if kind then
-      if redis.call('EXISTS', from .. name) == 1 then
+      if call('EXISTS', from .. name) == 1 then
         labels[kind .. ' ' .. label] = true
       end
     elseif string.sub(name, 1, 6) == 'drops:' then
@@ -805,8 +820,8 @@ local function merge(from, into, now)
   for period in pairs(labels) do
     local kind, label = string.match(period, '^(%a+) (.*)$')
     approximate = approximate + merge_visitors(from, into, kind, label)
-    local k = NUMBER_OF[kind]
-    if label < ours[k] or label < theirs[k] then
+    local n = RUNNING[kind]
+    if label < ours[n] or label < theirs[n] then
       freeze(into, kind, label, now)
     end
   end
@@ -854,7 +869,7 @@ local function unpack_batch(packed, ids)
   repeat
     local part = part_named({cmsgpack.unpack_limit(packed, PART_FIELDS, at)})
     check_hits(part)
-    parts[#parts + 1], newest = part, math.max(newest, part.newest)
+    parts[#parts + 1], newest = part, max(newest, part.newest)
     visitors, at = visitors + part.visitors, part.ended
   until at == -1
   assert(#ids == visitors * 8, 'not that many visitors')
@@ -981,7 +996,7 @@ local function open(keys, args)
     return redis.error_reply('FENCED ' .. whole(known_epoch))
   end
   prune_ledger(tag, now)
-  last = math.max(last, passed or 0)
+  last = max(last, passed or 0)
   write_ledger(tag, producer, epoch, last, rejected, now)
   return last
 end
@@ -1013,17 +1028,17 @@ end
 -- sites(tag; version) answers nothing if that is the version, else {version, site -> settings,
 -- site -> generation}, both as flat lists.
 local function sites(keys, args)
-  local version = redis.call('HGET', keys[1] .. ':sites', '#') or '0'
+  local version = call('HGET', keys[1] .. ':sites', '#') or '0'
   if version == args[1] then
     return false
   end
-  return {version, redis.call('HGETALL', keys[1] .. ':sites'),
-    redis.call('HGETALL', keys[1] .. ':generations')}
+  return {version, call('HGETALL', keys[1] .. ':sites'),
+    call('HGETALL', keys[1] .. ':generations')}
 end
 
 -- An operation is done once: its id answers for it 30 days long, with what kind it was.
 local function done_before(tag, site, operation)
-  local done = redis.call('HGET', tag .. ':operations:' .. site, operation)
+  local done = call('HGET', tag .. ':operations:' .. site, operation)
   return done and string.match(done, '^%a+')
 end
 
@@ -1036,14 +1051,14 @@ local function keep_operation(tag, site, operation, what, now)
   for id, done in pairs(read_hash(key)) do
     local kind, generation, at = string.match(done, '^(%a+):(%d+):(%d+)$')
     if tonumber(at) < now - OPERATION_MS then
-      redis.call('HDEL', key, id)
+      call('HDEL', key, id)
       if kind == 'reset' then -- nothing can bring that generation back any more
         forget(base_of(tag, site, generation))
       end
     end
   end
-  redis.call('HSET', key, operation, what .. ':' .. now)
-  redis.call('HINCRBY', tag .. ':sites', '#', 1)
+  call('HSET', key, operation, what .. ':' .. now)
+  call('HINCRBY', tag .. ':sites', '#', 1)
 end
 
 -- put_site(tag; site, settings, those it replaces or '', operation or '') makes or changes a site.
@@ -1056,18 +1071,18 @@ local function put_site(keys, args)
   elseif kind then
     return other_kind(kind)
   end
-  local found, now = redis.call('HGET', tag .. ':sites', site), store_time()
+  local found, now = call('HGET', tag .. ':sites', site), store_time()
   if before == '' and found then
     return redis.error_reply('EXISTS there is such a site')
   elseif before ~= '' and found ~= before then
     return redis.error_reply('CHANGED the site was changed meanwhile')
   end
   if not found then
-    redis.call('HSET', tag .. ':generations', site, 1)
+    call('HSET', tag .. ':generations', site, 1)
     begin_generation(base_of(tag, site, 1), now)
   end
-  redis.call('HSET', tag .. ':sites', site, settings)
-  redis.call('HINCRBY', tag .. ':sites', '#', 1)
+  call('HSET', tag .. ':sites', site, settings)
+  call('HINCRBY', tag .. ':sites', '#', 1)
   kind = found and 'change' or 'creation'
   if operation ~= '' then
     keep_operation(tag, site, operation, kind .. ':0', now)
@@ -1089,7 +1104,7 @@ local function reset(keys, args)
   elseif not current_base(tag, site) then
     return redis.error_reply('NOSITE no such site')
   end
-  local generation = redis.call('HINCRBY', tag .. ':generations', site, 1)
+  local generation = call('HINCRBY', tag .. ':generations', site, 1)
   set_flag(base_of(tag, site, generation - 1), CURRENT, 0)
   begin_generation(base_of(tag, site, generation), now)
   keep_operation(tag, site, operation, 'reset:' .. (generation - 1), now)
@@ -1098,14 +1113,14 @@ end
 
 -- The generation that a reset moved away and that is the newest still away; else why not.
 local function moved_generation(tag, site, operation)
-  local entry = redis.call('HGET', tag .. ':operations:' .. site, operation)
+  local entry = call('HGET', tag .. ':operations:' .. site, operation)
   local moved = tonumber(entry and string.match(entry, '^reset:(%d+):') or nil)
   if not moved then
     return nil, 'NOOPERATION no such reset in the last 30 days'
   end
-  local current = tonumber(redis.call('HGET', tag .. ':generations', site))
+  local current = tonumber(call('HGET', tag .. ':generations', site))
   for later = moved + 1, current - 1 do
-    if redis.call('HEXISTS', tag .. ':generations', site .. ':' .. later) == 0 then
+    if call('HEXISTS', tag .. ':generations', site .. ':' .. later) == 0 then
       return nil, 'NEWER a newer reset must be undone first'
     end
   end
@@ -1119,12 +1134,12 @@ local function undo(keys, args)
   local moved, current = moved_generation(tag, site, operation)
   if not moved then
     return redis.error_reply(current)
-  elseif redis.call('HEXISTS', tag .. ':generations', site .. ':' .. moved) == 1 then
+  elseif call('HEXISTS', tag .. ':generations', site .. ':' .. moved) == 1 then
     return {0, 0}
   end
   local approximate = merge(base_of(tag, site, moved), base_of(tag, site, current), now)
-  redis.call('HSET', tag .. ':generations', site .. ':' .. moved, 'undone')
-  redis.call('HINCRBY', tag .. ':sites', '#', 1)
+  call('HSET', tag .. ':generations', site .. ':' .. moved, 'undone')
+  call('HINCRBY', tag .. ':sites', '#', 1)
   return {1, approximate}
 end
 
@@ -1139,7 +1154,7 @@ local function seed(keys, args)
   end
   for i = 4, #args, 3 do
     local field = args[i] .. ':' .. args[i + 1] .. ':' .. args[3]
-    redis.call('HINCRBY', base .. 'seeds', field, args[i + 2])
+    call('HINCRBY', base .. 'seeds', field, args[i + 2])
   end
   set_flag(base, SEEDED, 1)
   keep_operation(tag, site, operation, 'seed:0', store_time())
@@ -1153,7 +1168,7 @@ local function drops(keys, args)
     return redis.error_reply('NOSITE no such site')
   end
   for i = 2, #args do
-    months[i - 1] = redis.call('HGETALL', base .. 'drops:' .. args[i])
+    months[i - 1] = call('HGETALL', base .. 'drops:' .. args[i])
   end
   return months
 end
@@ -1161,19 +1176,19 @@ end
 -- install(meta key; schema, partitions, secret) makes the installation's record once; answers it.
 local function install(keys, args)
   for i, field in ipairs({'schema', 'partitions', 'secret'}) do
-    redis.call('HSETNX', keys[1], field, args[i])
+    call('HSETNX', keys[1], field, args[i])
   end
-  return redis.call('HMGET', keys[1], 'schema', 'partitions', 'secret')
+  return call('HMGET', keys[1], 'schema', 'partitions', 'secret')
 end
 
 -- adopt(tag; installation) makes the partition the installation's.
 local function adopt(keys, args)
-  return redis.call('HSET', keys[1] .. ':ledger', '#', args[1])
+  return call('HSET', keys[1] .. ':ledger', '#', args[1])
 end
 
 -- probe(tag) answers {now, installation}. It writes nothing, but is refused whenever writes are.
 local function probe(keys)
-  return {store_time(), redis.call('HGET', keys[1] .. ':ledger', '#')}
+  return {store_time(), call('HGET', keys[1] .. ':ledger', '#')}
 end
 
 -- rehearse(tag) uses every command that any function uses, on keys that nothing else has: where one
@@ -1182,62 +1197,63 @@ local function rehearse(keys)
   local tag = keys[1] .. ':rehearsal:'
   local zset, other, hash, sketch = tag .. 'zset', tag .. 'other', tag .. 'hash', tag .. 'sketch'
   local text = tag .. 'text'
-  redis.call('GET', text)
-  redis.call('SET', text, 'a')
-  redis.call('ZADD', zset, 'GT', 1, 'a')
-  redis.call('ZADD', zset, 'XX', 'INCR', 1, 'a')
-  redis.call('ZINCRBY', zset, 1, 'a')
-  redis.call('ZMSCORE', zset, 'a')
-  redis.call('ZSCORE', zset, 'a')
-  redis.call('ZCARD', zset)
-  redis.call('ZCOUNT', zset, '-inf', '+inf')
-  redis.call('ZRANGE', zset, 0, -1)
-  redis.call('RENAME', zset, other)
-  redis.call('ZREM', other, 'b')
-  redis.call('ZREMRANGEBYSCORE', other, '-inf', 0)
-  redis.call('PEXPIRE', other, 1000)
-  redis.call('PTTL', other)
-  redis.call('TYPE', other)
-  redis.call('HSET', hash, 'a', 1)
-  redis.call('HSETNX', hash, 'a', 1)
-  redis.call('HGET', hash, 'a')
-  redis.call('HMGET', hash, 'a')
-  redis.call('HGETALL', hash)
-  redis.call('HEXISTS', hash, 'a')
-  redis.call('HINCRBY', hash, 'a', 1)
-  redis.call('HDEL', hash, 'b')
-  redis.call('PFADD', sketch, 'a')
-  redis.call('PFMERGE', sketch, sketch)
-  redis.call('PFCOUNT', sketch)
-  redis.call('EXISTS', zset)
+  call('GET', text)
+  call('SET', text, 'a')
+  call('ZADD', zset, 'GT', 1, 'a')
+  call('ZADD', zset, 'XX', 'INCR', 1, 'a')
+  call('ZINCRBY', zset, 1, 'a')
+  call('ZMSCORE', zset, 'a')
+  call('ZSCORE', zset, 'a')
+  call('ZCARD', zset)
+  call('ZCOUNT', zset, '-inf', '+inf')
+  call('ZRANGE', zset, 0, -1)
+  call('RENAME', zset, other)
+  call('ZREM', other, 'b')
+  call('ZREMRANGEBYSCORE', other, '-inf', 0)
+  call('PEXPIRE', other, 1000)
+  call('PTTL', other)
+  call('TYPE', other)
+  call('HSET', hash, 'a', 1)
+  call('HSETNX', hash, 'a', 1)
+  call('HGET', hash, 'a')
+  call('HMGET', hash, 'a')
+  call('HGETALL', hash)
+  call('HEXISTS', hash, 'a')
+  call('HINCRBY', hash, 'a', 1)
+  call('HDEL', hash, 'b')
+  call('PFADD', sketch, 'a')
+  call('PFMERGE', sketch, sketch)
+  call('PFCOUNT', sketch)
+  call('EXISTS', zset)
   for _, key in ipairs({zset, other, hash, sketch, text}) do
-    redis.call('UNLINK', key)
+    call('UNLINK', key)
   end
   return store_time()
 end
 
 -- While a library loads there is nothing but `redis`, not even pairs().
-redis.register_function('__library___record', record)
-redis.register_function('__library___open', open)
-redis.register_function('__library___last_seq', last_seq)
-redis.register_function('__library___put_site', put_site)
-redis.register_function('__library___reset', reset)
-redis.register_function('__library___undo', undo)
-redis.register_function('__library___seed', seed)
-redis.register_function('__library___install', install)
-redis.register_function('__library___adopt', adopt)
-redis.register_function('__library___probe', probe)
-redis.register_function('__library___rehearse', rehearse)
--- PFCOUNT may write its cache, so `counts` is no read-only function, but it needs no memory.
-redis.register_function({
-  function_name = '__library___counts', callback = counts, flags = {'allow-oom'},
-})
-redis.register_function({
-  function_name = '__library___sites', callback = sites, flags = {'no-writes'},
-})
-redis.register_function({
-  function_name = '__library___done', callback = done, flags = {'no-writes'},
-})
-redis.register_function({
-  function_name = '__library___drops', callback = drops, flags = {'no-writes'},
-})
+local function register(name, callback, flags)
+  redis.register_function({
+    function_name = '__library___' .. name, flags = flags or {},
+    callback = function(keys, args)
+      bind()
+      return callback(keys, args)
+    end,
+  })
+end
+
+register('record', record)
+register('open', open)
+register('last_seq', last_seq)
+register('put_site', put_site)
+register('reset', reset)
+register('undo', undo)
+register('seed', seed)
+register('install', install)
+register('adopt', adopt)
+register('probe', probe)
+register('rehearse', rehearse)
+register('counts', counts, {'allow-oom'}) -- PFCOUNT may write its cache, but it needs no memory
+register('sites', sites, {'no-writes'})
+register('done', done, {'no-writes'})
+register('drops', drops, {'no-writes'})

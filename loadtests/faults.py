@@ -33,7 +33,7 @@ BATCH = b"_record"
 STOP_S = 8.0
 MANY = 1000  # connections, or streams
 TELL_S = 10.0  # until hits are answered as they must be
-READ_FIRST = ("total", "seen", "online")  # before anything of a site is written
+READ_FIRST = ("running", "seen")  # before anything of a site is written
 LOADING_S = 1.0
 LOADING_DELAY_US = "300"  # for each command of the append-only file
 

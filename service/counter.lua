@@ -51,6 +51,7 @@ local TRIM_MS = 60000
 local SEVERAL = 256 -- one change among so many visitors is well within a sketch's error
 local METRICS = {'p', 'v', 'u'}
 local OTHER = '(other)'
+local MANY_PATHS = 32 -- in one batch
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
 local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
 
@@ -67,6 +68,7 @@ local DAY, WEEK, MONTH, YEAR, TOTAL = 1, 3, 5, 7, 8 -- those that run; the total
 -- of the periods, of one that does not run as far as it was asked for. Then come the week that the
 -- running day was started with, and pageviews, visits and visitors of each period.
 local STATE = '<c10c10c10c10c7c7c4c10' .. 'dddddddddddddddddddddddd' .. 'dddddddddddddddd'
+local SHOWN_FROM, SHOWN_TO = 69, 292 -- in it, the numbers up to PEAK_AT
 local BEGAN = 8
 local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
 local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
@@ -489,25 +491,36 @@ local function add_numbers(part, visits)
   raise(state, TOTAL, pageviews, visits)
 end
 
+-- A sorted set of at most 128 short members has no index: each is looked for from end to end. A
+-- long one makes it a set with an index, and it remains one.
+local function index_pages(key)
+  local long = string.rep('x', 65)
+  call('ZADD', key, 0, long)
+  call('ZREM', key, long)
+end
+
 local function add_pages(part)
   local key, paths, views = part.base .. 'pages', part.paths, part.views
   if #paths == 1 and call('ZADD', key, 'XX', 'INCR', views[1], paths[1]) then
     return
+  elseif #paths > MANY_PATHS and call('ZCARD', key) <= 128 then
+    index_pages(key)
   end
-  local known, flat, others, room = call('ZMSCORE', key, unpack(paths)), {}, 0, nil
-  for i, path in ipairs(paths) do
+  local known, sums, n, others, room = call('ZMSCORE', key, unpack(paths)), {}, 0, 0, nil
+  for i = 1, #paths do
     if not known[i] then
       room = (room or part.max_pages - call('ZCARD', key)) - 1
     end
     if known[i] or room >= 0 then
-      flat[#flat + 1] = (known[i] or 0) + views[i]
-      flat[#flat + 1] = path
+      sums[n + 1] = (known[i] or 0) + views[i]
+      sums[n + 2] = paths[i]
+      n = n + 2
     else
       others = others + views[i]
     end
   end
-  if #flat > 0 then
-    call('ZADD', key, unpack(flat))
+  if n > 0 then
+    call('ZADD', key, unpack(sums))
   end
   if others > 0 then
     call('ZINCRBY', key, others, OTHER)
@@ -632,17 +645,27 @@ local function add_seeds(base, view, counts)
   end
 end
 
--- `view` has the labels of the periods as of now. Answers packed integers: how many are online; how
+local function are_kept(state, view)
+  for n = DAY, YEAR do
+    if view[n] ~= state[n] then
+      return false
+    end
+  end
+  return true
+end
+
+-- `view` has the labels of the periods as of now. Answers packed numbers: how many are online; how
 -- many seeds there are; pageviews, visits and visitors of each period, with what an admin added and
 -- never below 0; since, last hit, peak, its instant; of each seed the numbers of its period and its
--- metric, and the amount; pageviews of the paths.
+-- metric, and the amount; pageviews of the paths. As a rule most of it lies in the packed state.
 local function counts_of(base, state, view, online, paths)
+  if state[SEEDED] == 0 and not paths and are_kept(state, view) then
+    return struct.pack('<dd', online, 0) .. string.sub(state[PACKED], SHOWN_FROM, SHOWN_TO)
+  end
   local counts = {online, 0, unpack(state, NUMBERS + 3, PEAK_AT)}
-  for n = 1, YEAR do
-    if view[n] ~= state[n] then
-      local i = 3 * n
-      counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, n, view[n])
-    end
+  for n = DAY, YEAR do
+    local i = 3 * n
+    counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, n, view[n])
   end
   if state[SEEDED] == 1 then
     add_seeds(base, view, counts)
@@ -650,7 +673,7 @@ local function counts_of(base, state, view, online, paths)
   for _, path in ipairs(paths or {}) do
     counts[#counts + 1] = call('ZSCORE', base .. 'pages', path) or 0
   end
-  return struct.pack('<' .. string.rep('i8', #counts), unpack(counts))
+  return struct.pack('<' .. string.rep('d', #counts), unpack(counts))
 end
 
 ---------------------------------------------------------------------------------------------- undo
@@ -851,6 +874,7 @@ local function part_named(packed)
     asked = packed[14], labels = labels_of(packed[15], packed[16]), pageviews = packed[17],
     newest = packed[18], paths = packed[19], views = packed[20], drops = packed[21],
     visitors = packed[22], runs = packed[23], whose = packed[24], ended = packed[1],
+    base = false, state = false, current = false, online = 0, -- as will be found
   }
 end
 
@@ -903,20 +927,22 @@ local function counts_at(base, asked, now)
   return counts_of(base, state, asked.view, online_now(base, state, asked.window, now), asked.asked)
 end
 
--- Counts a part; answers its site's counts.
 local function count_part(part, batch)
-  local base, state, now = part.base, part.state, batch.now
+  local state, now = part.state, batch.now
   add_hits(part, batch)
-  local online = online_now(base, state, part.window, now)
-  if online > state[PEAK] then
-    state[PEAK], state[PEAK_AT] = online, now
+  part.online = online_now(part.base, state, part.window, now)
+  if part.online > state[PEAK] then
+    state[PEAK], state[PEAK_AT] = part.online, now
   end
   keep_previous(part)
-  save_state(base, state)
+end
+
+local function answer_part(part, batch)
+  save_state(part.base, part.state)
   if part.current then
-    return counts_at(part.current, part, now)
+    return counts_at(part.current, part, batch.now)
   end
-  return counts_of(base, state, part.view, online, part.asked)
+  return counts_of(part.base, part.state, part.view, part.online, part.asked)
 end
 
 -- Counts a batch; answers why not, and then nothing was written. May raise an error. What a day's
@@ -934,8 +960,11 @@ local function count_batch(batch, packed)
     end
   end
   write_ledger(batch.tag, batch.producer, batch.epoch, batch.seq, batch.rejected, batch.now)
+  for _, part in ipairs(parts) do
+    count_part(part, batch)
+  end
   for n, part in ipairs(parts) do
-    batch.counts[n] = count_part(part, batch)
+    batch.counts[n] = answer_part(part, batch)
   end
 end
 

@@ -187,12 +187,13 @@ class Counts(Struct, frozen=True):
     @classmethod
     def of(cls, packed: bytes) -> Counts:
         """As counter.lua packs them, see its counts_of."""
-        online, number_of_seeds, *numbers = struct.unpack(f"<{len(packed) // 8}q", packed)
+        packed_numbers = struct.unpack(f"<{len(packed) // 8}d", packed)
+        online, number_of_seeds, *numbers = map(int, packed_numbers)  # all of them are whole
         periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
         since, last_hit, peak, peak_at, *rest = numbers[24:]
         seeds = [_seed(*rest[3 * n : 3 * n + 3]) for n in range(number_of_seeds)]
         pages = rest[3 * number_of_seeds :]
-        values = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
+        values: tuple[Any, ...] = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
         return cls(*values)
 
 

@@ -48,7 +48,7 @@ class Costs:
     commit_ms: float
     """From sending a flush to its answer."""
     id_bytes: float
-    """Memory of a visitor in each of the two sets."""
+    """Memory of a visitor in a set."""
     year_bytes: float
     """Memory of the numbers of a site's year."""
     request_bytes: float

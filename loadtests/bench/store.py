@@ -81,7 +81,7 @@ def batches(counted: Counted, size: int, number: int, visitors: Iterator[int]) -
 
 
 def bytes_per_id(store: str, visitors: int) -> float:
-    """What a visitor takes in each of the two sets of a busy site."""
+    """What a visitor takes in the set of a busy site."""
 
     async def work(counted: Counted, _pid: int) -> float:
         await send(counted, 1)  # what a site needs by itself
@@ -89,7 +89,7 @@ def bytes_per_id(store: str, visitors: int) -> float:
         sent = batches(counted, 1000, visitors // 1000, itertools.count(10))
         await counted.store.replay(counted.ledger._producer, sent)
         sketches = await memory_of(counted, SKETCHES)
-        return (await used_memory(counted) - before - sketches) / visitors / 2
+        return (await used_memory(counted) - before - sketches) / visitors
 
     return on_a_server(store, work)
 
@@ -105,7 +105,7 @@ def bytes_per_quiet_site() -> tuple[float, float]:
             await send(site, 3)
             sketches += await memory_of(site, SKETCHES)
             # As when the sets have expired.
-            _ = await site.client.unlink(f"{base_of(site)}online", f"{base_of(site)}seen")
+            _ = await site.client.unlink(f"{base_of(site)}left", f"{base_of(site)}seen")
         whole = await used_memory(counted) - before
         return (whole - sketches) / QUIET_SITES, sketches / QUIET_SITES
 

@@ -13,7 +13,7 @@ from redis import Redis
 
 from loadtests.bench.closed_loop import Void
 from loadtests.bench.servers import Server
-from loadtests.oracle import NAMESPACE
+from loadtests.oracle import NAMESPACE, running_sums
 
 OUTCOME = re.compile(r'^visitcounter_hits_total\{outcome="(\w+)"\} (\S+)$', re.M)
 
@@ -41,13 +41,7 @@ def outcomes_of(url: str) -> dict[str, int]:
 def pageviews(socket_path: str) -> int:
     """Of all sites, in total."""
     with Redis(unix_socket_path=socket_path) as store:
-        totals = [
-            key
-            for key in store.scan_iter(f"{NAMESPACE}:*:total", count=10_000)
-            if not key.endswith(b":visitors:total")
-        ]
         pipeline = store.pipeline(transaction=False)
-        for key in totals:
-            _ = pipeline.hget(key, "total")
-        found = [total.split() for total in pipeline.execute() if total]
-    return sum(int(pageviews) for _label, pageviews, *_ in found)
+        for key in store.scan_iter(f"{NAMESPACE}:*:running", count=10_000):
+            _ = pipeline.get(key)
+        return sum(running_sums(running)["total"]["p"] for running in pipeline.execute())

@@ -1,0 +1,128 @@
+"""How hits are packed for the store, what it costs there, and what is read back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batch import BYE, KNOWN_ONLY, Batch, Packed
+from service.model import Drop, Hit, Kind, Reason, Site, SiteSettings, StoredSite
+from service.periods import Calendar
+from service.segment import Record
+from tests.counting import Counted, at, counting, visitor
+from tests.model import unpacked
+from tests.servers import Server
+
+NOON = at("2026-03-10 12:00")
+DAY = 86_400_000
+SITES = [
+    Site(StoredSite(SiteSettings(id=name, origins=("*",)), Calendar.of("UTC")), 1)
+    for name in ("a", "b")
+]
+ASKING = ("fcall", "info", "config|resetstat")
+
+hits = st.builds(
+    Hit,
+    site=st.sampled_from(SITES),
+    kind=st.sampled_from(Kind),
+    at=st.sampled_from([NOON, NOON + 1, NOON + DAY]),
+    visitor=st.sampled_from([b"", visitor(1), visitor(2), visitor(3)]),
+    known_only=st.booleans(),
+)
+
+
+@given(st.lists(hits, min_size=1))
+def test_every_hit_is_packed_once_and_in_order(entries: list[Hit]) -> None:
+    """Of a site's day: who, when and how, in the order in which the hits were accepted."""
+    packed = Batch(7, 1, entries, NOON).packed
+    ids = [packed.ids[n : n + 8] for n in range(0, len(packed.ids), 8)]
+
+    for part in unpacked(packed.parts):
+        of_part, ids = ids[: part.visitors], ids[part.visitors :]
+        expected = [
+            (BYE * (hit.kind is Kind.BYE) + KNOWN_ONLY * hit.known_only, hit.at, hit.visitor)
+            for hit in entries
+            if hit.visitor and hit.site.id == part.site and (hit.at < NOON + DAY) == is_first(part)
+        ]
+        assert part.hits(of_part) == expected
+    assert ids == []
+
+
+def is_first(part: Any) -> bool:
+    return bool(part.day == "2026-03-10")
+
+
+@given(st.binary(), st.binary())
+def test_a_batch_comes_back_from_its_record(parts: bytes, ids: bytes) -> None:
+    """What lies in the spool is sent as it was packed."""
+    packed = Packed(7, 3, parts, ids)
+    record = packed.record(epoch=2)
+
+    assert record == Record(7, 2, 3, record.payload)
+    assert Packed.of(record) == packed
+
+
+async def test_hits_that_fared_alike_share_an_outcome(store_server: Server) -> None:
+    """What is made of an outcome can be made once for all of them."""
+    async with counting(store_server.url) as counted:
+        first, second = counted.hit(1, NOON), counted.hit(2, NOON)
+        drop = Drop(counted.site, Reason.BOT, NOON)
+        outcomes = await counted.record(first, drop, second, first, counted.hit(0, NOON))
+
+    new, dropped, also_new, again, anonymous = outcomes
+    assert [outcome.new for outcome in outcomes] == [True, False, True, False, False]
+    assert new is also_new
+    assert dropped is again is anonymous
+
+
+async def test_pages_are_told_to_whom_they_were_asked_by(store_server: Server) -> None:
+    """Each gets the pageviews of its own path, also where others ask for other ones."""
+    async with counting(store_server.url) as counted:
+        outcomes = await counted.record(
+            counted.hit(1, NOON, path="/a", wants_page=True),
+            counted.hit(2, NOON, path="/b"),
+            counted.hit(3, NOON, path="/b", wants_page=True),
+            counted.hit(1, NOON + DAY, path="/a", wants_page=True),
+            now=NOON + DAY,
+        )
+
+    assert [outcome.page for outcome in outcomes] == [2, None, 2, 2]
+
+
+async def test_a_hit_takes_few_commands(store_server: Server) -> None:
+    """A known visitor's next view runs ten commands in the store, a new visitor's at most six
+    more: of the numbers that a page shows none is read or written by itself."""
+    async with counting(store_server.url) as counted:
+        await counted.record(*(counted.hit(n, NOON) for n in range(1, 11)))
+        known = await commands(counted, counted.hit(1, NOON + 1))
+        new = await commands(counted, counted.hit(11, NOON + 2))
+
+    assert known == {
+        "time": 1, "get": 1, "set": 1, "hget": 1, "hset": 1,
+        "zmscore": 1, "zadd": 2, "zcount": 1, "pfadd": 1,
+    }  # fmt: skip
+    assert new - known == {"zcard": 1, "pfadd": 4, "pfcount": 5}
+
+
+async def test_a_thousand_hits_take_as_many_commands_as_one(store_server: Server) -> None:
+    """All commands of a batch take many members at once."""
+    async with counting(store_server.url) as counted:
+        paths = [f"/{n}" for n in range(1000)]
+        views = [counted.hit(n + 1, NOON, path=path) for n, path in enumerate(paths)]
+        await counted.record(*views)
+        many = await commands(counted, *views)
+
+    assert many.total() <= 12
+
+
+async def commands(counted: Counted, *hits: Hit) -> Counter[str]:
+    """The commands that ran inside the store to count a batch."""
+    await counted.client.config_resetstat()
+    await counted.record(*hits)
+    stats: Mapping[str, Any] = await counted.client.info("commandstats")
+    calls = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+    return Counter({name: n for name, n in calls.items() if name not in ASKING})

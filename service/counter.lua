@@ -598,12 +598,14 @@ end
 
 ------------------------------------------------------------------------------------------- reading
 
+-- Who left was seen, but for a store that has lost one of the sets.
 local function online_now(base, state, window, now)
-  local online = call('ZCOUNT', base .. 'seen', now - window + 1, '+inf')
-  if state[LEFT] == 1 then
-    online = online - call('ZCOUNT', base .. 'left', now - window + 1, '+inf')
+  local since = now - window + 1
+  local online = call('ZCOUNT', base .. 'seen', since, '+inf')
+  if state[LEFT] == 0 then
+    return online
   end
-  return online
+  return max(0, online - call('ZCOUNT', base .. 'left', since, '+inf'))
 end
 
 -- The pageviews, visits and visitors of the period that has number n as of now.

@@ -77,10 +77,11 @@ local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may
 local PACKED = 49 -- all of them as they lie in the store
 
 -- What is used all the time: a global costs a search in two tables each time.
-local call, max, min
+local call, max, min, sub, pack, unpack_from, unpack_list
 
 local function bind()
-  call, max, min = redis.call, math.max, math.min
+  call, max, min, sub = redis.call, math.max, math.min, string.sub
+  pack, unpack_from, unpack_list = struct.pack, struct.unpack, unpack
 end
 
 local function store_time()
@@ -109,9 +110,9 @@ end
 -- The hash that holds a period's numbers, and what its fields begin with.
 local function place(kind, label)
   if kind == 'day' then
-    return 'day:' .. string.sub(label, 1, 7), string.sub(label, 9)
+    return 'day:' .. sub(label, 1, 7), sub(label, 9)
   elseif kind == 'week' or kind == 'month' then
-    return kind .. ':' .. string.sub(label, 1, 4), string.sub(label, 6)
+    return kind .. ':' .. sub(label, 1, 4), sub(label, 6)
   end
   return kind, label
 end
@@ -121,7 +122,7 @@ local function sketch_of(base, kind, label)
 end
 
 local function labels_of(day, week)
-  return {day, false, week, false, string.sub(day, 1, 7), false, string.sub(day, 1, 4)}
+  return {day, false, week, false, sub(day, 1, 7), false, sub(day, 1, 4)}
 end
 
 local function read_hash(key)
@@ -137,7 +138,7 @@ local function whole(number)
 end
 
 local function blank_state()
-  local state = {unpack(NEVER)}
+  local state = {unpack_list(NEVER)}
   state[BEGAN] = NEVER[WEEK]
   for i = BEGAN + 1, PACKED - 1 do
     state[i] = 0
@@ -147,13 +148,13 @@ end
 
 local function load_state(base)
   local packed = call('GET', base .. 'running')
-  local state = packed and {struct.unpack(STATE, packed)} or blank_state()
+  local state = packed and {unpack_from(STATE, packed)} or blank_state()
   state[PACKED] = packed
   return state
 end
 
 local function save_state(base, state)
-  local packed = struct.pack(STATE, unpack(state))
+  local packed = pack(STATE, unpack_list(state))
   if packed ~= state[PACKED] then
     call('SET', base .. 'running', packed)
     state[PACKED] = packed
@@ -229,7 +230,7 @@ end
 
 -- The last view or here of each member, false for one who is not there; and how many are not.
 local function last_of(key, members)
-  local last, missing, number = call('ZMSCORE', key, unpack(members)), 0, tonumber
+  local last, missing, number = call('ZMSCORE', key, unpack_list(members)), 0, tonumber
   for m = 1, #members do
     local score = last[m]
     if score then
@@ -294,11 +295,11 @@ local function take_leave(part, members, last, counted, left)
       back[#back + 1] = not left[m] and members[m] or nil
     end
   end
-  if #back > 0 and call('ZREM', key, unpack(back)) > 0 then
+  if #back > 0 and call('ZREM', key, unpack_list(back)) > 0 then
     part.state[LEFT] = call('EXISTS', key)
   end
   if #leaving > 0 then
-    call('ZADD', key, unpack(leaving))
+    call('ZADD', key, unpack_list(leaving))
     if part.state[LEFT] == 0 then
       call('PEXPIRE', key, part.window + LATE_MS)
       part.state[LEFT] = 1
@@ -325,7 +326,7 @@ end
 -- who is to be added to the sketches.
 local function attend(part, batch)
   local key, number, scores, visitors = part.base .. 'seen', part.visitors, {}, {}
-  local members = {struct.unpack(string.rep('c8', number), batch.ids, batch.cursor)}
+  local members = {unpack_from(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
   local last, strangers = last_of(key, members)
   local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0
@@ -340,7 +341,7 @@ local function attend(part, batch)
     end
   end
   if n > 0 then
-    call('ZADD', key, unpack(scores))
+    call('ZADD', key, unpack_list(scores))
   end
   if next(left) or part.state[LEFT] == 1 then
     take_leave(part, members, last, counted, left)
@@ -413,7 +414,7 @@ local function add_late_visitors(base, kind, label, visitors, now)
   if frozen and not alive then
     return
   end
-  call('PFADD', sketch, unpack(visitors))
+  call('PFADD', sketch, unpack_list(visitors))
   if not alive then
     call('PEXPIRE', sketch, SKETCH_MS)
     remember(base, (place(kind, label)))
@@ -426,7 +427,7 @@ end
 -- Adds to a running sketch; answers whether that changed it. To read a large sketch costs more than
 -- to add to it, so its number may lag by half of its standard error.
 local function add_to_sketch(sketch, state, n, visitors)
-  if call('PFADD', sketch, unpack(visitors)) == 0 then
+  if call('PFADD', sketch, unpack_list(visitors)) == 0 then
     return false
   end
   local u, x = NUMBERS + 3 * n + 2, CHANGES + n
@@ -506,7 +507,7 @@ local function add_pages(part)
   elseif #paths > MANY_PATHS and call('ZCARD', key) <= 128 then
     index_pages(key)
   end
-  local known, sums, n, others, room = call('ZMSCORE', key, unpack(paths)), {}, 0, 0, nil
+  local known, sums, n, others, room = call('ZMSCORE', key, unpack_list(paths)), {}, 0, 0, nil
   for i = 1, #paths do
     if not known[i] then
       room = (room or part.max_pages - call('ZCARD', key)) - 1
@@ -520,7 +521,7 @@ local function add_pages(part)
     end
   end
   if n > 0 then
-    call('ZADD', key, unpack(sums))
+    call('ZADD', key, unpack_list(sums))
   end
   if others > 0 then
     call('ZINCRBY', key, others, OTHER)
@@ -528,9 +529,9 @@ local function add_pages(part)
 end
 
 local function add_drops(base, day, drops, now)
-  local name = 'drops:' .. string.sub(day, 1, 7)
+  local name = 'drops:' .. sub(day, 1, 7)
   for i = 1, #drops, 2 do
-    call('HINCRBY', base .. name, string.sub(day, 9) .. ':' .. drops[i], drops[i + 1])
+    call('HINCRBY', base .. name, sub(day, 9) .. ':' .. drops[i], drops[i + 1])
   end
   call('PEXPIRE', base .. name, DROPS_MS)
   remember(base, name, now + DROPS_MS)
@@ -571,7 +572,7 @@ local function probe_part(part)
   end
   expect_sketch(base .. 'visitors:total')
   expect(base .. 'seeds', 'hash')
-  expect(base .. 'drops:' .. string.sub(labels[DAY], 1, 7), 'hash')
+  expect(base .. 'drops:' .. sub(labels[DAY], 1, 7), 'hash')
 end
 
 -- Counts the hits and drops of a part.
@@ -612,7 +613,7 @@ end
 local function numbers_of(base, state, n, label)
   for kept = n - (n + 1) % 2, n + n % 2 do -- it may run still, or it has just ended
     if label == state[kept] then
-      return unpack(state, NUMBERS + 3 * kept, NUMBERS + 3 * kept + 2)
+      return unpack_list(state, NUMBERS + 3 * kept, NUMBERS + 3 * kept + 2)
     end
   end
   return ended_numbers(base, KINDS[n], label)
@@ -662,9 +663,9 @@ end
 -- metric, and the amount; pageviews of the paths. As a rule most of it lies in the packed state.
 local function counts_of(base, state, view, online, paths)
   if state[SEEDED] == 0 and not paths and are_kept(state, view) then
-    return struct.pack('<dd', online, 0) .. string.sub(state[PACKED], SHOWN_FROM, SHOWN_TO)
+    return pack('<dd', online, 0) .. sub(state[PACKED], SHOWN_FROM, SHOWN_TO)
   end
-  local counts = {online, 0, unpack(state, NUMBERS + 3, PEAK_AT)}
+  local counts = {online, 0, unpack_list(state, NUMBERS + 3, PEAK_AT)}
   for n = DAY, YEAR do
     local i = 3 * n
     counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, n, view[n])
@@ -675,7 +676,7 @@ local function counts_of(base, state, view, online, paths)
   for _, path in ipairs(paths or {}) do
     counts[#counts + 1] = call('ZSCORE', base .. 'pages', path) or 0
   end
-  return struct.pack('<' .. string.rep('d', #counts), unpack(counts))
+  return pack('<' .. string.rep('d', #counts), unpack_list(counts))
 end
 
 ---------------------------------------------------------------------------------------------- undo
@@ -836,7 +837,7 @@ local function merge(from, into, now)
       if call('EXISTS', from .. name) == 1 then
         labels[kind .. ' ' .. label] = true
       end
-    elseif string.sub(name, 1, 6) == 'drops:' then
+    elseif sub(name, 1, 6) == 'drops:' then
       merge_drops(from, into, name, now)
     else
       merge_numbers(from, into, name, labels)
@@ -907,18 +908,24 @@ local function reason_of(problem)
   return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
 end
 
--- Finds out what a part counts into: the generation that its hits were accepted under if that one
--- runs still, as its state tells. Parts that count into the same share its state.
-local function find_base(part, batch)
-  local function enter(generation)
-    part.base = base_of(batch.tag, part.site, generation)
-    batch.states[part.base] = batch.states[part.base] or load_state(part.base)
-    part.state = batch.states[part.base]
+-- Parts that count into the same share its state.
+local function enter(part, batch, generation)
+  local base = base_of(batch.tag, part.site, generation)
+  local state = batch.states[base]
+  if not state then
+    state = load_state(base)
+    batch.states[base] = state
   end
-  enter(part.generation)
+  part.base, part.state = base, state
+end
+
+-- Finds out what a part counts into: the generation that its hits were accepted under if that one
+-- runs still, as its state tells.
+local function find_base(part, batch)
+  enter(part, batch, part.generation)
   if part.state[CURRENT] == 0 then
     local counted, current = generations_of(batch.tag, part.site, part.generation)
-    enter(counted)
+    enter(part, batch, counted)
     part.current = current ~= counted and base_of(batch.tag, part.site, current)
   end
 end
@@ -1013,7 +1020,7 @@ local function record(keys, args)
   elseif problem then
     return redis.error_reply(problem)
   end
-  return {now, table.concat(batch.marks), batch.full, again and 1 or 0, unpack(batch.counts)}
+  return {now, table.concat(batch.marks), batch.full, again and 1 or 0, unpack_list(batch.counts)}
 end
 
 -- open(tag; producer, epoch, seq or '') begins a producer's epoch and answers the seq of its last
@@ -1267,7 +1274,9 @@ local function register(name, callback, flags)
   redis.register_function({
     function_name = '__library___' .. name, flags = flags or {},
     callback = function(keys, args)
-      bind()
+      if not call then
+        bind()
+      end
       return callback(keys, args)
     end,
   })

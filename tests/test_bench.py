@@ -13,9 +13,11 @@ from statistics import median
 import pytest
 
 from loadtests.bench import capacity
+from loadtests.bench.__main__ import run_rounds
 from loadtests.bench.capacity import Costs, Load
 from loadtests.bench.closed_loop import Void
 from loadtests.bench.growth import World, grown
+from loadtests.bench.measures import Extent, Found, Measure
 from loadtests.bench.open_loop import OpenLoop
 from loadtests.bench.requests import ADDRESS
 from loadtests.bench.rows import figure, ratio
@@ -143,6 +145,18 @@ def test_what_is_kept_of_visitors_takes_the_memory() -> None:
     )
     assert two - none == pytest.approx(2 * (one - none))
     assert none == pytest.approx(10 * (16 * 12_404 + 5 * 12_000))
+
+
+def test_a_void_figure_takes_with_it_what_builds_upon_it_and_no_more() -> None:
+    """The others of the round are measured, and the next round begins anew."""
+    void = Measure("peak", _void)
+    upon = Measure("at half of peak", lambda _extent, found: found.update(half=1), needs=("peak",))
+    other = Measure("other", lambda _extent, found: found.update(other=1))
+    assert run_rounds([void, upon, other], 2, Extent(1, quick=True)) == ([{"other": 1}] * 2, 4)
+
+
+def _void(_extent: Extent, _found: Found) -> None:
+    raise Void("as the test wants it")
 
 
 @pytest.mark.parametrize(

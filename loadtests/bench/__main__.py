@@ -24,6 +24,7 @@ from loadtests.bench.measures import MEASURES, Extent, Found, Measure
 from loadtests.bench.report import report
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
+FAILURES = (Void, OSError, RuntimeError)  # one measure ends, the others go on
 TOOLS = ("wrk", "nginx", "taskset")
 
 
@@ -36,11 +37,17 @@ def run_rounds(measures: Sequence[Measure], rounds: int, extent: Extent) -> tupl
                 continue
             tell(f"round {number + 1} of {rounds}: {measure.name}")
             try:
-                measure.run(extent, figures)
-            except Void as reason:
+                run(measure, extent, figures)
+            except FAILURES as reason:
                 void += 1
                 tell(f"VOID: {measure.name}: {reason}")
     return found, void
+
+
+def run(measure: Measure, extent: Extent, found: Found) -> None:
+    if lacking := [name for name in measure.needs if name not in found]:
+        raise Void(f"it builds upon {', '.join(lacking)}")
+    measure.run(extent, found)
 
 
 def chosen(only: Sequence[str]) -> list[Measure]:

@@ -239,7 +239,7 @@ def costs_of(small: Grown) -> capacity.Costs:
         one_hit_us=1e6 * small.new_s,
         hit_us=1e6 * small.hundred_s / 100,
         commit_ms=1000 * small.commit_s,
-        id_bytes=store.bytes_per_id("valkey", 70_000),
+        id_bytes=store.bytes_per_id("valkey", 100_000),
         year_bytes=store.bytes_per_year()[0],
         request_bytes=small.request_bytes,
         answer_bytes=small.answer_bytes,

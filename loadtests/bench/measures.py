@@ -135,7 +135,7 @@ def batch(size: int, extent: Extent, found: Found) -> None:
 
 
 def memory(extent: Extent, found: Found) -> None:
-    visitors = 10_000 if extent.quick else 70_000  # the tables have just doubled
+    visitors = 10_000 if extent.quick else 100_000  # midway between two sizes of the tables
     for name in ("valkey", "redis"):
         if name in server_binaries():
             found[f"{name} id"] = store.bytes_per_id(name, visitors)

@@ -149,7 +149,7 @@ def viewers(extent: Extent, found: Found) -> None:
     found["viewer kb"], found["tick ms"] = costs.kb_each, costs.tick_ms
     for name, window in (("without viewers", costs.alone), ("beside viewers", costs.beside)):
         found[name] = window.per_s
-        found[f"{name} cpu"] = window.per_s / window.cpu_s[costs.pid]
+        found[f"{name} cpu"] = window.per_s / sum(window.cpu_s.values())
 
 
 def start(_extent: Extent, found: Found) -> None:

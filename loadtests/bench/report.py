@@ -47,7 +47,7 @@ def report(rounds: Sequence[Found], void: int, seconds: float) -> str:
         server=cores.SERVER,
         load=cores.LOAD,
         store=", which Valkey shared" if cores.STORE == cores.LOAD else "",
-        verdict=f"but for {void} runs, whose figures are **void**" if void else "always",
+        verdict=f"but for what is void ({void} times), and left out" if void else "always",
         strangers=max((max(_strangers(found), default=0) for found in rounds), default=0),
     )
     cells = [row.cells(rounds) for row in ROWS]

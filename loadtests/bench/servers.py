@@ -9,8 +9,6 @@ with behind_nginx() as server: ...   # the service, and an nginx before it on th
 from __future__ import annotations
 
 import asyncio
-import atexit
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -80,7 +77,7 @@ class Server:
 def service(sites: int = 1, prelude: str = "", **settings: str) -> Iterator[Server]:
     """A service with these sites, all of which count from 0."""
     with scratch_directory() as scratch:
-        shutil.copytree(_data_with(sites), scratch / "data")
+        asyncio.run(_make_sites(scratch / "data", map(site_name, range(sites))))
         under = cores.on(cores.SERVER)
         process = ServiceProcess(scratch, under=under, prelude=prelude, **settings)
         store = EmbeddedStore(process.data_dir)
@@ -170,17 +167,8 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@cache
-def _data_with(sites: int) -> Path:
-    """A data directory with so many sites, made once; it is copied for each service."""
-    directory = tempfile.TemporaryDirectory(prefix="vc-bench-", dir="/tmp")
-    atexit.register(directory.cleanup)
-    path = Path(directory.name)
-    asyncio.run(_make_sites(path, map(site_name, range(sites))))
-    return path
-
-
 async def _make_sites(directory: Path, names: Iterator[str]) -> None:
+    """In a data directory, past the service: ten thousand in some seconds."""
     async with (
         Embedded(directory, "everysec") as embedded,
         Store(embedded.url, NAMESPACE, Clock()) as store,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from service.app import allow_many_connections
+from service.startup import allow_many_connections
 
 AT_ONCE = 100  # that are opened
 ANSWER_S = 15.0

@@ -7,49 +7,49 @@ the store's connections close, and the embedded Valkey stops last.
 from __future__ import annotations
 
 import asyncio
-import os
 import platform
 import resource
 import signal
 import socket
-import threading
 import time
 import zoneinfo
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import structlog
 from aiohttp import web
 
-from service import directories, metrics
+from service import metrics
 from service.addresses import Networks
 from service.admin_token import AdminToken, admin_token
+from service.adoption import Adoption
 from service.clock import Clock
-from service.embedded import Embedded
-from service.errors import StartError
-from service.host import data_warning
 from service.hub import Hub
 from service.ledger import Ledger
 from service.limits import Limits
-from service.model import PARTITIONS
-from service.producer import producer_of
+from service.line import Inherited
+from service.parent import Parent
+from service.producer import MOST, producer_of
 from service.reader import Reader
 from service.recorder import Recorder
-from service.replay import Replay
+from service.replay import replaying
 from service.settings import Settings
 from service.sites import Sites
-from service.spool import Spool
+from service.startup import embedded_store, leave_in_time, prepare, refused_address, url_of, welcome
 from service.store import Store
 from service.values import Address
 from service.watch import Watch
 from service.web.answering import Desk
 from service.web.appkeys import (
     ADMIN_TOKEN,
+    ADOPTION,
     BASE_PATH,
     CLOCK,
     HUB,
+    PARENT,
     READER,
     RECORDER,
     SITES,
@@ -69,16 +69,14 @@ from service.web.routes import health_routes, ops_routes, page_routes
 
 KEEPALIVE_S = 75.0
 # A stop lasts at most as long as its parts: the lane, aiohttp (twice this), the recorder, the spool
-# and the embedded Valkey. What is left then is a disk that hangs.
+# and the embedded Valkey.
 SHUTDOWN_S = 1.0
-LEAVE_S = 7.5
 LINGER_S = 1.0
 BACKLOG = 1024
 # For answers that a client does not read; without a bound the kernel takes megabytes for each.
 UNREAD_BYTES = 64 * 1024
 OTHER_FILES = 512  # that are open beside connections of clients
 MOST_VIEWERS = 20_000
-SPOOL_BYTES = 256 * 1024 * 1024
 
 log = structlog.get_logger()
 
@@ -93,26 +91,31 @@ class Components:
     watch: Watch
     sites: Sites
     recorder: Recorder
+    adoption: Adoption
     reader: Reader
     hub: Hub
     token: AdminToken
     intake: Intake
     hit_answers: HitAnswers
     readiness: Readiness
+    parent: Parent | None
 
 
 @asynccontextmanager
-async def components(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Components]:
+async def components(
+    settings: Settings, clock: Clock | None = None, parent: Parent | None = None
+) -> AsyncIterator[Components]:
     """Start everything below the web, stop it in reverse; raises StartError."""
     # The zones of the pinned package: two hosts' own zone files may disagree about a day.
     zoneinfo.reset_tzpath(to=())
     clock = clock or Clock()
     async with (
-        store_url(settings) as url,
+        store_url(settings, parent) as url,
         store_at(url, clock, settings) as store,
         Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
-        recorder_of(store, clock, settings) as recorder,
+        recorder_of(store, clock, settings, MOST if parent else 1) as recorder,
+        Adoption(store, settings.data_dir) as adoption,
         Hub(sites, reader := Reader(store, clock), clock, event, most_viewers()) as hub,
     ):
         yield Components(
@@ -122,19 +125,21 @@ async def components(settings: Settings, clock: Clock | None = None) -> AsyncIte
             watch=watch,
             sites=sites,
             recorder=recorder,
+            adoption=adoption,
             reader=reader,
             hub=hub,
             token=admin_token(settings.admin_token, settings.data_dir),
             intake=Intake(
                 clock=clock,
                 recorder=recorder,
-                limits=Limits(time.monotonic),
+                limits=Limits(time.monotonic, parent.inherited.workers if parent else 1),
                 secret=store.secret,
                 trusted_proxies=Networks.parse(settings.trusted_proxies),
                 forwarding=Forwarding(),
             ),
             hit_answers=HitAnswers(clock, reader),
             readiness=Readiness(),
+            parent=parent,
         )
 
 
@@ -149,34 +154,29 @@ def store_at(url: str, clock: Clock, settings: Settings) -> Store:
 
 
 @asynccontextmanager
-async def recorder_of(store: Store, clock: Clock, settings: Settings) -> AsyncIterator[Recorder]:
-    """The recorder of this data directory's producer, with a spool where one can be kept."""
-    with producer_of(settings.data_dir) as producer:
+async def recorder_of(
+    store: Store, clock: Clock, settings: Settings, producers: int
+) -> AsyncIterator[Recorder]:
+    """The recorder of a producer of this data directory, with a spool where one can be kept."""
+    with producer_of(settings.data_dir, producers) as producer:
         if producer.directory is None:
             async with Ledger(store, producer) as ledger, Recorder(ledger, clock) as recorder:
                 yield recorder
             return
-        directory = producer.directory / "spool"
-        directories.make(directory, 0o700)
-        async with Spool(directory, SPOOL_BYTES) as spool:
-            spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
-            async with (
-                Ledger(store, producer, spooled) as ledger,
-                Replay(ledger, spool) as replay,
-                Recorder(ledger, clock, replay) as recorder,
-            ):
-                yield recorder
+        async with (
+            replaying(store, producer) as (ledger, replay),
+            Recorder(ledger, clock, replay) as recorder,
+        ):
+            yield recorder
 
 
 @asynccontextmanager
-async def store_url(settings: Settings) -> AsyncIterator[str]:
+async def store_url(settings: Settings, parent: Parent | None) -> AsyncIterator[str]:
     """The store to speak to; the embedded one runs meanwhile."""
-    if settings.redis_url is not None:
-        yield settings.redis_url
+    if url := settings.redis_url or (parent and parent.inherited.store_url):
+        yield url
         return
-    if warning := data_warning(settings.data_dir):
-        log.warning(warning)
-    async with Embedded(settings.data_dir, settings.embedded_fsync) as embedded:
+    async with embedded_store(settings) as embedded:
         yield embedded.url
 
 
@@ -188,6 +188,9 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     app[WATCH] = parts.watch
     app[SITES] = parts.sites
     app[RECORDER] = parts.recorder
+    app[ADOPTION] = parts.adoption
+    if parts.parent:
+        app[PARENT] = parts.parent
     app[READER] = parts.reader
     app[HUB] = parts.hub
     app[READINESS] = parts.readiness
@@ -208,11 +211,12 @@ async def listening(parts: Components) -> AsyncIterator[dict[str, str]]:
         async with in_lane(parts, app, settings.listen) as url:
             yield {"pages": url + base, "ops": url + base}
         return
+    inherited = parts.parent.inherited.ops if parts.parent else []
     pages = make_app(parts, page_routes(base))
     ops = make_app(parts, health_routes(base) + ops_routes(base))
     async with (
         prepared(ops) as server,
-        served(server, settings.ops_listen) as ops_url,
+        served(server, settings.ops_listen, inherited) as ops_url,
         in_lane(parts, pages, settings.listen) as url,
     ):
         yield {"pages": url + base, "ops": ops_url + base}
@@ -243,43 +247,42 @@ async def in_lane(parts: Components, app: web.Application, address: Address) -> 
     app.middlewares.insert(0, end_connection)
     most = max(open_files() - OTHER_FILES - most_viewers(), open_files() // 4)
     base = parts.settings.base_path
+    inherited = parts.parent.inherited.pages if parts.parent else []
     desk = Desk(base, parts.sites, parts.intake, parts.hit_answers, parts.reader)
     async with (
         prepared(app) as server,
         Lane(Connections(server, most), desk) as lane,
-        served(lane.accept, address) as url,
+        served(lane.accept, address, inherited) as url,
     ):
         yield url
 
 
 @asynccontextmanager
 async def served(
-    protocol: Callable[[], asyncio.BaseProtocol], address: Address
+    protocol: Callable[[], asyncio.BaseProtocol], address: Address, inherited: Sequence[int] = ()
 ) -> AsyncIterator[str]:
-    """Listen on an address; gives its URL."""
-    loop = asyncio.get_running_loop()
-    try:
-        server = await loop.create_server(
-            protocol, address.host, address.port, backlog=BACKLOG, reuse_address=True
-        )
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
-            "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
-        ) from None
-    for listener in server.sockets:  # connections inherit it
+    """Listen on an address, or on inherited sockets that have it; gives its URL."""
+    listen = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
+    with refused_address(address):
+        servers = [await listen(sock=socket.socket(fileno=each)) for each in inherited] or [
+            await listen(address.host, address.port, reuse_address=True)
+        ]
+    for listener in (each for server in servers for each in server.sockets):
+        # Connections inherit it.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
     try:
-        port = server.sockets[0].getsockname()[1]
-        yield f"http://{address._replace(port=port)}"
+        yield url_of(address, servers[0])
     finally:
-        server.close()
+        for server in servers:
+            server.close()
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT; before the service is up, they give up its start."""
+async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
+    """Run until SIGTERM, SIGINT or the end of a worker's parent; before the service is up, they
+    give up its start."""
     up, stop = asyncio.Event(), asyncio.Event()
-    running = asyncio.create_task(run(settings, up, stop))
+    parent = Parent(inherited, settings.data_dir) if inherited else None
+    running = asyncio.create_task(run(settings, up, stop, parent))
 
     def end() -> None:
         if stop.is_set():
@@ -287,28 +290,16 @@ async def serve(settings: Settings) -> None:
         if not up.is_set():
             running.cancel()
         stop.set()
-        leaving = threading.Timer(LEAVE_S, leave)
-        leaving.daemon = True
-        leaving.start()
+        leave_in_time()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, end)
+    if parent:
+        parent.when_gone = end
     with suppress(asyncio.CancelledError):
         await running
     log.info("stopped")
-
-
-def leave() -> None:
-    """End in any case, also where a thread waits for a disk that does not answer. As behind kill -9
-    nothing that was acknowledged is lost."""
-    log.error("stopped in the middle: a disk or a store did not answer in time")
-    os._exit(0)
-
-
-def allow_many_connections() -> None:
-    """A connection is an open file, and the usual soft limit of 1,024 is soon reached."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return 0
 
 
 def open_files() -> int:
@@ -322,24 +313,23 @@ def most_viewers() -> int:
     return min(MOST_VIEWERS, open_files() // 2)
 
 
-async def run(settings: Settings, up: asyncio.Event, stop: asyncio.Event) -> None:
-    allow_many_connections()
-    for warning in settings.warnings:
-        log.warning(warning)
+async def run(
+    settings: Settings, up: asyncio.Event, stop: asyncio.Event, parent: Parent | None
+) -> None:
+    if parent is None:
+        prepare(settings)
+        metrics.WORKERS.set(1)
     metrics.BUILD_INFO.labels(version("visit-counter"), platform.python_version()).set(1)
-    async with components(settings) as parts, listening(parts) as urls:
-        welcome(parts, urls)
+    async with (
+        parent or nullcontext(),
+        components(settings, parent=parent) as parts,
+        listening(parts) as urls,
+    ):
+        if parent is None:
+            welcome(parts.token, urls["pages"], urls["ops"])
+        else:
+            parent.tell_up()
         up.set()
         await stop.wait()
         parts.readiness.stopping = True
         log.info("stopping")
-
-
-def welcome(parts: Components, urls: dict[str, str]) -> None:
-    token = parts.token
-    where = "from the settings" if token.path is None else f"in {token.path}"
-    log.info("counting", demo=f"{urls['pages']}/demo", admin_api=f"{urls['ops']}/api/v1")
-    if token.new:
-        print(f"\n  Admin token (shown once, kept {where}): {token.token}\n", flush=True)
-    else:
-        log.info(f"the admin token is {where}")

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Reque
 from service import aside, spool_files
 from service.admin_token import NAME as TOKEN_NAME
 from service.errors import SettingsError, StartError, VisitCounterError
+from service.producer import directories_of
 from service.settings import Settings
+from service.values import parse_workers
 
 CALL_S = 10.0
 PERIODS = ("total", "year", "month", "week", "today")
@@ -60,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         description="A self-hosted visit counter. `config` shows its settings.",
     )
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command(commands, "serve", serve, "run the service")
+    command(commands, "serve", serve, "run the service").add_argument(
+        "--workers", type=workers_given, metavar="N", help="how many processes count, or auto"
+    )
     health = command(commands, "healthcheck", healthcheck, "exit 0 if the service here answers")
     health.add_argument("--ready", action="store_true", help="ask whether it can count")
     config = command(commands, "config", show_config, "show the settings in force")
@@ -115,16 +120,32 @@ def named(
 # -- the service itself
 
 
-def serve(_options: argparse.Namespace, settings: Settings) -> int:
-    # Imported here: the other commands need neither the server nor its event loop.
+def serve(options: argparse.Namespace, settings: Settings) -> int:
+    # Imported here: the other commands need neither the server nor its event loop, and a parent of
+    # workers needs little of it.
     import uvloop
 
-    from service import app, logs
+    from service import logs
+    from service.line import Inherited
 
-    logs.configure(settings.log_format)
+    inherited = Inherited.from_env(os.environ)
+    settings = replace(settings, workers=options.workers or settings.workers)
+    logs.configure(settings.log_format, worker=inherited is not None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(app.serve(settings))
-    return 0
+        if settings.workers > 1 and inherited is None:
+            from service import several
+
+            return runner.run(several.serve(settings))
+        from service import app
+
+        return runner.run(app.serve(settings, inherited))
+
+
+def workers_given(text: str) -> int:
+    try:
+        return parse_workers(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def healthcheck(options: argparse.Namespace, settings: Settings) -> int:
@@ -146,24 +167,31 @@ def show_config(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def show_spool(_options: argparse.Namespace, settings: Settings) -> int:
-    report = spool_files.describe(directory_of(settings, "spool"))
+    reports = [spool_files.describe(spool) for spool in spools_of(settings)]
+    for report in reports:
+        show_report(report)
+    if not any(report.segments for report in reports):
+        print("The spool is empty.")
+    for producer in directories_of(settings.data_dir):
+        if rejected := aside.found(producer / "rejected"):
+            print(
+                f"{len(rejected)} batches that the store refused for good lie in "
+                f"{rejected[0].parent}"
+            )
+    return 0
+
+
+def show_report(report: spool_files.Report) -> None:
     for segment in report.segments:
         faults = [f"damaged from byte {at} to {end}" for at, end in segment.damage]
         faults += [f"{segment.torn} bytes of a torn tail"] if segment.torn else []
         print(f"{segment.path}\t{segment.records} batches\t{', '.join(faults) or 'sound'}")
     for partition, run in report.partitions.items():
         print(f"partition {partition}\t{run.records} batches, {run.first_seq} to {run.last_seq}")
-    if not report.segments:
-        print("The spool is empty.")
-    if rejected := aside.found(directory_of(settings, "rejected")):
-        print(
-            f"{len(rejected)} batches that the store refused for good lie in {rejected[0].parent}"
-        )
-    return 0
 
 
 def skip_spool(_options: argparse.Namespace, settings: Settings) -> int:
-    skipped = spool_files.skip(directory_of(settings, "spool"))
+    skipped = [each for spool in spools_of(settings) for each in spool_files.skip(spool)]
     for each in skipped:
         print(
             f"{each.path}: kept {each.records} batches, at least {each.lost} may be lost; the "
@@ -174,8 +202,10 @@ def skip_spool(_options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def directory_of(settings: Settings, name: str) -> Path:
-    return settings.data_dir / "producers" / "0" / name
+def spools_of(settings: Settings) -> list[Path]:
+    """Each worker has one."""
+    found = [producer / "spool" for producer in directories_of(settings.data_dir)]
+    return [spool for spool in found if spool.is_dir()]
 
 
 # -- sites, through the admin API

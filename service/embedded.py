@@ -43,6 +43,8 @@ class Embedded:
     def __init__(self, data_dir: Path, fsync: Fsync) -> None:
         self.alive = False
         self.socket_path = ""
+        self.handed_down: list[int] = []
+        """Descriptors by which a child of ours keeps the data directory and finds the socket."""
         self._data_dir = data_dir.absolute()
         self._home = self._data_dir / "valkey"
         self._fsync = fsync
@@ -61,8 +63,8 @@ class Embedded:
 
     async def __aenter__(self) -> Self:
         try:
-            with _explained(self._data_dir):
-                self._claim()
+            with explained(self._data_dir):
+                await self._claim()
                 await self._launch(signal.SIGTERM)
         except BaseException:
             await self.stop()
@@ -106,15 +108,15 @@ class Embedded:
             log.error(f"{why} Starting it again.", pause_s=pause)
             await asyncio.sleep(pause)
             try:
-                with _explained(self._data_dir):
+                with explained(self._data_dir):
                     _prove_space(self._home / "probe")
                     # The server is gone, so a holder can only be its AOF rewrite, deaf to SIGTERM.
                     await self._launch(signal.SIGKILL)
             except StartError as problem:
                 log.error(str(problem))
 
-    def _claim(self) -> None:
-        self._held.callback(os.close, _claim_directory(self._data_dir))
+    async def _claim(self) -> None:
+        self._hold(await claim(self._data_dir))
         directories.make(self._home, 0o700)
         self._home.chmod(0o700)
         _prove_space(self._home / "probe")
@@ -129,8 +131,12 @@ class Embedded:
                 "set VISIT_COUNTER_DATA_DIR to a shorter path."
             )
         home = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY)
-        self._held.callback(os.close, home)
+        self._hold(home)
         return f"/proc/self/fd/{home}/{SOCKET}"
+
+    def _hold(self, descriptor: int) -> None:
+        self._held.callback(os.close, descriptor)
+        self.handed_down.append(descriptor)
 
     async def _launch(self, orphan_signal: signal.Signals) -> None:
         lock = await _lock_server(self._home, orphan_signal)
@@ -145,7 +151,7 @@ class Embedded:
 
 
 @contextmanager
-def _explained(data_dir: Path) -> Iterator[None]:
+def explained(data_dir: Path) -> Iterator[None]:
     """Turn what the file system says into a sentence with a remedy."""
     try:
         yield
@@ -165,10 +171,11 @@ def _explained(data_dir: Path) -> Iterator[None]:
         ) from None
 
 
-def _claim_directory(data_dir: Path) -> int:
+async def claim(data_dir: Path) -> int:
+    """Lock the data directory for this service; workers of a killed one are waited for."""
     directories.make(data_dir, 0o700)
     try:
-        return locks.take(data_dir / "lock")
+        return await locks.take_after(data_dir / "lock", ORPHAN_S)
     except locks.HeldError as held:
         raise StartError(
             f"Another visit-counter (pid {held.pid}) is using the data directory {data_dir}: "
@@ -183,6 +190,11 @@ def _prove_space(probe: Path) -> None:
         probe.write_bytes(bytes(PROBE_BYTES))
     finally:
         probe.unlink(missing_ok=True)
+
+
+async def end_orphan(data_dir: Path) -> None:
+    """End the server of a service that was killed, in the name of that service."""
+    os.close(await _lock_server(data_dir / "valkey", signal.SIGTERM))
 
 
 async def _lock_server(home: Path, orphan_signal: signal.Signals) -> int:

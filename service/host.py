@@ -1,11 +1,13 @@
 """What the machine says about itself, where a setting's default or a warning depends on it.
 
-Two questions, asked once at start: which time zone is this host in, and does the data directory
-outlive this container? Both read a few small files below `root`; nothing is ever written.
+Three questions, asked once at start: which time zone is this host in, how many processors are ours,
+and does the data directory outlive this container? They read a few small files below `root`;
+nothing is ever written.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -45,6 +47,14 @@ def is_timezone(name: str) -> bool:
     except (KeyError, ValueError, OSError):
         return False
     return True
+
+
+def cores(root: Path = Path("/")) -> int:
+    """How many processors are ours: those we are bound to, at most what our container gets."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    bound = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota, _, period = _first_line(root / "sys/fs/cgroup/cpu.max").partition(" ")
+    return max(1, min(bound, int(quota) // int(period))) if quota.isdecimal() else bound
 
 
 def data_warning(data_dir: Path, root: Path = Path("/")) -> str | None:

@@ -58,6 +58,7 @@ class Ledger:
         self._confirmed = [0] * PARTITIONS
         self._kept: deque[Kept] = deque()
         self._kept_bytes = 0
+        self._retained = metrics.Part(metrics.RETAINED_BYTES)
         self._touched_s = time.monotonic()
         self._turns = [asyncio.Lock() for _ in range(PARTITIONS)]
         """In a partition a repair, a replay and a flush do not meet."""
@@ -77,6 +78,7 @@ class Ledger:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        self._retained.set(0)
 
     @property
     def epoch(self) -> int:
@@ -235,7 +237,7 @@ class Ledger:
         oldest_s = time.monotonic() - RETAIN_S
         while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0].since_s < oldest_s):
             self._kept_bytes -= self._kept.popleft().packed.size
-        metrics.RETAINED_BYTES.set(self._kept_bytes)
+        self._retained.set(self._kept_bytes)
 
     async def _run(self) -> None:
         """Look whether the store still has what it answered for: a store that was promoted without

@@ -62,15 +62,17 @@ class Buckets:
 class Limits:
     """What one network may do: views, signs of presence, and new visitors.
 
+    Its hits reach each of several workers, so that each grants it an equal part.
+
     A network without room for new visitors still counts those who were seen before; its other
     views count as pageviews only (held). `clock` gives seconds that never go back.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], workers: int = 1) -> None:
         self._clock = clock
-        self._views = Buckets(rate_per_s=50, burst=500)
-        self._presence = Buckets(rate_per_s=50, burst=500)
-        self._visitors = Buckets(rate_per_s=1, burst=1000)
+        self._views = Buckets(rate_per_s=50 / workers, burst=500 / workers)
+        self._presence = Buckets(rate_per_s=50 / workers, burst=500 / workers)
+        self._visitors = Buckets(rate_per_s=1 / workers, burst=1000 / workers)
 
     def allow(self, network: str, *, view: bool) -> bool:
         return (self._views if view else self._presence).take(network, self._clock())

@@ -38,6 +38,29 @@ def take(path: Path) -> int:
         return lock
 
 
+async def take_after(path: Path, seconds: float) -> int:
+    """Lock the file; where its holder is dead but a child of it has the lock, wait so long."""
+    with _opened(path) as lock:
+        if not _try(lock) and _is_dead(_signature(lock)):
+            await _wait(lock, seconds)
+        if not _try(lock):
+            raise HeldError(_signature(lock))
+        sign(lock, os.getpid())
+        return lock
+
+
+def share(path: Path) -> int:
+    """Lock the file together with others who share it, and return its descriptor."""
+    with _opened(path) as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return lock
+
+
+def is_last(lock: int) -> bool:
+    """Give up a shared lock; whether nobody else shares it: then it is ours alone."""
+    return _try(lock)
+
+
 async def take_over(path: Path, ends: Iterable[tuple[signal.Signals, float]]) -> int:
     """Lock the file; end who holds it, by each signal in turn with the seconds to wait for it."""
     with _opened(path) as lock:
@@ -79,6 +102,16 @@ def _try(lock: int) -> bool:
 
 def _signature(lock: int) -> str:
     return os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+
+
+def _is_dead(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):
+        pass
+    return False
 
 
 def _signal_holders(lock: int, signum: signal.Signals) -> list[int]:

@@ -6,6 +6,7 @@ No line carries a client's address, a user agent or a path.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Literal
 
@@ -15,21 +16,29 @@ from aiohttp.http import HttpProcessingError
 CLIENT = " from %s"  # so ends a sentence of aiohttp's that names the client's address
 
 
-def configure(log_format: Literal["console", "json"]) -> None:
+def configure(log_format: Literal["console", "json"], *, worker: bool = False) -> None:
+    """`worker`: each line says which process it is of."""
     timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     renderer: list[structlog.types.Processor] = (
         [_console()]
         if log_format == "console"
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
+    named: list[structlog.types.Processor] = [_name_worker] if worker else []
     structlog.configure(
-        processors=[structlog.processors.add_log_level, timestamp, *renderer],
+        processors=[structlog.processors.add_log_level, timestamp, *named, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
     # What aiohttp and asyncio report goes the same way; their debug chatter does not.
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
+
+
+def _name_worker(
+    _: structlog.types.WrappedLogger, __: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    return {**event, "worker": os.getpid()}
 
 
 def _console() -> structlog.dev.ConsoleRenderer:

@@ -26,6 +26,18 @@ class Seconds(Histogram):
             below = upto
 
 
+class Part:
+    """One of several that together are what a gauge shows."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._value = 0.0
+
+    def set(self, value: float) -> None:
+        self._gauge.inc(value - self._value)
+        self._value = value
+
+
 HITS = Counter(
     "visitcounter_hits",
     "Hits by what became of them: counted, held (only the pageview counts), spooled (counted when "
@@ -110,5 +122,6 @@ SPOOL_BYTES = Gauge("visitcounter_spool_bytes", "What the spool takes on disk.")
 WRONG_TOKENS = Counter(
     "visitcounter_wrong_tokens", "Requests with an admin token that is not ours."
 )
+WORKERS = Gauge("visitcounter_workers", "Workers that are up; 1 where one process is all.")
 SITES = Gauge("visitcounter_sites", "Sites that this process knows.")
 BUILD_INFO = Gauge("visitcounter_build_info", "1, with the version.", ["version", "python"])

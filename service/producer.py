@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
@@ -20,6 +20,7 @@ from service import directories, locks
 from service.errors import StartError
 
 NAME = "producer"
+MOST = 1000  # of one data directory
 
 log = structlog.get_logger()
 
@@ -45,24 +46,55 @@ class Producer:
 
 
 @contextmanager
-def producer_of(data_dir: Path) -> Iterator[Producer]:
-    """The producer of a data directory, locked meanwhile; raises StartError if another process has
-    it."""
-    directory = data_dir / "producers" / "0"
-    try:
-        directories.make(directory, 0o700)
-        lock = locks.take(directory / "lock")
-    except locks.HeldError as held:
-        raise StartError(
-            f"Another visit-counter (pid {held.pid}) is using the data directory {data_dir}: stop "
-            "it, or give this one another VISIT_COUNTER_DATA_DIR."
-        ) from None
-    except OSError as error:
-        log.warning("no producer can be kept, one of this run does", why=str(error))
-        yield Producer(secrets.token_hex(16), 1, None)
-        return
-    try:
+def producer_of(data_dir: Path, most: int = 1) -> Iterator[Producer]:
+    """The first producer of a data directory that no process has, of so many, locked meanwhile;
+    raises StartError if there is none."""
+    with ExitStack() as stack:
+        try:
+            directory = _first_free(data_dir, most, stack)
+        except locks.HeldError as held:
+            raise StartError(
+                f"Another visit-counter (pid {held.pid}) is using the data directory {data_dir}: "
+                "stop it, or give this one another VISIT_COUNTER_DATA_DIR."
+            ) from None
+        except OSError as error:
+            log.warning("no producer can be kept, one of this run does", why=str(error))
+            yield Producer(secrets.token_hex(16), 1, None)
+            return
         yield _begun(directory / NAME)
+
+
+@contextmanager
+def producer_in(directory: Path) -> Iterator[Producer]:
+    """The producer of this directory; raises HeldError if a process has it, and StartError."""
+    with _locked(directory):
+        yield _begun(directory / NAME)
+
+
+def directories_of(data_dir: Path) -> list[Path]:
+    """Those of all its producers, in the order of their numbers."""
+    found = [path for path in (data_dir / "producers").glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _first_free(data_dir: Path, most: int, stack: ExitStack) -> Path:
+    for number in range(most):
+        directory = data_dir / "producers" / str(number)
+        directories.make(directory, 0o700)
+        try:
+            stack.enter_context(_locked(directory))
+            return directory
+        except locks.HeldError:
+            if number == most - 1:
+                raise
+    raise ValueError("at least one")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = locks.take(directory / "lock")
+    try:
+        yield
     finally:
         os.close(lock)
 

@@ -8,24 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from random import shuffle
 from typing import NamedTuple, Self
 
 import structlog
 
-from service import metrics
+from service import directories, metrics
 from service.batch import Packed
 from service.errors import OutcomeUnknown, SpoolBroken, StoreError
 from service.ledger import Ledger
+from service.model import PARTITIONS
+from service.producer import Producer
 from service.refusals import Early
 from service.spool import Spool
+from service.store import Store
 from service.tasks import supervised
 
 AT_ONCE = 100  # batches in a round trip
 PAUSE_S = 0.25
 STUCK_S = 10.0
+SPOOL_BYTES = 256 * 1024 * 1024
 
 log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def replaying(store: Store, producer: Producer) -> AsyncIterator[tuple[Ledger, Replay]]:
+    """The ledger of a producer with a directory, and what brings the store its spool."""
+    assert producer.directory, "there is a place for a spool"
+    directory = producer.directory / "spool"
+    directories.make(directory, 0o700)
+    async with Spool(directory, SPOOL_BYTES) as spool:
+        spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
+        async with Ledger(store, producer, spooled) as ledger, Replay(ledger, spool) as replay:
+            yield ledger, replay
 
 
 class Refusal(NamedTuple):
@@ -47,6 +65,10 @@ class Replay:
         self._refused: dict[int, Refusal] = {}
         self._failed = False
         self._emptying: dict[str, asyncio.Task[None]] = {}
+        self._emptied = asyncio.Event()
+        self._records = metrics.Part(metrics.SPOOL_RECORDS)
+        self._bytes = metrics.Part(metrics.SPOOL_BYTES)
+        self._stuck = metrics.Part(metrics.STUCK_PARTITIONS)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -60,6 +82,8 @@ class Replay:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        for part in (self._records, self._bytes, self._stuck):
+            part.set(0)
 
     @property
     def away(self) -> bool:
@@ -102,6 +126,10 @@ class Replay:
                 log.warning("hits are kept in the spool: no answer in time", store=address)
                 self._away.add(address)
         self._spooled.set()
+
+    async def until_empty(self) -> None:
+        """Wait until the store has all that was in the spool at the start."""
+        await self._emptied.wait()
 
     async def _run(self) -> None:
         """Start to empty what belongs to a server for which nobody does."""
@@ -173,6 +201,8 @@ class Replay:
         await self._spool.ack(partition, records[-1].seq)
 
     def _measure(self) -> None:
-        metrics.SPOOL_RECORDS.set(self._spool.records)
-        metrics.SPOOL_BYTES.set(self._spool.bytes)
-        metrics.STUCK_PARTITIONS.set(len(self.stuck))
+        self._records.set(self._spool.records)
+        self._bytes.set(self._spool.bytes)
+        self._stuck.set(len(self.stuck))
+        if not self._spool.records:
+            self._emptied.set()

@@ -33,6 +33,7 @@ from service.values import (
     parse_switch,
     parse_timezone,
     parse_token,
+    parse_workers,
 )
 
 PREFIX = "VISIT_COUNTER_"
@@ -94,6 +95,12 @@ class Settings:
         parse_base_path,
         "/",
         "The path below which every URL stands, such as `/thongke`.",
+    )
+    workers: int = setting(
+        "WORKERS",
+        parse_workers,
+        "1",
+        "How many processes count, each on a core of its own; `auto`: one for each core.",
     )
     redis_url: str | None = setting(
         "REDIS_URL",

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 from zoneinfo import available_timezones
 
-from service.host import is_timezone
+from service.host import cores, is_timezone
 
 # Schemes that name several hosts; with a second s, as in rediss://, they are spoken to by TLS.
 CLUSTER, SENTINEL = "redis+cluster", "redis+sentinel"
@@ -146,6 +146,14 @@ def parse_log_format(text: str) -> Literal["console", "json"]:
 def parse_number(text: str) -> int:
     if not re.fullmatch(r"[0-9]", text):
         raise ValueError(f"{text!r} is not a number from 0 to 9")
+    return int(text)
+
+
+def parse_workers(text: str) -> int:
+    if text.lower() == "auto":
+        return cores()
+    if not re.fullmatch(r"[1-9][0-9]?", text):
+        raise ValueError(f"{text!r} is neither a number from 1 to 99 nor auto")
     return int(text)
 
 

@@ -56,11 +56,16 @@ class ServiceProcess:
         """What it wrote to stderr so far."""
         return self._file("err").read_text(errors="replace")
 
+    @property
+    def workers(self) -> list[int]:
+        """The pids of those that a parent has started."""
+        return workers_of(self.process.pid)
+
     def metric(self, series: str) -> float:
-        """A series of /metrics without labels."""
+        """A series of /metrics, with its labels if it has any."""
         with urlopen(f"{self.url}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[1]) for line in lines if line.startswith(f"{series} "))
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{series} "))
 
     @property
     def url(self) -> str:
@@ -130,6 +135,24 @@ def serving(**settings: str) -> Iterator[ServiceProcess]:
                 # Not SIGKILL, which would leave an embedded Valkey behind.
                 service.process.terminate()
                 service.process.wait(timeout=2 * STOP_S)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Those children of a process that run the same program."""
+    program = os.readlink(f"/proc/{pid}/exe")
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return sorted(child for child in children if _program(child) == program)
+
+
+def _program(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:  # it has ended
+        return ""
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:

@@ -161,6 +161,7 @@ def test_what_the_service_refuses_is_one_sentence(
         ["site", "seed", "demo", "--total", "many"],
         ["site", "seed", "demo", "--metric", "hits"],
         ["serve", "now"],
+        ["serve", "--workers", "0"],
     ],
     ids=" ".join,
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from service.host import data_warning, host_timezone, is_timezone
+from service.host import cores, data_warning, host_timezone, is_timezone
 
 HANOI, ROME = "Asia/Ho_Chi_Minh", "Europe/Rome"
+BOUND = len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,21 @@ def test_data_that_goes_with_the_container(tmp_path: Path, mounts: str, why: str
     warning = data_warning(data, tmp_path)
     assert (why is None) == (warning is None)
     assert why is None or why in str(warning)
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("", BOUND), ("max 100000", BOUND), ("100000 100000", 1), ("50000 100000", 1)],
+    ids=["none", "no limit", "one processor", "half of one"],
+)
+def test_cores_are_at_most_what_the_container_gets(
+    tmp_path: Path, quota: str, expected: int
+) -> None:
+    """Its quota counts, and the processors to which the process is bound."""
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(quota)
+
+    assert cores(tmp_path) == expected
 
 
 def test_outside_of_a_container_every_directory_stays(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.limits import Buckets
+from service.limits import Buckets, Limits
 
 steps = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=80)
 
@@ -96,6 +96,20 @@ def test_forgets_no_bucket_that_is_touched() -> None:
         buckets.take(str(number), 0)
 
     assert buckets.take("quiet", 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_workers_together_allow_what_one_would(workers: int) -> None:
+    """An address that reaches all of them has its 500 views at once, and its 1,000 visitors."""
+    several = [Limits(lambda: 0.0, workers) for _ in range(workers)]
+    views = sum(each.allow("a", view=True) for each in several for _ in range(1000))
+    visitors = 0
+    for each in several:
+        while each.may_bring_visitors("a"):
+            each.charge_visitor("a")
+            visitors += 1
+
+    assert (views, visitors) == (500, 1000)
 
 
 @pytest.mark.parametrize("wrong", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

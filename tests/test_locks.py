@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -101,3 +102,39 @@ async def test_nobody_is_signalled_where_nothing_can_be_proven(
 
         assert str(holder.pid) == refusal.value.pid
         assert holder.poll() is None
+
+
+async def test_a_lock_that_a_dead_holder_left_to_another_process_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    """As that of a killed parent to its workers; the new holder signs."""
+    path = tmp_path / "lock"
+    with process(path) as parent:
+        pass
+    with process(path, "hold") as heir:
+        path.write_text(f"{parent.pid}\n")
+        taking = asyncio.create_task(locks.take_after(path, 10))
+        await asyncio.sleep(0)
+        heir.kill()
+        os.close(await taking)
+
+    assert path.read_text() == f"{os.getpid()}\n"
+
+
+async def test_a_lock_whose_holder_lives_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever starts a second service is told so at once."""
+    path = tmp_path / "lock"
+    with process(path, "hold") as holder:
+        path.write_text(f"{holder.pid}\n")
+        with pytest.raises(locks.HeldError):
+            await locks.take_after(path, 60)
+
+
+def test_the_last_who_shares_a_lock_knows_it(tmp_path: Path) -> None:
+    """Whoever asks while another one shares it is not the last, and has left."""
+    first, second, third = (locks.share(tmp_path / "lock") for _ in range(3))
+    last = [locks.is_last(lock) for lock in (first, second, third)]
+    for lock in (first, second, third):
+        os.close(lock)
+
+    assert last == [False, False, True]

@@ -120,7 +120,7 @@ async def test_a_full_spool_refuses_before_it_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing more can be kept hits are 503, and nothing of what was kept is lost."""
-    monkeypatch.setattr("service.app.SPOOL_BYTES", 10_000)
+    monkeypatch.setattr("service.replay.SPOOL_BYTES", 10_000)
     monkeypatch.setattr("service.recorder.MAX_BATCH_BYTES", 2_000)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
+from service.host import cores
 from service.settings import PREFIX, Settings
 from service.values import Address, parse_address, parse_base_path
 
@@ -50,6 +51,8 @@ def test_without_variables_everything_has_a_default_that_works() -> None:
         ("REDIS_URL", "rediss://u:p%40@h", "redis_url", "rediss://u:p%40@h"),
         ("REDIS_URL", "unix:///run/v.sock?db=1", "redis_url", "unix:///run/v.sock?db=1"),
         ("NAMESPACE", "vc_2", "namespace", "vc_2"),
+        ("WORKERS", "12", "workers", 12),
+        ("WORKERS", "auto", "workers", cores()),
         ("DATA_DIR", "/var/lib/vc", "data_dir", Path("/var/lib/vc")),
         ("EMBEDDED_FSYNC", "everysec", "embedded_fsync", "everysec"),
         ("ALLOW_UNSAFE_STORE", "Yes", "allow_unsafe_store", True),
@@ -102,6 +105,7 @@ def test_a_variable_becomes_a_value(name: str, text: str, field: str, expected: 
         ("TIMEZONE", "../etc/passwd", "no IANA time zone"),
         ("TIMEZONE", "Asia", "no IANA time zone"),
         ("LOG_FORMAT", "xml", "console, json"),
+        ("WORKERS", "0", "a number from 1 to 99 nor auto"),
     ],
 )
 def test_a_wrong_value_is_refused_in_a_sentence(name: str, text: str, sentence: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from service.adoption import Adoption
 from service.clock import Clock
 from service.hub import Hub
+from service.parent import Parent
 from service.reader import Reader
 from service.recorder import Recorder
 from service.sites import Sites
@@ -17,6 +19,8 @@ WATCH = web.AppKey("watch", Watch)
 STORE = web.AppKey("store", Store)
 SITES = web.AppKey("sites", Sites)
 RECORDER = web.AppKey("recorder", Recorder)
+ADOPTION = web.AppKey("adoption", Adoption)
+PARENT = web.AppKey("parent", Parent)
 READER = web.AppKey("reader", Reader)
 HUB = web.AppKey("hub", Hub)
 CLOCK = web.AppKey("clock", Clock)

@@ -7,7 +7,8 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.web.appkeys import HUB, RECORDER, SITES, WATCH
+from service.errors import Problem
+from service.web.appkeys import ADOPTION, HUB, PARENT, RECORDER, SITES, WATCH
 from service.web.client import HINT
 from service.web.collect import INTAKE
 from service.web.counts import json_answer
@@ -29,8 +30,11 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """GET /readyz: 200 while hits can be counted, else 503; what is wrong and how to mend it."""
-    app = request.app
+    """GET /readyz: 200 while hits can be counted, else 503; what is wrong and how to mend it.
+
+    Of several workers the one that is asked speaks for itself, and says how many there are.
+    """
+    app, parent = request.app, request.app.get(PARENT)
     watch = app[WATCH]
     away = [f"The store cannot count: {watch.fault}"] if watch.fault else []
     # While the spool keeps hits nothing is lost: degraded, and still ready.
@@ -43,8 +47,10 @@ async def readyz(request: web.Request) -> web.Response:
         unsafe.append("Live viewers are no longer told: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
-    unsafe += app[RECORDER].problems
+    unsafe += app[RECORDER].problems + app[ADOPTION].problems
     unsafe += [check.detail for check in watch.checks if not check.ok]
+    if parent and (up := len(parent.workers)) < parent.inherited.workers:
+        unsafe.append(f"Only {up} of {parent.inherited.workers} workers are up: the log says why.")
     hints = [HINT] if app[INTAKE].forwarding.lately_ignored else []
     body: dict[str, Any] = {
         "status": "unavailable" if faults else "degraded" if unsafe else "ok",
@@ -56,5 +62,10 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics: the series of this process."""
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    """GET /metrics: the series of this process, or of all workers together."""
+    parent = request.app.get(PARENT)
+    try:
+        series = await parent.metrics() if parent else generate_latest()
+    except TimeoutError:
+        raise Problem(503, "No metrics", "The parent of the workers does not answer.") from None
+    return web.Response(body=series, headers={"Content-Type": CONTENT_TYPE_LATEST})

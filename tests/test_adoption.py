@@ -1,0 +1,100 @@
+"""Adoption: what a process left in its spool is counted by another one, and only once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from orjson import loads
+
+from service import locks, spool_files
+from tests.servers import Server, run_server, server_binaries
+from tests.services import Service, namespace, run_service, until
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for producers twenty times a second, and lets them go at once."""
+    monkeypatch.setattr("service.adoption.LOOK_S", 0.05)
+    monkeypatch.setattr("service.adoption.RETAIN_S", 0.0)
+    monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+
+
+async def leave_hits(store: Server, place: Path, name: str, number: int = 1) -> Path:
+    """A producer of that number with two spooled hits, whose process is gone."""
+    async with run_service(store.url, data_dir=place, namespace=name) as service:
+        if service.parts.sites.get("portal") is None:
+            await service.site()
+        store.kill()
+        for _ in range(2):
+            await service.hit(status=202)
+    store.start()
+    return (place / "producers/0").rename(place / f"producers/{number}")
+
+
+def left(producer: Path) -> list[Path]:
+    return spool_files.paths(producer / "spool")
+
+
+async def pageviews(service: Service) -> int:
+    total: int = (await service.counts())["total"]["pageviews"]
+    return total
+
+
+async def test_what_nobody_holds_is_counted_and_given_free(tmp_path: Path) -> None:
+    """By a process of another producer; a later start of the first one adds nothing."""
+    name = namespace()
+    with run_server(server_binaries()["valkey"]) as store:
+        producer = await leave_hits(store, tmp_path, name)
+        async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+            await until(lambda: not left(producer))
+            await until(lambda: is_free(producer))
+            counts = [await pageviews(service), (await service.hit())["total"]["pageviews"]]
+
+    assert counts == [2, 3]
+
+
+def is_free(producer: Path) -> bool:
+    try:
+        os.close(locks.take(producer / "lock"))
+    except locks.HeldError:
+        return False
+    return True
+
+
+async def test_what_another_process_holds_is_left_alone(tmp_path: Path) -> None:
+    """Until that one has ended."""
+    name = namespace()
+    with run_server(server_binaries()["valkey"]) as store:
+        held = await leave_hits(store, tmp_path, name, 1)
+        lock = locks.take(held / "lock")
+        free = await leave_hits(store, tmp_path, name, 2)
+        async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+            await until(lambda: not left(free))
+            first = (await pageviews(service), service.parts.adoption.problems)
+            os.close(lock)
+            await until(lambda: not left(held))
+            then = await pageviews(service)
+
+    assert (first, then) == ((2, []), 4)
+
+
+async def test_what_cannot_be_read_is_told_and_disturbs_nobody(tmp_path: Path) -> None:
+    """/readyz says what to do, and hits count."""
+    name = namespace()
+    with run_server(server_binaries()["valkey"]) as store:
+        producer = await leave_hits(store, tmp_path, name)
+        (producer / "producer").write_text("nonsense")
+        async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+            await until(lambda: service.parts.adoption.problems)
+            async with service.client.get(f"{service.url}/readyz") as answer:
+                ready = loads(await answer.read())
+            counted = (await service.hit())["total"]["pageviews"]
+            (producer / "producer").unlink()
+            await until(lambda: not left(producer))
+            mended = (await pageviews(service), service.parts.adoption.problems)
+
+    assert (ready["status"], counted) == ("degraded", 1)
+    assert "is damaged: remove it" in ready["hints"][0]
+    assert mended == (3, [])

@@ -2,6 +2,7 @@
 
     ./dev chaos                          # every fault a few times, some minutes
     ./dev chaos --kills 300              # the run whose table is in the README
+    ./dev chaos --workers 2              # the same of a service that has two
     ./dev chaos --faults store-killed,cut-in-reply --seed 7
 
 A round makes fresh sites, sends them hits on pages of their own, lets one fault happen, waits until
@@ -43,6 +44,7 @@ from tests.servers import server_binaries
 CONNECTIONS = 12
 SITES = 2
 BEFORE_S = (0.05, 0.4)  # of load, until it happens
+KNOWN_S = 1.0  # until every worker knows of a new site
 RECOVER_S = 60.0
 TOLD = 5  # pages of each kind
 PROBLEMS = (Broken, OSError, RedisError, RuntimeError, TimeoutError)
@@ -131,6 +133,7 @@ async def run_round(world: World, fault: Fault, rng: Random, room: Room) -> Roun
             since = await fault.act(Case(world, load, rng, room))
             found.recovered_s = await load.until_counting(since, RECOVER_S)
             await asyncio.sleep(BEFORE_S[0])
+        await asyncio.to_thread(world.wait_until_settled, RECOVER_S)
     except PROBLEMS as problem:
         found.verdict.wrong.append(f"{type(problem).__name__}: {problem}")
     try:
@@ -146,6 +149,8 @@ def make_sites(world: World, rng: Random) -> list[SiteHits]:
     names = [f"s{rng.getrandbits(40):010x}" for _ in range(SITES)]
     for name in names:
         world.service.call("", {"id": name, "origins": [ORIGIN], "max_pages": 100_000})
+    if world.service.workers:
+        time.sleep(KNOWN_S)
     return [SiteHits(name) for name in names]
 
 
@@ -156,7 +161,8 @@ async def run_world(name: str, rows: Sequence[Row], options: argparse.Namespace)
         print(f"left out, since only root can mount a small disk: {name}", flush=True)
         return
     room = QUICK if options.quick else LONG
-    async with WORLDS[name](Options(options.store, options.loop, small_disk)) as world:
+    made_of = Options(options.store, options.loop, options.workers, small_disk)
+    async with WORLDS[name](made_of) as world:
         for row, number in turns(rows, options):
             rng = Random(f"{options.seed}/{row.fault.name}/{name}/{number}")
             row.rounds.append(await run_round(world, row.fault, rng, room))
@@ -180,7 +186,11 @@ def rounds_of(fault: Fault, options: argparse.Namespace) -> int:
     """The kills are shared out among the faults that kill."""
     rounds: int = options.rounds
     kills: int = options.kills
-    killing = sum(len(each.worlds) for each in options.faults if each.kills)
+    killing = sum(
+        len(each.worlds)
+        for each in options.faults
+        if each.kills and options.workers >= each.workers
+    )
     return max(1, -(-kills // killing)) if fault.kills else rounds
 
 
@@ -209,7 +219,9 @@ async def run(options: argparse.Namespace, rows: list[Row]) -> None:
             here = [
                 Row(fault, name)
                 for fault in options.faults
-                if name in fault.worlds and options.store in fault.stores
+                if name in fault.worlds
+                and options.store in fault.stores
+                and options.workers >= fault.workers
             ]
             rows += here
             if here:
@@ -229,6 +241,7 @@ def arguments() -> argparse.Namespace:
         help="the outer, or those of the cluster",
     )
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
+    parser.add_argument("--workers", type=int, default=1, help="of the service")
     parser.add_argument("--quick", action="store_true", help="pauses below 1 s, not up to 30 s")
     parser.add_argument("--minutes", type=float, default=60, help="give up after")
     return parser.parse_args()
@@ -245,7 +258,11 @@ def main() -> int:
     options = arguments()
     if options.store not in server_binaries():
         raise SystemExit("needs redis-server: apt-get install redis-server")
-    print(f"seed {options.seed}, outer store {options.store}, {options.loop}", flush=True)
+    print(
+        f"seed {options.seed}, outer store {options.store}, {options.loop}, "
+        f"workers {options.workers}",
+        flush=True,
+    )
     rows: list[Row] = []
     try:
         asyncio.run(run(options, rows))

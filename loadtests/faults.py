@@ -83,16 +83,22 @@ class Fault:
     worlds: tuple[str, ...]
     kills: bool
     stores: tuple[str, ...]
+    workers: int
+    """How many the service must have at least."""
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, *worlds: str, kills: bool = False, stores: tuple[str, ...] = ("valkey", "redis")
+    name: str,
+    *worlds: str,
+    kills: bool = False,
+    stores: tuple[str, ...] = ("valkey", "redis"),
+    workers: int = 1,
 ) -> Callable[[Act], Act]:
     def register(act: Act) -> Act:
-        FAULTS[act.__name__.replace("_", "-")] = Fault(name, act, worlds, kills, stores)
+        FAULTS[act.__name__.replace("_", "-")] = Fault(name, act, worlds, kills, stores, workers)
         return act
 
     return register
@@ -107,6 +113,30 @@ async def service_killed(case: Case) -> float:
     case.world.service.kill()
     await case.world.start_service()
     return since
+
+
+@fault("kill -9 of a worker", "embedded", "outer", "cluster", kills=True, workers=2)
+async def worker_killed(case: Case) -> float:
+    """The others go on; its parent starts another."""
+    since, service = time.monotonic(), case.world.service
+    os.kill(case.rng.choice(service.workers), signal.SIGKILL)
+    return since
+
+
+@fault("kill -9 of a worker while the store is away", "outer", kills=True, workers=2)
+async def worker_killed_without_store(case: Case) -> float:
+    """Its successor, or another worker, brings the store what it had spooled."""
+    async with store_stopped(case):
+        os.kill(case.rng.choice(case.world.service.workers), signal.SIGKILL)
+    return time.monotonic()
+
+
+@fault("SIGHUP: all workers replaced", "embedded", "outer", workers=2)
+async def workers_replaced(case: Case) -> float:
+    await asyncio.to_thread(case.world.service.replace_workers)
+    if case.load.refused:
+        raise Broken(f"{case.load.refused} connections were refused")
+    return time.monotonic()
 
 
 @fault("kill -9 of the store", "embedded", "outer", kills=True)

@@ -52,6 +52,10 @@ class Load:
 
     def __init__(self, port: int, sites: Sequence[SiteHits], rng: Random, connections: int) -> None:
         self.unexpected: list[str] = []
+        self.refused = 0
+        """Connections."""
+        self.broken = 0
+        """Connections on which a hit was not answered."""
         self.sites = sites
         self._port = port
         self._told: dict[int, float] = {}
@@ -77,7 +81,7 @@ class Load:
     async def until_counting(self, since: float, within_s: float) -> float:
         """Wait until each site has acknowledged a hit that was sent after an instant; answers how
         many seconds behind it the last of them did. All that was sent before is settled then, for
-        the service counts in order."""
+        each worker counts in order; but for what a killed one has left in its spool."""
         self._since, self._back = since, {}
         async with asyncio.timeout(within_s), self._moved:
             await self._moved.wait_for(lambda: len(self._back) == len(self.sites))
@@ -95,12 +99,13 @@ class Load:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             except OSError:
+                self.refused += 1
                 await asyncio.sleep(PAUSE_S)
                 continue
             try:
                 await self._hit_on(reader, writer)
             except (OSError, EOFError, TimeoutError):
-                pass  # nobody knows what became of the hit
+                self.broken += 1  # nobody knows what became of the hit
             finally:
                 writer.transport.abort()
 

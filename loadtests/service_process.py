@@ -18,10 +18,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from tests.processes import ROOT, environment
+from tests.processes import ROOT, environment, workers_of
 
 TOKEN = "token-of-the-load-test-of-32-characters"
 START_S = 40.0  # a machine with other work, and a store that is still loading
@@ -64,6 +63,8 @@ class ServiceProcess:
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._begin = 0
+        """Where the log of this start begins."""
 
     @property
     def pid(self) -> int:
@@ -93,13 +94,15 @@ class ServiceProcess:
         """Start it, and wait until it answers."""
         self.launch()
         deadline = time.monotonic() + START_S
-        while not self._answers():
+        # Workers that a killed parent left behind may still answer: it is the log that tells.
+        while b'"event": "counting"' not in self._log.read_bytes()[self._begin :]:
             if not self.alive or time.monotonic() > deadline:
                 raise RuntimeError(f"the service did not start:\n{self.log[-3000:]}")
             time.sleep(0.01)
 
     def launch(self) -> None:
         with self._log.open("ab") as log:
+            self._begin = log.tell()
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -109,9 +112,24 @@ class ServiceProcess:
                 stderr=log,
             )
 
+    @property
+    def workers(self) -> list[int]:
+        """The pids of those that count, if the service has several."""
+        return workers_of(self._process.pid) if self._process and self.alive else []
+
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
         self._wait()
+
+    def replace_workers(self) -> None:
+        """Have new ones take the place of all, one by one."""
+        before = self.workers
+        self._signal(signal.SIGHUP)
+        deadline = time.monotonic() + START_S
+        while {*before} & {*self.workers} or len(self.workers) < len(before):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the workers were not replaced:\n{self.log[-3000:]}")
+            time.sleep(0.01)
 
     def terminate(self) -> int:
         """Stop it as a service manager would; its exit code."""
@@ -120,10 +138,10 @@ class ServiceProcess:
         return self._wait()
 
     def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
     def call(self, path: str, body: object) -> dict[str, Any]:
         """POST to /api/v1/sites."""
@@ -133,16 +151,14 @@ class ServiceProcess:
         with urlopen(request, timeout=10) as answer:
             return dict(json.load(answer))
 
-    def _answers(self) -> bool:
-        try:
-            urlopen(f"{self.url}/healthz", timeout=1).close()
-        except (URLError, OSError):
-            return False
-        return True
-
     def _signal(self, signum: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, signum)
+
+    def _signal_all(self, signum: signal.Signals) -> None:
+        self._signal(signum)
+        for pid in self.workers:
+            os.kill(pid, signum)
 
     def _wait(self) -> int:
         return self._process.wait(timeout=STOP_S) if self._process is not None else 0

@@ -15,6 +15,7 @@ import asyncio
 import os
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -42,6 +43,7 @@ class Options(NamedTuple):
     store: str = "valkey"
     """The outer server, by its name in `server_binaries`."""
     loop: str = "uvloop"
+    workers: int = 1
     small_disk: bool = False
     """The store's files, or the spool, lie on a disk that can be filled."""
 
@@ -111,6 +113,16 @@ class World:
         server = self.store.primary() if isinstance(self.store, Watched) else self.store
         path, once = server.socket_path, Retry(NoBackoff(), 0)
         return Redis(unix_socket_path=path, socket_timeout=20, retry=once)
+
+    def wait_until_settled(self, within_s: float) -> None:
+        """Wait until the store has all that was kept in spools, also those of killed workers."""
+        root = self._disk.root if self._disk else ""
+        producers = Path(f"{root}{self.service.data_dir}/producers")
+        deadline = time.monotonic() + within_s
+        while [*producers.glob("*/spool/*.seg")]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"batches stay in a spool:\n{self.service.log[-3000:]}")
+            time.sleep(0.01)
 
     async def start_service(self) -> None:
         await asyncio.to_thread(self.service.start)
@@ -185,7 +197,7 @@ async def embedded(options: Options) -> AsyncIterator[World]:
     """A service that runs its own Valkey, which syncs every commit."""
     with scratch_directory() as scratch, disk_of(scratch, options) as disk:
         under = (*disk.under, "env", "-C", str(ROOT)) if disk else ()
-        service = ServiceProcess(scratch, loop=options.loop, under=under)
+        service = service_process(scratch, options, under)
         store = EmbeddedStore(service.data_dir, disk.root if disk else "")
         try:
             await asyncio.to_thread(service.start)
@@ -231,9 +243,7 @@ async def serving(
     try:
         await asyncio.to_thread(store.restart)
         async with Proxy(store.socket_path) as proxy:
-            service = ServiceProcess(
-                scratch / "service", loop=options.loop, under=under, REDIS_URL=proxy.url
-            )
+            service = service_process(scratch / "service", options, under, REDIS_URL=proxy.url)
             try:
                 await asyncio.to_thread(service.start)
                 yield World(service, store, proxy, disk)
@@ -263,12 +273,20 @@ async def sentinels(options: Options) -> AsyncIterator[World]:
 async def over(store: Cluster | Watched, options: Options) -> AsyncIterator[World]:
     """A service over a store that runs."""
     with scratch_directory() as scratch:
-        service = ServiceProcess(scratch / "service", loop=options.loop, REDIS_URL=store.url)
+        service = service_process(scratch / "service", options, REDIS_URL=store.url)
         try:
             await asyncio.to_thread(service.start)
             yield World(service, store)
         finally:
             await asyncio.to_thread(service.terminate)
+
+
+def service_process(
+    scratch: Path, options: Options, under: Sequence[str] = (), **settings: str
+) -> ServiceProcess:
+    return ServiceProcess(
+        scratch, loop=options.loop, under=under, WORKERS=str(options.workers), **settings
+    )
 
 
 @contextmanager

@@ -27,12 +27,16 @@ CASES = [
     pytest.param(
         fault,
         world,
-        id=f"{world.replace(', ', '-').replace(' ', '-')}-{fault}",
-        marks=pytest.mark.xdist_group(f"chaos {world.partition(',')[0]}"),
+        workers,
+        id=f"{world.replace(', ', '-').replace(' ', '-')}-{fault}-{workers}",
+        marks=pytest.mark.xdist_group(f"chaos {world.partition(',')[0]} {workers}"),
     )
+    for workers in (1, 2)
     for world in WORLDS
     for fault in FAULTS
     if world in FAULTS[fault].worlds
+    and workers >= FAULTS[fault].workers
+    and (workers == 1 or world in ("embedded", "outer") or FAULTS[fault].workers > 1)
 ]
 
 
@@ -42,12 +46,12 @@ class Stage:
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
-        self._name = ""
+        self._made_of: tuple[str, int] | None = None
         self._world: World | None = None
 
-    def play(self, name: str, act: Callable[[World], Awaitable[T]]) -> T:
+    def play(self, name: str, act: Callable[[World], Awaitable[T]], workers: int = 1) -> T:
         """Let something happen in a world."""
-        return self._runner.run(self._play(name, act))
+        return self._runner.run(self._play(name, workers, act))
 
     def clear(self) -> None:
         """End this world: the next one is fresh."""
@@ -58,12 +62,12 @@ class Stage:
         self.clear()
         self._runner.close()
 
-    async def _play(self, name: str, act: Callable[[World], Awaitable[T]]) -> T:
-        if self._world is None or self._name != name:
+    async def _play(self, name: str, workers: int, act: Callable[[World], Awaitable[T]]) -> T:
+        if self._world is None or self._made_of != (name, workers):
             await self._stack.aclose()
-            options = Options(small_disk=name.endswith("small disk"))
+            options = Options(workers=workers, small_disk=name.endswith("small disk"))
             self._world = await self._stack.enter_async_context(WORLDS[name](options))
-            self._name = name
+            self._made_of = (name, workers)
         return await act(self._world)
 
 
@@ -75,13 +79,15 @@ def stage() -> Iterator[Stage]:
     stage.close()
 
 
-@pytest.mark.parametrize(("fault", "name"), CASES)
-def test_every_acknowledged_hit_is_counted_once(stage: Stage, fault: str, name: str) -> None:
+@pytest.mark.parametrize(("fault", "name", "workers"), CASES)
+def test_every_acknowledged_hit_is_counted_once(
+    stage: Stage, fault: str, name: str, workers: int
+) -> None:
     """Whatever breaks: none is lost, none is doubled, and all sums are those of the hits."""
     if name.endswith("small disk") and os.geteuid():
         pytest.skip("needs root, to mount a small disk")
     rng = Random(f"{SEED}/{fault}/{name}")
-    found = stage.play(name, lambda world: run_round(world, FAULTS[fault], rng, QUICK))
+    found = stage.play(name, lambda world: run_round(world, FAULTS[fault], rng, QUICK), workers)
     if not found.verdict.good:
         stage.clear()
 
@@ -89,7 +95,7 @@ def test_every_acknowledged_hit_is_counted_once(stage: Stage, fault: str, name: 
     assert found.acknowledged > 0
 
 
-@pytest.mark.xdist_group("chaos embedded")
+@pytest.mark.xdist_group("chaos embedded 1")
 def test_the_judge_finds_what_was_lost_and_doubled(stage: Stage) -> None:
     """A page that is not there, one that is counted twice, and the sums that no longer agree."""
     verdict = stage.play("embedded", tampered_with)

@@ -21,7 +21,6 @@ TELL_S = 1.0  # between two times that a worker tells what it has counted
 class Inherited(Struct, frozen=True):
     """What a worker gets from its parent; sockets and line by their descriptors."""
 
-    line: int
     pages: list[int]
     ops: list[int]
     kept: list[int]
@@ -30,6 +29,8 @@ class Inherited(Struct, frozen=True):
     """Of the embedded Valkey."""
     workers: int
     """How many there are to be."""
+    line: int = -1
+    """Each has its own."""
 
     @property
     def descriptors(self) -> list[int]:

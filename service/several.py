@@ -56,20 +56,18 @@ async def run(settings: Settings, hangup: asyncio.Event) -> int:
     """Have the workers count; answers the exit code of one that could not start, with none up."""
     prepare(settings)
     async with (
-        shared(settings) as (store_url, descriptors),
+        shared(settings) as (store_url, kept),
+        Workers(settings.workers) as workers,
         bound(settings.listen) as pages,
         bound(settings.ops_listen) as ops,
     ):
         token = admin_token(settings.admin_token, settings.data_dir)
-        inherited = Inherited(
-            0, pages.descriptors, ops.descriptors, descriptors, store_url, settings.workers
-        )
-        async with Workers(inherited) as workers:
-            if code := await workers.start():
-                return code
-            base = settings.base_path
-            welcome(token, pages.url + base, (ops.url or pages.url) + base)
-            return await workers.keep(hangup)
+        inherited = Inherited(pages.descriptors, ops.descriptors, kept, store_url, settings.workers)
+        if code := await workers.start(inherited):
+            return code
+        base = settings.base_path
+        welcome(token, pages.url + base, (ops.url or pages.url) + base)
+        return await workers.keep(hangup)
 
 
 @asynccontextmanager

@@ -35,9 +35,9 @@ class Place:
 class Workers:
     """The workers; leaving ends them all, in bounded time."""
 
-    def __init__(self, inherited: Inherited) -> None:
-        """`inherited`: what each gets, but for the line."""
-        self._inherited = inherited
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._inherited: Inherited
         self._tally = Tally()
         self._living: set[Worker] = set()
         self._up: set[Worker] = set()
@@ -53,12 +53,13 @@ class Workers:
             answer.cancel()
         await self._end(self._living)
 
-    async def start(self) -> int:
+    async def start(self, inherited: Inherited) -> int:
         """Have all of them up, or answer the exit code of one that could not start. The first one
         starts alone: what keeps them all from starting is said once."""
+        self._inherited = inherited
         workers = [await self._begin()]
         if workers[0].up.result():
-            others = (self._begin() for _ in range(1, self._inherited.workers))
+            others = (self._begin() for _ in range(1, self._number))
             workers += await asyncio.gather(*others)
         for worker in workers:
             if not worker.up.result():

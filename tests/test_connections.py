@@ -173,3 +173,26 @@ async def test_a_mistake_of_ours_is_told_and_ends_the_connection(
     assert got.startswith(b"HTTP/1.1 500 ")
     assert got.count(b"HTTP/1.1 ") == 1
     assert [each["event"] for each in logs] == ["a request failed"]
+
+
+async def test_a_stop_answers_what_was_under_way(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To connections that are known, and to new ones, with the word that it is the last answer;
+    the idle are ended too."""
+    monkeypatch.setattr("service.web.connections.UNDER_WAY_S", 1.0)
+    async with AsyncExitStack() as running, AsyncExitStack() as clients:
+        service = await running.enter_async_context(run_service(valkey.url))
+        await service.site()
+        known, new, idle = [await clients.enter_async_context(connected(service)) for _ in range(3)]
+        known[1].write(LOOK)
+        await read(known[0], no_body=False)
+        stopping = asyncio.create_task(running.aclose())
+        await until(lambda: service.client.closed)
+        known[1].write(LOOK)
+        new[1].write(LOOK)
+        got = [await end_of(reader) for reader, _ in (known, new, idle)]
+        await stopping
+
+    assert [answer.count(b"HTTP/1.1 200") for answer in got] == [1, 1, 0]
+    assert [b"\r\nConnection: close\r\n" in answer for answer in got] == [True, True, False]

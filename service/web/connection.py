@@ -117,8 +117,10 @@ class Connection(asyncio.Protocol):
         self._wait(IDLE_S)
         self._run()
 
-    def stop(self) -> None:
+    def finish(self) -> None:
         self._last = True
+
+    def stop(self) -> None:
         if not self._busy:
             self._close()
 

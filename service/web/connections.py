@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from service import metrics
 
 SPARE = 256
 STALL_S = 30.0  # for a client to read its answer
+UNDER_WAY_S = 0.25  # in which a request arrives that was sent before the client knew of the end
 
 
 class Timed(Protocol):
@@ -30,8 +32,11 @@ class Timed(Protocol):
     def expire(self) -> None:
         """Its time is over."""
 
+    def finish(self) -> None:
+        """End it behind its next answer."""
+
     def stop(self) -> None:
-        """End it, behind the answer that it waits for."""
+        """End it now, unless it waits for an answer."""
 
     def abort(self) -> None: ...
 
@@ -41,7 +46,7 @@ class Connections:
 
     def __init__(self, aiohttp: web.Server, most: int) -> None:
         self.aiohttp = aiohttp
-        self.stopping = False
+        self.stopping = self._stopped = False
         self._most = most
         self._lane: set[Timed] = set()
         self._lent: set[Timed] = set()
@@ -57,7 +62,7 @@ class Connections:
 
     def enter(self, connection: Timed) -> bool:
         """Whether there is a place for it."""
-        if self.stopping or (len(self) >= self._most + SPARE and not self._make_room()):
+        if self._stopped or (len(self) >= self._most + SPARE and not self._make_room()):
             metrics.CONNECTIONS_REFUSED.inc()
             return False
         self._lane.add(connection)
@@ -67,7 +72,7 @@ class Connections:
     def may_stay(self, connection: Timed) -> bool:
         """It has sent a whole request: whether it may send another."""
         self._newcomers.pop(connection, None)
-        return len(self) - len(self._newcomers) <= self._most
+        return not self.stopping and len(self) - len(self._newcomers) <= self._most
 
     def leave(self, connection: Timed) -> None:
         self._lane.discard(connection)
@@ -82,18 +87,26 @@ class Connections:
         self._lent.discard(lent)
 
     async def stop(self, within_s: float) -> None:
-        """End those in the lane, the idle ones at once; aiohttp ends its own."""
+        """End those in the lane, the idle ones when no request can be under way to them any more;
+        aiohttp ends its own."""
         self.stopping = True
+        await asyncio.sleep(0)  # those that were accepted already are made
+        for connection in [*self._lane]:
+            connection.finish()
+        await self._wait_for_all(UNDER_WAY_S)
         for connection in [*self._lane]:
             connection.stop()
-        try:
-            async with asyncio.timeout(within_s):
+        await self._wait_for_all(within_s - UNDER_WAY_S)
+        self._stopped = True
+        for connection in [*self._lane]:
+            connection.abort()
+
+    async def _wait_for_all(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 while self._lane:
                     self._left.clear()
                     await self._left.wait()
-        except TimeoutError:
-            for connection in [*self._lane]:
-                connection.abort()
 
     def _make_room(self) -> bool:
         oldest = next(iter(self._newcomers), None)
@@ -139,6 +152,9 @@ class Lent(asyncio.Protocol):
     def expire(self) -> None:
         """Its client does not read."""
         self.abort()
+
+    def finish(self) -> None:
+        """So it does anyway."""
 
     def stop(self) -> None:
         """It is for aiohttp to end it."""

@@ -35,7 +35,7 @@ class Lane:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End idle connections at once, the others behind their answer, in bounded time."""
+        """End all connections, behind an answer if a request is under way, in bounded time."""
         await self._connections.stop(STOP_S)
         if self._task is not None:
             self._task.cancel()

@@ -7,6 +7,7 @@ the store where there are but two: the store needs a tenth of what the service n
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -15,6 +16,12 @@ _USABLE = sorted(os.sched_getaffinity(0))
 SERVER = _USABLE[0]
 LOAD = _USABLE[1 % len(_USABLE)]
 STORE = _USABLE[2] if len(_USABLE) > 2 else LOAD
+
+
+def spread(pids: Sequence[int]) -> None:
+    """Each process on a core of its own, as far as there are so many."""
+    for number, pid in enumerate(pids):
+        move(pid, _USABLE[number % len(_USABLE)])
 
 
 def on(core: int) -> tuple[str, ...]:

@@ -102,6 +102,20 @@ def rates(name: str, make: Callable[[], AbstractContextManager[Server]]) -> Iter
         yield Measure(full, partial(rate, full, make, connections))
 
 
+def workers(number: int, extent: Extent, found: Found) -> None:
+    """Hits of several workers, per CPU-second of them all; they share their cores with the load
+    and the store where there are not enough."""
+    with service(WORKERS=str(number)) as server:
+        assert server.service, "it is one"
+        pids = server.service.workers
+        cores.spread(pids)
+        watched = (*pids, *server.along)
+        window = closed_loop(server.port, server.requests, MOST, extent.seconds, watched)
+        verify(server, window.hits)
+    found[f"workers {number}"] = window.per_s
+    found[f"workers {number} cpu"] = window.per_s / sum(window.cpu_s[pid] for pid in pids)
+
+
 def latency(extent: Extent, found: Found) -> None:
     """Time to acknowledge at parts of the peak, under open arrival."""
     for part in PARTS:
@@ -189,6 +203,7 @@ MEASURES = [
         Measure(f"sites {n}", partial(rate, f"sites {n}", partial(service, n), MOST))
         for n in (100, 10_000)
     ),
+    Measure("workers", partial(workers, 2)),
     Measure("viewers", viewers),
     Measure("latency", latency, needs=(PEAK,)),
     *(Measure(f"batch {size}", partial(batch, size)) for size in SIZES),

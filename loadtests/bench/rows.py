@@ -159,6 +159,7 @@ ROWS = [
     rate("hits behind nginx, with 5 % other requests, 64 connections", "behind nginx"),
     rate("hits on 100 sites, 256 connections", "sites 100"),
     rate("hits on 10,000 sites, 256 connections", "sites 10000"),
+    rate("hits of 2 workers, 256 connections", "workers 2"),
     rate("hits beside 10,000 live viewers, 256 connections", "beside viewers"),
     ratio("these against hits without viewers", "beside viewers", "without viewers", 0.5),
     figure("a tick that tells 10,000 viewers meanwhile", "tick ms", MS, 200, 100, less=True),

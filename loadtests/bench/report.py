@@ -16,7 +16,7 @@ from loadtests.bench.rows import ROWS
 from tests.processes import ROOT
 from tests.servers import server_binaries
 
-PACKAGES = ("aiohttp", "uvloop", "httptools", "redis", "hiredis", "msgspec", "orjson")
+PACKAGES = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec", "orjson")
 
 HEAD = """\
 | what | median | lowest – highest | per CPU-second | must | goal | reached |

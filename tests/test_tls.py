@@ -88,10 +88,11 @@ async def count_in(url: str) -> int:
     return int(answer["total"]["pageviews"])
 
 
-async def test_sentinels_and_their_primary_ask_for_a_password_by_tls(
-    binary: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asks", [True, False], ids=["asks too", "asks for none"])
+async def test_sentinels_get_the_password_that_they_ask_for(
+    binary: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, asks: bool
 ) -> None:
-    """The one in the URL is for both."""
+    """By TLS, the one in the URL: for both, or for the servers alone."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     with places(2) as (first, second):
         primary = Encrypted(binary, first, certificate)
@@ -99,27 +100,10 @@ async def test_sentinels_and_their_primary_ask_for_a_password_by_tls(
         with running([primary]):
             primary.lock()
             with running([sentinel]):
-                sentinel.lock()
+                if asks:
+                    sentinel.lock()
                 url = f"rediss+sentinel://:{QUOTED}@{HOST}:{sentinel.port}/{NAME}"
                 counted = await count_in(url)
-
-    assert counted == 1
-
-
-async def test_a_sentinel_that_asks_for_no_password_gets_none(
-    binary: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one in the URL is then the servers' alone."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    with places(2) as (first, second):
-        primary = Encrypted(binary, first, certificate)
-        sentinel = Encrypted.sentinel(primary, second, certificate)
-        with running([primary]):
-            primary.lock()
-            with running([sentinel]):
-                counted = await count_in(
-                    f"rediss+sentinel://:{QUOTED}@{HOST}:{sentinel.port}/{NAME}"
-                )
 
     assert counted == 1
 

@@ -62,9 +62,6 @@ class Networks:
         """From CIDRs (``10.0.0.0/8``) and single addresses; ValueError names the bad one."""
         return cls([_network(text.strip()) for text in texts if text.strip()])
 
-    def __bool__(self) -> bool:
-        return any(self._masks.values())
-
     def peer(self, text: str) -> Peer:
         """Of these networks or not."""
         address = parsed(text) or _NOWHERE

@@ -152,11 +152,6 @@ def test_networks_agree_with_ipaddress(base: object, length: int, address: objec
     )
 
 
-def test_no_networks_are_false() -> None:
-    """An empty set of networks is false, and holds nothing."""
-    assert (bool(Networks.parse([])), bool(Networks.parse(["::1"]))) == (False, True)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

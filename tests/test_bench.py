@@ -36,12 +36,18 @@ def _tools() -> None:
 
 
 async def bench(*arguments: str) -> tuple[int | None, str]:
-    """Exit code and output."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtests.bench", *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
+    """Exit code and output; once more where other tests made hits take the way of the spool, which
+    makes a figure void though none is lost."""
+    for _ in range(4):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "loadtests.bench", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, told = await process.communicate()
+        if b"'spooled'" not in told:
+            break
+    return process.returncode, (output + told).decode()
 
 
 async def test_a_short_round_is_counted_exactly() -> None:

@@ -63,6 +63,8 @@ class Functions:
             self._exchange(shard, [self._fcall(name, *calls[n]) for n in numbers])
             for shard, numbers in groups.items()
         ]
+        if len(exchanges) == 1:  # as a flow's: not by a task of its own
+            return await exchanges[0]
         return _in_order(groups.values(), await asyncio.gather(*exchanges))
 
     async def _exchange(self, shard: Shard, calls: list[Call]) -> list[Any]:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import structlog
 
@@ -26,6 +26,7 @@ from service.producer import Producer
 from service.refusals import Fenced, Gap, Rejected
 from service.store import Store
 from service.tasks import supervised
+from service.turns import Turn
 
 RETAIN_S = 60.0
 RETAIN_BYTES = 64 * 1024 * 1024
@@ -33,6 +34,7 @@ VERIFY_S = 5.0
 TOUCH_S = 86_400.0
 
 _TAKEN = StoreUnavailable("earlier batches of the partition are being sent again")
+_BEHIND = StoreUnavailable("an earlier batch of the partition was not answered for")
 
 log = structlog.get_logger()
 
@@ -60,8 +62,7 @@ class Ledger:
         self._kept_bytes = 0
         self._retained = metrics.Part(metrics.RETAINED_BYTES)
         self._touched_s = time.monotonic()
-        self._turns = [asyncio.Lock() for _ in range(PARTITIONS)]
-        """In a partition a repair, a replay and a flush do not meet."""
+        self._turns = [Turn() for _ in range(PARTITIONS)]
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -94,44 +95,56 @@ class Ledger:
         return self._store.shard(partition)
 
     def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
-        """Number what has gathered. The partition's last batch must have been confirmed."""
+        """Number what has gathered."""
         batch = Batch(partition, self._sealed[partition] + 1, entries, now)
         self._sealed[partition] += 1
         return batch
 
-    async def commit(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
-        """Send batches, at most one of a partition; for each its outcomes or why there are none.
+    async def commit(
+        self, batches: Sequence[Batch], before: asyncio.Future[Any] | None = None
+    ) -> list[list[Outcome] | StoreError]:
+        """Send batches, those of a partition in their order; for each its outcomes or why there are
+        none. Rejected and Fenced are final; after any other error the same batch is to be sent
+        again.
 
-        Rejected and Fenced are final; after any other error the same batch is to be sent again.
+        `before`: an earlier commit that may still be under way to the same server.
         """
-        results: list[list[Outcome] | StoreError] = [_TAKEN] * len(batches)
-        mine = [
-            n for n, batch in enumerate(batches) if not self._turns[batch.packed.partition].locked()
-        ]
-        turns = [self._turns[batches[n].packed.partition] for n in mine]
-        for turn in turns:
-            await turn.acquire()  # without waiting
+        mine = [batch for batch in batches if self._turn(batch).begin_flush()]
         try:
-            committed = await self._commit([batches[n] for n in mine])
+            committed = iter(await self._commit(mine, before))
         finally:
-            for turn in turns:
-                turn.release()
-        for n, result in zip(mine, committed, strict=True):
-            results[n] = result
-        return results
+            for batch in mine:
+                self._turn(batch).end_flush()
+        sent = set(map(id, mine))
+        return [next(committed) if id(batch) in sent else _TAKEN for batch in batches]
 
-    async def _commit(self, batches: Sequence[Batch]) -> list[list[Outcome] | StoreError]:
+    def _turn(self, batch: Batch) -> Turn:
+        return self._turns[batch.packed.partition]
+
+    async def _commit(
+        self, batches: Sequence[Batch], before: asyncio.Future[Any] | None
+    ) -> list[list[Outcome] | StoreError]:
         results = await self._store.record(self._producer, batches)
-        for n, result in enumerate(results):
-            if isinstance(result, Gap):
-                results[n] = result = await self._after_gap(batches[n])
-            if isinstance(result, list):
-                self._confirm(batches[n].packed)
-            elif isinstance(result, Rejected):
-                await self._reject(batches[n].packed, result)
-            elif isinstance(result, Fenced):
-                self._fence()
-        return results
+        if before is not None and not before.done():
+            await asyncio.wait({before})
+        return [await self._learn(*pair) for pair in zip(batches, results, strict=True)]
+
+    async def _learn(
+        self, batch: Batch, result: list[Outcome] | StoreError
+    ) -> list[Outcome] | StoreError:
+        """What the store's answer means to us, behind all that it means for earlier batches."""
+        seq, confirmed = batch.packed.seq, self._confirmed[batch.packed.partition]
+        if seq > confirmed + 1 and not isinstance(result, Fenced):
+            return _BEHIND  # also where it counted: then it will be known when it comes again
+        if isinstance(result, Gap):
+            result = await self._after_gap(batch)
+        if isinstance(result, list):
+            self._confirm(batch.packed)
+        elif isinstance(result, Rejected):
+            await self._reject(batch.packed, result)
+        elif isinstance(result, Fenced):
+            self._fence()
+        return result
 
     async def replay(self, batches: Sequence[Packed]) -> None:
         """Send batches of one partition from the spool, in their order; raises StoreError."""

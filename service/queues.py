@@ -1,8 +1,8 @@
-"""A partition's hits on their way to the store: those that wait for a batch, and their last batch.
+"""A partition's hits on their way to the store: those that wait for a batch, and their batches.
 
-The recorder has one queue for each partition. A queue holds at most one batch that was numbered and
-not yet answered for: while there is one, the partition's later hits wait. It knows nothing of
-stores and spools; what the recorder learns of the batch, it tells here.
+The recorder has one queue for each partition. A queue holds at most two batches that were numbered
+and not yet answered for: then the partition's later hits wait. It knows nothing of stores and
+spools; what the recorder learns of a batch, it tells here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -21,6 +21,7 @@ from service.errors import StoreError
 from service.model import Drop, Hit
 
 MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
+AHEAD = 2  # batches of a partition, and flushes to a server
 AGAIN_MIN_S, AGAIN_MAX_S = 0.02, 0.5
 
 log = structlog.get_logger()
@@ -73,7 +74,7 @@ class Waiting(Struct, gc=False):
     since_s: float
 
 
-class Sealed(NamedTuple):
+class Sealed(Struct, eq=False):
     """A numbered batch that was not yet answered for, who waits for it, and since when."""
 
     batch: Batch
@@ -81,6 +82,8 @@ class Sealed(NamedTuple):
     since_s: float
     for_spool: bool
     """It stands behind batches in the spool, and goes there too."""
+    under_way: bool = False
+    """It was sent, and no answer has come."""
 
 
 class Queue:
@@ -89,7 +92,7 @@ class Queue:
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.pending: deque[Waiting] = deque()
-        self.sealed: Sealed | None = None
+        self.sealed: deque[Sealed] = deque()
         self.rests_until_s = 0.0
         self._pause_s = AGAIN_MIN_S
 
@@ -98,28 +101,42 @@ class Queue:
 
     def __len__(self) -> int:
         """How many hits wait."""
-        return len(self.pending) + (len(self.sealed.waiting) if self.sealed else 0)
+        return len(self.pending) + sum(len(sealed.waiting) for sealed in self.sealed)
+
+    @property
+    def may_send(self) -> bool:
+        """Whether there is something to send that does not overtake what comes again."""
+        under_way = sum(sealed.under_way for sealed in self.sealed)
+        if under_way == len(self.sealed):
+            return self.may_seal()
+        return not under_way
+
+    def may_seal(self, *, for_spool: bool = False) -> bool:
+        """Whether one more batch may get a number: to be sent, none while one comes again."""
+        comes_again = self._pause_s > AGAIN_MIN_S
+        most = 1 if comes_again and not for_spool else AHEAD
+        return bool(self.pending) and len(self.sealed) < most
 
     def take(self) -> list[Waiting]:
         """The hits of the next batch."""
         return [self.pending.popleft() for _ in range(min(MAX_BATCH, len(self.pending)))]
 
     def settle(self, outcomes: Sequence[Outcome | None]) -> None:
-        """The batch is counted, or in the spool."""
-        assert self.sealed, "what is settled was sealed"
-        waiting, self.sealed = self.sealed.waiting, None
+        """The oldest batch is counted, or in the spool."""
+        waiting = self.sealed.popleft().waiting
         self.rests_until_s, self._pause_s = 0.0, AGAIN_MIN_S
-        # Soon, not now: first the next batch is to be on its way.
-        asyncio.get_running_loop().call_soon(_settle, waiting, outcomes)
+        # In two turns of the loop, not now: first the next batch is to be on its way.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, _settle, waiting, outcomes)
 
     def refuse(self, error: StoreError) -> None:
-        """The batch will never be counted."""
-        assert self.sealed, "what is refused was sealed"
-        waiting, self.sealed = self.sealed.waiting, None
-        refuse(waiting, error)
+        """The oldest batch will never be counted."""
+        refuse(self.sealed.popleft().waiting, error)
 
     def rest(self, now_s: float) -> None:
         """It did not get on: try again after a pause, each one longer than the last."""
+        if self.rests_until_s > now_s:
+            return
         self.rests_until_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, AGAIN_MAX_S)
 
@@ -131,9 +148,10 @@ class Queue:
         return late
 
     def sealed_since(self, oldest_s: float) -> list[Waiting]:
-        """Those that wait for the batch since then or longer; they stay in it."""
-        waiting = self.sealed.waiting if self.sealed else []
-        return [each for each in waiting if each.since_s <= oldest_s]
+        """Those that wait for a batch's answer since then or longer; they stay in it."""
+        return [
+            each for sealed in self.sealed for each in sealed.waiting if each.since_s <= oldest_s
+        ]
 
 
 def refuse(waiting: Sequence[Waiting], error: StoreError) -> None:

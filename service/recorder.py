@@ -1,6 +1,6 @@
 """The recorder: takes hits from handlers, hands batches to the ledger, answers after the commit.
 
-Natural batching: while a flush to a server is in flight, the hits that arrive for it form the next
+Natural batching: while flushes to a server are under way, the hits that arrive for it form the next
 one. With little load a hit is flushed at once, with much the batches grow by themselves; there is
 no timer to tune. A batch that was sent is sent again, as it is, until the store has answered for
 it. If that takes too long it goes into the spool, and so do its partition's later ones, until the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Self
 
 import structlog
@@ -21,6 +21,7 @@ from service import metrics
 from service.batch import Outcome
 from service.clock import Clock
 from service.errors import OutcomeUnknown, SpoolBroken, SpoolFull, StoreError, StoreUnavailable
+from service.flow import Flow, Flush
 from service.ledger import Ledger
 from service.model import PARTITIONS, Drop, Hit
 from service.queues import MAX_BATCH, Queue, Sealed, Waiter, Waiting, refuse
@@ -39,35 +40,6 @@ MAX_BATCH_BYTES = MAX_BATCH * 2048
 log = structlog.get_logger()
 
 
-class Flow:
-    """What goes to one server: the queues with something to send, and the flush in flight."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.queues: set[Queue] = set()
-        self.arrived = asyncio.Event()
-        self.sending: asyncio.Task[list[list[Outcome] | StoreError]] | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def add(self, queue: Queue) -> None:
-        self.queues.add(queue)
-        self.arrived.set()
-
-    def ready(self, now_s: float) -> list[Queue]:
-        """The queues that do not rest."""
-        return [queue for queue in self.queues if queue.rests_until_s <= now_s]
-
-    async def wait(self, now_s: float) -> None:
-        """Until something arrives or a queue has rested."""
-        until_s = min((queue.rests_until_s for queue in self.queues), default=None)
-        try:
-            async with asyncio.timeout(until_s and max(0, until_s - now_s)):
-                await self.arrived.wait()
-        except TimeoutError:
-            pass
-        self.arrived.clear()
-
-
 class Recorder:
     """Counts hits of a partition in the order in which they are recorded."""
 
@@ -82,17 +54,19 @@ class Recorder:
         self._number_pending = 0
         self._looked_s = 0.0
         self._closing = False
+        self._takes_hits = False
 
     async def __aenter__(self) -> Self:
         self._route()
+        self._takes_hits = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Flush what is pending, in bounded time; the rest is answered with an error."""
-        self._closing = True
+        self._closing, self._takes_hits = True, False
         tasks = {flow.task for flow in self._flows.values() if flow.task}
         for flow in self._flows.values():
-            flow.arrived.set()
+            flow.stir()
         if tasks and (await asyncio.wait(tasks, timeout=STOP_S))[1]:
             log.error("stopped before all hits were counted", hits=sum(map(len, self._queues)))
         for task in tasks:
@@ -100,17 +74,15 @@ class Recorder:
         if tasks:
             await asyncio.wait(tasks)
         for flow in self._flows.values():
-            if flow.sending is not None:
-                flow.sending.cancel()
+            for flush in flow.flushes:
+                flush.answers.cancel()
         self._give_up(waited_s=0)
 
     @property
     def running(self) -> bool:
-        for flow in self._flows.values():
-            if flow.task is None or flow.task.done():
-                return False
-        fenced_or_broken = self._ledger.fenced or (self._replay and self._replay.broken)
-        return bool(self._flows) and not fenced_or_broken
+        if not self._flows or any(flow.ended for flow in self._flows.values()):
+            return False
+        return not (self._ledger.fenced or (self._replay and self._replay.broken))
 
     @property
     def has_spool(self) -> bool:
@@ -131,7 +103,7 @@ class Recorder:
 
         Never waits. Raises StoreUnavailable when nothing more can be kept.
         """
-        if self._closing or not self.running or self._number_pending >= MAX_PENDING:
+        if not self._takes_hits or self._number_pending >= MAX_PENDING:
             metrics.HITS.labels("refused").inc()
             raise StoreUnavailable("too many hits wait for the store, or the recorder has ended")
         partition = entry.site.partition
@@ -157,42 +129,57 @@ class Recorder:
         if flow is None:
             flow = self._flows[address] = Flow(address)
             flow.task = supervised(self._run(flow), f"recorder to {address}")
+            flow.task.add_done_callback(lambda _: self._look())
         return flow
 
     async def _run(self, flow: Flow) -> None:
         while not self._closing or flow.queues:
             self._look()
-            ready = flow.ready(time.monotonic())
-            if not ready:
-                await flow.wait(time.monotonic())
-                continue
-            flow.arrived.clear()
             try:
-                await self._flush(flow, ready)
+                while flush := flow.land():
+                    self._learn(flush)
+                self._flush(flow, self._due(flow))
+                await self._spill(flow)
             except Exception:  # a mistake of ours: the batches stay, and are sent again
                 log.exception("a flush failed")
-                self._rest(ready)
-            flow.queues.difference_update([queue for queue in ready if not queue])
+                self._rest(flow.queues)
             if self._routed != self._ledger.routes:
                 self._route()
+            await flow.wait(LOOK_S)
 
-    def _rest(self, queues: Sequence[Queue]) -> None:
+    def _rest(self, queues: Iterable[Queue]) -> None:
         now_s = time.monotonic()
         for queue in queues:
             queue.rest(now_s)
 
     # -- a flush
 
-    async def _flush(self, flow: Flow, queues: Sequence[Queue]) -> None:
+    def _due(self, flow: Flow) -> list[Queue]:
+        """The queues with something to send, or to keep in the spool, now."""
+        rested = flow.rested()
+        if flow.has_room:
+            return [queue for queue in rested if queue.may_send or self._is_spooling(queue)]
+        return [queue for queue in rested if self._is_spooling(queue)]
+
+    def _is_spooling(self, queue: Queue) -> bool:
+        return self._replay is not None and self._replay.is_spooling(queue.partition)
+
+    def _flush(self, flow: Flow, queues: Sequence[Queue]) -> None:
         for queue in queues:
-            if not queue.sealed and queue.pending:
+            if queue.may_seal(for_spool=self._is_spooling(queue)):
                 self._seal(queue)
-        await self._send(flow, [q for q in queues if q.sealed and not q.sealed.for_spool])
-        await self._spill(queues)
+        batches = [
+            (queue, sealed)
+            for queue in queues
+            for sealed in queue.sealed
+            if not (sealed.under_way or sealed.for_spool)
+        ]
+        if batches:
+            self._send(flow, batches)
 
     def _seal(self, queue: Queue) -> None:
         """Number what has gathered, if there is a way for it."""
-        spooling = self._replay is not None and self._replay.is_spooling(queue.partition)
+        spooling = self._is_spooling(queue)
         if spooling and not self.has_spool:
             queue.rest(time.monotonic())
             return
@@ -205,25 +192,22 @@ class Recorder:
         except Exception:
             refuse(waiting, StoreUnavailable("a batch could not be made of these hits"))
             raise
-        queue.sealed = Sealed(batch, waiting, time.monotonic(), spooling)
+        queue.sealed.append(Sealed(batch, waiting, time.monotonic(), spooling))
 
-    async def _send(self, flow: Flow, queues: Sequence[Queue]) -> None:
-        if not queues:
-            return
-        began = time.perf_counter()
-        batches = [queue.sealed.batch for queue in queues if queue.sealed]
-        flow.sending = sending = asyncio.create_task(self._ledger.commit(batches))
-        sending.add_done_callback(_ended)
-        while not sending.done():
-            await asyncio.wait({sending}, timeout=SPILL_S)
-            if not sending.done():
-                await self._spill(queues)
-                self._look()
-                if not any(queue.sealed for queue in queues):
-                    return  # all of it is in the spool, from where it comes again and counts once
-        metrics.FLUSH_SECONDS.observe(time.perf_counter() - began)
-        for queue, batch, result in zip(queues, batches, sending.result(), strict=True):
-            if queue.sealed and queue.sealed.batch is batch:  # and not in the spool meanwhile
+    def _send(self, flow: Flow, batches: list[tuple[Queue, Sealed]]) -> None:
+        for _, sealed in batches:
+            sealed.under_way = True
+        before = flow.flushes[-1].answers if flow.flushes else None
+        commit = self._ledger.commit([sealed.batch for _, sealed in batches], before)
+        flow.leave(Flush(batches, asyncio.create_task(commit), time.perf_counter()))
+
+    def _learn(self, flush: Flush) -> None:
+        """What has become of the batches, where they are not in the spool meanwhile."""
+        metrics.FLUSH_SECONDS.observe(time.perf_counter() - flush.began_s)
+        for _, sealed in flush.batches:
+            sealed.under_way = False
+        for (queue, sealed), result in zip(flush.batches, flush.answers.result(), strict=True):
+            if sealed in queue.sealed:
                 self._answer(queue, result)
 
     def _answer(self, queue: Queue, result: list[Outcome] | StoreError) -> None:
@@ -234,15 +218,16 @@ class Recorder:
         else:
             queue.rest(time.monotonic())
 
-    async def _spill(self, queues: Sequence[Queue]) -> None:
+    async def _spill(self, flow: Flow) -> None:
         """Keep in the spool what belongs there, and what the store has not confirmed in time."""
         if self._replay is None:
             return
         late_s = time.monotonic() - SPILL_S
         late = [
-            (queue, queue.sealed)
-            for queue in queues
-            if queue.sealed and (queue.sealed.for_spool or queue.sealed.since_s <= late_s)
+            (queue, sealed)
+            for queue in flow.queues
+            if any(sealed.for_spool or sealed.since_s <= late_s for sealed in queue.sealed)
+            for sealed in queue.sealed  # all of them: they stay in their order
         ]
         if not late:
             return
@@ -252,7 +237,7 @@ class Recorder:
             self._rest([queue for queue, _ in late])
             return
         for queue, sealed in late:
-            if queue.sealed is sealed:  # and was not answered for meanwhile
+            if sealed in queue.sealed:  # and was not answered for meanwhile
                 queue.settle([None] * len(sealed.waiting))
 
     # -- those who have waited too long
@@ -269,6 +254,7 @@ class Recorder:
     def _look(self) -> None:
         now_s = time.monotonic()
         metrics.PENDING.set(self._number_pending)
+        self._takes_hits = self.running and not self._closing
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             self._give_up(waited_s=WAIT_S)

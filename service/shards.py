@@ -9,14 +9,13 @@ server refuses is for its caller to send again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import shuffle
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -25,11 +24,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 from service.errors import StoreUnavailable
 from service.refusals import LOST, is_final
 from service.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
-from service.writer import Writer
+from service.writer import SILENT_S, Writer
 
 SLOTS = 16384
 ANSWER_S = 2.0
-WRITE_S = 1.0  # a batch that is not answered is sent again, so this may be short
 CONNECT_S = 1.0
 LOOK_S = 0.5  # for one host's answer to where the primaries are
 READERS, OTHERS = 16, 4  # connections
@@ -43,8 +41,7 @@ class Shard:
         # Whoever reads counts cannot take the connections of admins and of the watch.
         self.readers = Redis(connection_pool=_pool(url, READERS, ANSWER_S))
         self.client = Redis(connection_pool=_pool(url, OTHERS, ANSWER_S))
-        make_connection: Callable[[], AbstractConnection] = _pool(url, 1, WRITE_S).make_connection
-        self.writer = Writer(make_connection())
+        self.writer = Writer(_pool(url, 1, SILENT_S).make_connection)
 
     @property
     def address(self) -> str:
@@ -70,7 +67,7 @@ class Shard:
             self._waits_for_disk = False
 
     async def close(self) -> None:
-        await self.writer.end()
+        self.writer.end()
         for client in (self.readers, self.client):
             await client.aclose()
             await client.connection_pool.disconnect()

@@ -1,90 +1,147 @@
 """The one connection on which batches travel: write, write, read, read, and never a retry.
 
-redis-py's pools and clients retry by themselves or may take another connection; this does neither.
-Whatever goes wrong ends the connection, and the next exchange makes a new one.
+redis-py connects it, greets and signs in; from then on the connection is a `Link`, which writes
+calls as they come and gives out replies in their order, several exchanges behind one another.
+redis-py's own ways would take another connection for each, or retry by themselves. Whatever goes
+wrong ends the link, for all who wait on it, and the next exchange makes a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
-from redis import exceptions
+import hiredis
+from redis._parsers import BaseParser
 from redis.asyncio.connection import AbstractConnection
 
-from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from service.refusals import LOST, REFUSING, meaning
+from service.errors import OutcomeUnknown, StoreUnavailable
+from service.refusals import LOST, meaning
+
+SILENT_S = 1.0  # a batch that is not answered is sent again, so this may be short
 
 Call = tuple[str | bytes | int, ...]
+_pack = cast(Callable[[Call], bytes], hiredis.pack_command)
 
 
 class Writer:
-    """Exchanges calls for replies, in order, over a connection that it owns."""
+    """Exchanges calls for replies over a connection that it owns."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        self._connection = connection
+    def __init__(self, make_connection: Callable[[], AbstractConnection]) -> None:
+        self._make_connection = make_connection
+        self._link: Link | None = None
         self._turn = asyncio.Lock()
         self._ended = False
 
-    async def end(self) -> None:
-        """Close it for good; an exchange that is under way finds its connection lost."""
+    def end(self) -> None:
+        """Close it for good; exchanges that are under way find their connection lost."""
         self._ended = True
-        stream = self._connection._writer
-        if self._turn.locked() and stream is not None:
-            stream.transport.abort()
-        elif not self._turn.locked():
-            await self._close()
+        if self._link is not None:
+            self._link.lose("another server takes these writes now")
 
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """For each call its reply, or a StoreError."""
-        async with self._turn:
-            try:
-                return await self._exchange(calls)
-            finally:
-                if self._ended:
-                    await self._close()
-
-    async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
-        if self._ended:
-            return [StoreUnavailable("another server takes these writes now")] * len(calls)
         try:
-            await self._connect()
+            async with self._turn:  # who came first writes first
+                link = await self._linked()
+                answers = link.send(calls)
         except LOST as error:
             return [StoreUnavailable(str(error))] * len(calls)
-        replies: list[Any] = []
+        return await answers
+
+    async def _linked(self) -> Link:
+        """The link; another one where it was lost, which costs no hit: nothing was sent yet."""
+        if self._link is None or self._link.lost:
+            self._link = await connected(self._make_connection())
+        if self._ended:
+            self._link.lose("")
+            raise ConnectionError("another server takes these writes now")
+        return self._link
+
+
+class Awaited(NamedTuple):
+    """Replies that are to come, and those that have."""
+
+    number: int
+    replies: list[Any]
+    whole: asyncio.Future[list[Any]]
+
+
+class Link(asyncio.Protocol):
+    """A connection, and who waits for replies on it."""
+
+    def __init__(self, stream: asyncio.StreamWriter) -> None:
+        self.lost = False
+        self._stream = stream  # which would close the connection when nobody holds it
+        self._transport = stream.transport
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
+        self._awaited: deque[Awaited] = deque()
+        self._heard_s = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+    def send(self, calls: Sequence[Call]) -> asyncio.Future[list[Any]]:
+        """For each call its reply, or a StoreError; these come behind those of earlier calls."""
+        awaited = Awaited(len(calls), [], self._loop.create_future())
+        self._awaited.append(awaited)
+        self._heard_s = self._loop.time()
+        if self._watch is None:
+            self._watch = self._loop.call_later(SILENT_S, self._look)
+        self._transport.write(b"".join(map(_pack, calls)))
+        return awaited.whole
+
+    def lose(self, why: str) -> None:
+        """Nobody can say what became of the calls that have no reply."""
+        self.lost = True
+        self._transport.abort()
+        if self._watch is not None:
+            self._watch.cancel()
+        while self._awaited:
+            number, replies, whole = self._awaited.popleft()
+            unknown = OutcomeUnknown(f"no answer from the store: {why}")
+            if not whole.done():
+                whole.set_result(replies + [unknown] * (number - len(replies)))
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._loop.time()
+        self._reader.feed(data)
         try:
-            for call in calls:
-                await self._connection.send_packed_command(self._connection.pack_command(*call))
-            for _ in calls:
-                replies.append(await self._reply())
-        except LOST as error:
-            await self._close()
-            unknown = OutcomeUnknown(f"no answer from the store: {error}")
-            return replies + [unknown] * (len(calls) - len(replies))
-        except BaseException:
-            await self._close()
-            raise
-        return replies
+            while self._awaited and (reply := self._reader.gets()) is not False:
+                self._take(reply)
+        except hiredis.ProtocolError as error:
+            self.lose(str(error))
 
-    async def _connect(self) -> None:
-        """Connect; anew where the store has ended an idle connection, which, found out before
-        anything is sent, costs no hit."""
-        connection = self._connection
-        if connection.is_connected and await self._is_stale():
-            await self._close()
-        await connection.connect()  # type: ignore[no-untyped-call]
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lose(str(exc or "it has closed the connection"))
 
-    async def _is_stale(self) -> bool:
-        stream = self._connection._writer
-        return stream is None or stream.is_closing() or await self._connection.can_read()
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.PushNotification):
+            return
+        number, replies, whole = self._awaited[0]
+        replies.append(meaning(reply) if isinstance(reply, Exception) else reply)
+        if len(replies) == number:
+            self._awaited.popleft()
+            if not whole.done():
+                whole.set_result(replies)
 
-    async def _close(self) -> None:
-        await self._connection.disconnect(nowait=True)
+    def _look(self) -> None:
+        """One timer for all exchanges, and not one for each."""
+        self._watch = None
+        silent_s = self._loop.time() - self._heard_s
+        if self._awaited and silent_s >= SILENT_S:
+            self.lose(f"silent for {SILENT_S:.0f} s")
+        elif self._awaited:
+            self._watch = self._loop.call_later(SILENT_S - silent_s, self._look)
 
-    async def _reply(self) -> Any | StoreError:
-        """One reply, an error of its call included; raises what ends the connection."""
-        try:
-            return await self._connection.read_response()
-        except (exceptions.ResponseError, *REFUSING) as error:
-            return meaning(error)
+
+async def connected(connection: AbstractConnection) -> Link:
+    """A link made from a connection of redis-py, which only connects it."""
+    await connection.connect()  # type: ignore[no-untyped-call]
+    stream = connection._writer
+    assert stream, "it is connected"
+    connection._reader = connection._writer = None  # it is ours
+    link = Link(stream)
+    stream.transport.set_protocol(link)
+    return link

@@ -173,6 +173,14 @@ class Machine(RuleBasedStateMachine):
             self.run(self.line.deliver(frame))
         self.flush()
 
+    @precondition(lambda self: self._idle)
+    @rule()
+    def two_at_once(self) -> None:
+        """Two flushes are under way; whatever becomes of the first, the second passes nothing."""
+        self._sealed()
+        self._sealed()
+        self.flush()
+
     @precondition(lambda self: self.living is not None and not self.living.unconfirmed)
     @rule()
     def poison(self) -> None:

@@ -130,23 +130,20 @@ class Sender:
         return sealed
 
     async def flush(self, now: int) -> list[list[Outcome] | StoreError]:
-        """Send what is sealed or pending, up to the first batch that is not answered for; or spool
-        it behind what lies there already."""
+        """Send what is sealed or pending, which is settled up to the first batch that is not
+        answered for; or spool it behind what lies there already."""
         if self.spooling:
             await self.spill(now)
         if self.pending and not self.unconfirmed:
             self.seal(now)
-        results: list[list[Outcome] | StoreError] = []
-        while self.unconfirmed:
-            sealed = self.unconfirmed[0]
-            (result,) = await self.ledger.commit([sealed.batch])
-            results.append(result)
+        results = await self.ledger.commit([sealed.batch for sealed in self.unconfirmed])
+        for result in results:
             if isinstance(result, StoreError) and not isinstance(result, (Rejected, Fenced)):
                 break
-            self.unconfirmed.popleft()
+            _, paths = self.unconfirmed.popleft()
             if isinstance(result, list):
-                self._acknowledge(sealed.paths)
-                self.retained.update(sealed.paths)
+                self._acknowledge(paths)
+                self.retained.update(paths)
         return results
 
     async def spill(self, now: int) -> None:

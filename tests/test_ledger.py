@@ -71,6 +71,36 @@ async def test_a_batch_sent_again_answers_with_the_counts(store_server: Server) 
     assert (first[0].new, second[0].new, second[0].page) == (True, False, 1)
 
 
+async def test_a_batch_that_overtakes_waits_for_the_one_before_it(store_server: Server) -> None:
+    """Nothing is filled or passed while the earlier one is still to be sent again."""
+    async with counting(store_server.url) as counted:
+        first, second = [counted.seal(counted.hit(n, NOON)) for n in (1, 2)]
+        (early,) = await counted.ledger.commit([second])
+        both = await counted.ledger.commit([first, second])
+        counts = await counted.counts(NOON)
+
+    assert isinstance(early, StoreUnavailable)
+    assert [type(result) for result in both] == [list, list]
+    assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_two_commits_under_way_fill_one_gap(store_server: Server) -> None:
+    """A store that lost batches, met by two flushes at once, gets each of them once."""
+    async with counting(store_server.url) as counted:
+        await counted.view(1, NOON)
+        snapshot = await dump(counted)
+        await counted.view(2, NOON)
+        await restore(counted, snapshot)
+        first, second = [counted.seal(counted.hit(n, NOON)) for n in (3, 4)]
+        ahead = asyncio.ensure_future(counted.ledger.commit([first]))
+        behind = asyncio.ensure_future(counted.ledger.commit([second], ahead))
+        results = [*await ahead, *await behind]
+        counts = await counted.counts(NOON)
+
+    assert [type(result) for result in results] == [list, list]
+    assert counts.total == Numbers(4, 4, 4)
+
+
 async def test_a_lost_reply_is_answered_by_sending_again() -> None:
     """A store that hangs while it has the batch: unknown, then counted exactly once."""
     with run_server(server_binaries()["valkey"]) as own:

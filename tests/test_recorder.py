@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
+from functools import partial
 
 import pytest
 from prometheus_client import REGISTRY
@@ -32,6 +34,59 @@ async def test_hits_that_arrive_during_a_flush_share_the_next(valkey: Server) ->
     seen = [outcome.counts.total.pageviews for outcome in outcomes if outcome]
     assert seen[0] >= 1
     assert (len(seen), max(seen)) == (1001, 1001)
+
+
+async def test_two_batches_of_a_partition_are_under_way_and_no_third() -> None:
+    """Nobody idles while the store syncs; what comes then waits, and all of it counts once."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with (
+            counting(own.url) as counted,
+            Recorder(counted.ledger, counted.clock) as recorder,
+        ):
+            now = counted.clock.now()
+            await recorded(recorder, counted.hit(1, now))
+            own.pause()
+            queue = recorder._queues[counted.site.partition]
+            waiters = []
+            for n in range(2, 6):
+                waiters.append(recorded(recorder, counted.hit(n, now)))
+                await until(partial(has, queue.sealed, min(2, n - 1)))
+            under_way = [sealed.under_way for sealed in queue.sealed]
+            own.resume()
+            outcomes = await asyncio.gather(*waiters)
+
+    assert under_way == [True, True]
+    assert [outcome.counts.total.pageviews for outcome in outcomes if outcome] == [2, 3, 5, 5]
+
+
+async def test_a_connection_lost_under_two_batches_counts_both_once() -> None:
+    """Neither was answered for: both are sent again, in their order."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with (
+            counting(own.url) as counted,
+            Recorder(counted.ledger, counted.clock) as recorder,
+        ):
+            now = counted.clock.now()
+            await recorded(recorder, counted.hit(1, now))
+            for n in range(2, 40, 2):
+                own.pause()
+                two = []
+                for who in (n, n + 1):
+                    two.append(recorded(recorder, counted.hit(who, now)))
+                    await asyncio.sleep(0)
+                link = counted.shard.writer._link
+                assert link is not None
+                await until(partial(has, link._awaited, 2))
+                link._transport.abort()
+                own.resume()
+                await asyncio.gather(*two)
+            counts = await counted.counts(now)
+
+    assert counts.total == Numbers(39, 39, 39)
+
+
+def has(things: Sized, number: int) -> bool:
+    return len(things) == number
 
 
 async def test_leaving_flushes_what_is_pending(valkey: Server) -> None:
@@ -182,9 +237,9 @@ async def test_a_connection_that_was_reset_costs_no_later_hit(valkey: Server) ->
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
         await recorded(recorder, counted.hit(1, now))
-        stream = counted.shard.writer._connection._writer
-        assert stream is not None
-        stream.transport.abort()
+        link = counted.shard.writer._link
+        assert link is not None
+        link._transport.abort()
         outcome = await recorded(recorder, counted.hit(2, now))
 
     assert outcome is not None
@@ -225,10 +280,12 @@ async def test_a_server_that_is_left_in_mid_exchange_is_a_lost_connection(valkey
             own.pause()
             sending = asyncio.ensure_future(writer.exchange([call] * batches))
             waiting = asyncio.ensure_future(writer.exchange([call]))
-            await until(lambda: writer._turn.locked())
-            await writer.end()
-            results = [*await sending, *await waiting]
+            link = writer._link
+            await until(lambda: link is not None and len(link._awaited) == 2)
+            writer.end()
+            results = [*await sending, *await waiting, *await writer.exchange([call])]
             own.resume()
 
-    assert {type(result) for result in results} == {OutcomeUnknown, StoreUnavailable}
-    assert len(results) == batches + 1
+    assert [type(result) for result in results] == [OutcomeUnknown] * (batches + 1) + [
+        StoreUnavailable
+    ]

@@ -322,7 +322,7 @@ async def test_a_store_that_is_gone_is_unavailable(store_server: Server) -> None
     with run_server(server_binaries()["valkey"]) as own:
         async with counting(own.url) as counted:
             own.kill()
-            await counted.shard.writer.end()
+            counted.shard.writer.end()
             result = await counted.commit(counted.hit(1, NOON))
 
     assert isinstance(result, StoreUnavailable)

@@ -20,6 +20,7 @@ NOWHERE = "0.0.0.0"
 """Stands for a peer without an address (a unix socket); trusted only where it is listed."""
 
 MAX_FORWARDED = 1024
+MAX_ADDRESS = 64  # longer than any
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _MAPPED_NETWORK = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -82,6 +83,9 @@ def client_address(peer: Peer, forwarded: str, trusted: Networks) -> Address:
     client = peer.address
     if not forwarded or not peer.trusted:
         return client
+    alone = "," not in forwarded and len(forwarded) < MAX_ADDRESS
+    if alone and (address := parsed(forwarded)):  # nearly always
+        return address
     for hop in reversed(_hops(forwarded)):
         text = hop.strip()
         if not text:
@@ -116,18 +120,15 @@ def parsed(text: str) -> Address | None:
     """None if *text* is no address; a mapped IPv4 address counts as IPv4, a zone id is dropped."""
     try:
         if ":" not in text:
-            return _ipv4(text, inet_pton(AF_INET, text))  # which takes no other way to write it
+            # Which takes no other way to write it.
+            return Address(text, 4, int.from_bytes(inet_pton(AF_INET, text), "big"))
         packed = inet_pton(AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
         return None
     if packed.startswith(_MAPPED):
-        return _ipv4(inet_ntop(AF_INET, packed[12:]), packed[12:])
+        return parsed(inet_ntop(AF_INET, packed[12:]))
     network = inet_ntop(AF_INET6, packed[:8] + bytes(8)) + "/64"
     return Address(network, 16, int.from_bytes(packed, "big"))
-
-
-def _ipv4(text: str, packed: bytes) -> Address:
-    return Address(text, 4, int.from_bytes(packed, "big"))
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

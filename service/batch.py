@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from service.model import Counts, Drop, Hit, Kind, Site
 from service.segment import Record
@@ -78,7 +79,7 @@ class Batch:
     def clamp(self, now: int) -> None:
         """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
         of the batch may have been counted yet."""
-        entries = [entry._replace(at=min(entry.at, now)) for entry in self.entries]
+        entries = [replace(entry, at=min(entry.at, now)) for entry in self.entries]
         self._pack(self.packed.partition, self.packed.seq, entries, now)
 
     def outcomes(self, reply: Sequence[Any]) -> tuple[Applied, list[Outcome]]:

@@ -18,6 +18,8 @@ from service.queues import AHEAD, Queue, Sealed
 
 PART = 1
 
+MOMENT_S = 0.02  # so often there is a look at what rests or waits too long
+
 Answers = list[list[Outcome] | StoreError]
 
 
@@ -38,6 +40,7 @@ class Flow:
         self.flushes: deque[Flush] = deque()
         self.task: asyncio.Task[None] | None = None
         self._stirred = asyncio.Event()
+        self._moment: asyncio.TimerHandle | None = None
         self._gathered = 0
         self._enough = 1.0
 
@@ -89,19 +92,15 @@ class Flow:
         if self._gathered >= self._enough:
             self.stir()
 
-    async def wait(self, at_most_s: float) -> None:
-        """Until something arrives or lands, or a queue has rested."""
+    async def wait(self) -> None:
+        """Until something arrives or lands, and a moment at most while there is something."""
         self.queues = {queue for queue in self.queues if queue}
-        try:
-            async with asyncio.timeout(self._pause_s(at_most_s)):
-                await self._stirred.wait()
-        except TimeoutError:
-            pass
+        if self.queues and self._moment is None:
+            self._moment = asyncio.get_running_loop().call_later(MOMENT_S, self._pass)
+        await self._stirred.wait()
         self._stirred.clear()
 
-    def _pause_s(self, at_most_s: float) -> float | None:
-        if not self.queues:
-            return None
-        now_s = time.monotonic()
-        rests = (queue.rests_until_s - now_s for queue in self.queues)
-        return min([at_most_s, *(rest_s for rest_s in rests if rest_s > 0)])
+    def _pass(self) -> None:
+        """One timer for all waits of a moment, and not one for each."""
+        self._moment = None
+        self.stir()

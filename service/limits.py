@@ -1,84 +1,98 @@
-"""Token buckets: how much one key, an address for example, may do.
+"""What one network may do: token buckets for views, for signs of presence, and for new visitors.
 
 A bucket is one number, the instant at which it will be full again (the generic cell rate algorithm,
-GCRA), so a take is a lookup and a store. Time comes in: seconds of a monotonic clock.
-Memory is bounded, in two halves: when the young one is full it becomes the old one, and what was
-untouched since is forgotten with the old one before it, and starts full when its key comes back.
-Refused takes touch too, so nobody gains a new burst by hammering; to push out a bucket that is
-still empty takes half as many other keys as `capacity` in the meantime, and whoever commands those
-already has that many bursts.
+GCRA), and a network's buckets lie together, so that a hit looks them up once. Time comes in:
+seconds of a monotonic clock.
+Memory is bounded, in two halves: when the young one is full it becomes the old one, and who was not
+seen since is forgotten with the old one before it, and starts full when they come back. Refused
+hits are seen too, so nobody gains a new burst by hammering; to push out a network whose buckets are
+still empty takes half as many other networks as `capacity` in the meantime, and whoever commands
+those already has that many bursts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 _ROUNDING = 1e-6
 """Tokens: what adding floats may lose before a bucket that has one left would refuse it."""
 
 
-class Buckets:
-    """Buckets of *burst* tokens that refill at *rate_per_s*, at most *capacity* of them."""
+class Rate:
+    """Buckets of *burst* tokens that refill at *per_s*."""
 
-    def __init__(self, rate_per_s: float, burst: float, capacity: int = 65_536) -> None:
-        if not (rate_per_s > 0 and burst > 0 and capacity > 0):
-            raise ValueError("rate_per_s, burst and capacity must be greater than 0")
-        self._token_s = 1 / rate_per_s
-        self._burst_s = (burst + _ROUNDING) / rate_per_s
-        self._debt_s = 2 * burst / rate_per_s
-        self._half = max(1, capacity // 2)
-        self._young: dict[str, float] = {}
-        self._old: dict[str, float] = {}
+    def __init__(self, per_s: float, burst: float) -> None:
+        if not (per_s > 0 and burst > 0):
+            raise ValueError("per_s and burst must be greater than 0")
+        self._token_s = 1 / per_s
+        self._burst_s = (burst + _ROUNDING) / per_s
+        self._debt_s = 2 * burst / per_s
 
-    def __len__(self) -> int:
-        return len(self._young) + sum(key not in self._young for key in self._old)
+    def take(self, full_at_s: float, now_s: float, n: float = 1) -> float | None:
+        """When the bucket is full again behind *n* tokens; None when it has fewer."""
+        full_at_s = (full_at_s if full_at_s > now_s else now_s) + n * self._token_s
+        return full_at_s if full_at_s <= now_s + self._burst_s else None
 
-    def take(self, key: str, now_s: float, n: float = 1) -> bool:
-        """Take *n* tokens, or none and say False when there are fewer."""
-        full_at = self._full_at(key, now_s)
-        granted = full_at + n * self._token_s <= now_s + self._burst_s
-        self._keep(key, full_at + n * self._token_s if granted else full_at)
-        return granted
+    def charge(self, full_at_s: float, now_s: float, n: float = 1) -> float:
+        """The same in any case; the debt ends at one burst below zero."""
+        return min(max(full_at_s, now_s) + n * self._token_s, now_s + self._debt_s)
 
-    def charge(self, key: str, now_s: float, n: float) -> None:
-        """Take *n* tokens in any case; the debt ends at one burst below zero."""
-        full_at = self._full_at(key, now_s) + n * self._token_s
-        self._keep(key, min(full_at, now_s + self._debt_s))
 
-    def has_room(self, key: str, now_s: float) -> bool:
-        """Whether a take of one token would be granted."""
-        return self._full_at(key, now_s) + self._token_s <= now_s + self._burst_s
+class Allowance(Struct, gc=False):
+    """A network's buckets: when each is full again."""
 
-    def _full_at(self, key: str, now_s: float) -> float:
-        full_at = self._young.get(key) or self._old.get(key, now_s)
-        return full_at if full_at > now_s else now_s
-
-    def _keep(self, key: str, full_at: float) -> None:
-        self._young[key] = full_at
-        if len(self._young) >= self._half:
-            self._young, self._old = {}, self._young
+    views_s: float = 0.0
+    presence_s: float = 0.0
+    visitors_s: float = 0.0
 
 
 class Limits:
-    """What one network may do: views, signs of presence, and new visitors.
+    """What networks may do.
 
-    Its hits reach each of several workers, so that each grants it an equal part.
+    Their hits reach each of several workers, so that each grants them an equal part.
 
     A network without room for new visitors still counts those who were seen before; its other
     views count as pageviews only (held). `clock` gives seconds that never go back.
     """
 
-    def __init__(self, clock: Callable[[], float], workers: int = 1) -> None:
+    def __init__(
+        self, clock: Callable[[], float], workers: int = 1, capacity: int = 65_536
+    ) -> None:
         self._clock = clock
-        self._views = Buckets(rate_per_s=50 / workers, burst=500 / workers)
-        self._presence = Buckets(rate_per_s=50 / workers, burst=500 / workers)
-        self._visitors = Buckets(rate_per_s=1 / workers, burst=1000 / workers)
+        self._views = Rate(per_s=50 / workers, burst=500 / workers)
+        self._presence = Rate(per_s=50 / workers, burst=500 / workers)
+        self._visitors = Rate(per_s=1 / workers, burst=1000 / workers)
+        self._half = max(1, capacity // 2)
+        self._young: dict[str, Allowance] = {}
+        self._old: dict[str, Allowance] = {}
 
-    def allow(self, network: str, *, view: bool) -> bool:
-        return (self._views if view else self._presence).take(network, self._clock())
+    def __len__(self) -> int:
+        """How many networks are remembered."""
+        return len(self._young.keys() | self._old.keys())
 
-    def may_bring_visitors(self, network: str) -> bool:
-        return self._visitors.has_room(network, self._clock())
+    def of(self, network: str) -> Allowance:
+        """What is left to a network."""
+        allowance = self._young.get(network)
+        if allowance is None:
+            allowance = self._young[network] = self._old.get(network) or Allowance()
+            if len(self._young) >= self._half:
+                self._young, self._old = {}, self._young
+        return allowance
 
-    def charge_visitor(self, network: str) -> None:
-        self._visitors.charge(network, self._clock(), 1)
+    def allow(self, allowance: Allowance, *, view: bool) -> bool:
+        now_s = self._clock()
+        if view:
+            full_at_s = self._views.take(allowance.views_s, now_s)
+            allowance.views_s = full_at_s or allowance.views_s
+        else:
+            full_at_s = self._presence.take(allowance.presence_s, now_s)
+            allowance.presence_s = full_at_s or allowance.presence_s
+        return full_at_s is not None
+
+    def may_bring_visitors(self, allowance: Allowance) -> bool:
+        return self._visitors.take(allowance.visitors_s, self._clock()) is not None
+
+    def charge_visitor(self, allowance: Allowance) -> None:
+        allowance.visitors_s = self._visitors.charge(allowance.visitors_s, self._clock())

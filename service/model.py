@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 from zlib import crc32
 
@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from service.addresses import Networks
+from service.limits import Allowance
 from service.origins import Origins
 from service.periods import WEEKDAYS, Calendar, zone
 
@@ -122,7 +123,7 @@ class Site:
         self.trusted = Networks.parse(self.settings.trusted_networks)
 
 
-class Hit(NamedTuple):
+class Hit(Struct, frozen=True, eq=False, gc=False):
     """One report from a page, ready to be counted."""
 
     site: Site
@@ -134,13 +135,13 @@ class Hit(NamedTuple):
     path: str = "/"
     known_only: bool = False
     """Hold the visitor back if the store has not seen them."""
-    network: str = ""
-    """The network that is charged if the visitor is new; none for a trusted one."""
+    charged: Allowance | None = None
+    """Who is charged if the visitor is new; nobody for a trusted network."""
     wants_page: bool = False
     """The answer shall carry this path's pageviews."""
 
 
-class Drop(NamedTuple):
+class Drop(Struct, frozen=True, eq=False, gc=False):
     """A hit that is not counted, and why."""
 
     site: Site

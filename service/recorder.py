@@ -59,6 +59,7 @@ class Recorder:
     async def __aenter__(self) -> Self:
         self._route()
         self._takes_hits = True
+        metrics.PENDING.set_function(lambda: self._number_pending)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -77,6 +78,7 @@ class Recorder:
             for flush in flow.flushes:
                 flush.answers.cancel()
         self._give_up(waited_s=0)
+        metrics.PENDING.set_function(lambda: 0)
 
     @property
     def running(self) -> bool:
@@ -129,8 +131,12 @@ class Recorder:
         if flow is None:
             flow = self._flows[address] = Flow(address)
             flow.task = supervised(self._run(flow), f"recorder to {address}")
-            flow.task.add_done_callback(lambda _: self._look())
+            flow.task.add_done_callback(self._end)
         return flow
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        """A flow ended: nobody would answer the next hits."""
+        self._takes_hits = False
 
     async def _run(self, flow: Flow) -> None:
         while not self._closing or flow.queues:
@@ -145,7 +151,7 @@ class Recorder:
                 self._rest(flow.queues)
             if self._routed != self._ledger.routes:
                 self._route()
-            await flow.wait(LOOK_S)
+            await flow.wait()
 
     def _rest(self, queues: Iterable[Queue]) -> None:
         now_s = time.monotonic()
@@ -253,10 +259,9 @@ class Recorder:
 
     def _look(self) -> None:
         now_s = time.monotonic()
-        metrics.PENDING.set(self._number_pending)
-        self._takes_hits = self.running and not self._closing
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
+            self._takes_hits = self.running and not self._closing
             self._give_up(waited_s=WAIT_S)
 
     def _give_up(self, waited_s: float) -> None:

@@ -35,7 +35,7 @@ def browser_hash(secret: bytes, site: str, user_agent: str, language: str) -> bl
 def visitor_id(browser: blake2b, address: str, first_party: str = "") -> bytes:
     """The id of the visitor with this browser at an address."""
     mine = browser.copy()
-    mine.update(_encoded(f"{len(address)}:{address}{first_party}"))
+    mine.update(f"{len(address)}:{address}{first_party}".encode("utf-8", "surrogatepass"))
     return mine.digest()
 
 

@@ -4,17 +4,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.limits import Buckets, Limits
+from service.limits import Limits, Rate
 
 steps = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=80)
 
 
-def test_grants_the_burst_and_then_the_rate() -> None:
-    """A new key has its whole burst, after that one token for each 1/rate seconds."""
-    buckets = Buckets(rate_per_s=50, burst=500)
+class Bucket:
+    """A bucket that keeps its instant, and is asked at one."""
 
-    granted = sum(buckets.take("a", 1e6) for _ in range(600))
-    later = sum(buckets.take("a", 1e6 + 1) for _ in range(600))
+    def __init__(self, per_s: float, burst: float) -> None:
+        self.rate = Rate(per_s, burst)
+        self.full_at_s = 0.0
+
+    def take(self, now_s: float, n: float = 1) -> bool:
+        full_at_s = self.rate.take(self.full_at_s, now_s, n)
+        self.full_at_s = full_at_s or self.full_at_s
+        return full_at_s is not None
+
+    def charge(self, now_s: float, n: float) -> None:
+        self.full_at_s = self.rate.charge(self.full_at_s, now_s, n)
+
+
+def test_grants_the_burst_and_then_the_rate() -> None:
+    """A new bucket has its whole burst, after that one token for each 1/rate seconds."""
+    bucket = Bucket(per_s=50, burst=500)
+
+    granted = sum(bucket.take(1e6) for _ in range(600))
+    later = sum(bucket.take(1e6 + 1) for _ in range(600))
 
     assert (granted, later) == (500, 50)
 
@@ -25,95 +41,103 @@ def test_never_grants_more(
 ) -> None:
     """Over any sequence, granted <= burst + rate x elapsed."""
     rate, burst = limit
-    buckets, start, granted = Buckets(rate, burst), now, 0
+    bucket, start, granted = Bucket(rate, burst), now, 0
 
     for pause, n in moves:
         now += pause
-        granted += n if buckets.take("a", now, n) else 0
+        granted += n if bucket.take(now, n) else 0
         assert granted <= burst + rate * (now - start) + 0.001
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_a_refused_take_costs_nothing(burst: int, asked: int) -> None:
     """All or nothing: what was refused is still there."""
-    buckets = Buckets(1, burst)
+    bucket = Bucket(1, burst)
 
-    granted = buckets.take("a", 0, asked)
+    granted = bucket.take(0, asked)
 
     assert (asked <= burst) == granted
-    assert buckets.take("a", 0, burst - asked if granted else burst)
-
-
-def test_keys_do_not_share() -> None:
-    """One key's use leaves the others alone."""
-    buckets = Buckets(1, 1)
-
-    assert [buckets.take(key, 0) for key in ("a", "b", "a")] == [True, True, False]
+    assert bucket.take(0, burst - asked if granted else burst)
 
 
 def test_a_charge_may_go_below_zero() -> None:
     """A charge is always taken, and has to be earned back before there is room."""
-    buckets = Buckets(rate_per_s=1, burst=10)
+    bucket = Bucket(per_s=1, burst=10)
 
-    buckets.charge("a", 0, 15)
+    bucket.charge(0, 15)
 
-    assert [buckets.has_room("a", now) for now in (0, 5.9, 6)] == [False, False, True]
+    assert [bucket.take(now) for now in (0, 5.9, 6)] == [False, False, True]
 
 
 def test_debt_is_bounded() -> None:
     """However much is charged, twice the burst is earned back in 2 x burst / rate seconds."""
-    buckets = Buckets(rate_per_s=1, burst=10)
+    bucket = Bucket(per_s=1, burst=10)
 
-    buckets.charge("a", 0, 1_000_000)
+    bucket.charge(0, 1_000_000)
 
-    assert (buckets.take("a", 10.5), buckets.take("a", 11)) == (False, True)
+    assert (bucket.take(10.5), bucket.take(11)) == (False, True)
+
+
+def test_networks_and_kinds_do_not_share() -> None:
+    """One network's views leave its signs of presence alone, and the other's views."""
+    limits = Limits(lambda: 0.0)
+    one, other = limits.of("a"), limits.of("b")
+
+    granted = sum(limits.allow(one, view=True) for _ in range(600))
+
+    assert granted == 500
+    assert limits.allow(one, view=False)
+    assert limits.allow(other, view=True)
 
 
 def test_asking_for_room_takes_nothing() -> None:
-    """`has_room` neither takes a token nor keeps a bucket."""
-    buckets = Buckets(1, 1)
+    """Only a new visitor is charged for."""
+    limits = Limits(lambda: 0.0)
+    allowance = limits.of("a")
 
-    assert (buckets.has_room("a", 0), len(buckets)) == (True, 0)
+    asked = [limits.may_bring_visitors(allowance) for _ in range(2000)]
+
+    assert all(asked)
 
 
 def test_memory_is_bounded() -> None:
-    """At most `capacity` buckets are kept."""
-    buckets = Buckets(1, 1, capacity=10)
+    """At most `capacity` networks are remembered."""
+    limits = Limits(lambda: 0.0, capacity=10)
 
     for number in range(100):
-        buckets.take(str(number), 0)
-        assert len(buckets) <= 10
+        limits.of(str(number))
+        assert len(limits) <= 10
 
 
-def test_forgets_no_bucket_that_is_touched() -> None:
-    """A key that keeps trying is not forgotten, so hammering brings no new burst."""
-    buckets = Buckets(1, 1, capacity=4)
-    buckets.take("quiet", 0)
-    buckets.take("hammering", 0)
+def test_forgets_nobody_who_keeps_coming() -> None:
+    """A network that keeps trying is not forgotten, so hammering brings no new burst."""
+    limits = Limits(lambda: 0.0, capacity=4)
+    quiet, hammering = limits.of("quiet"), limits.of("hammering")
 
     for number in range(5):
-        assert not buckets.take("hammering", 0)
-        buckets.take(str(number), 0)
+        assert limits.of("hammering") is hammering
+        limits.of(str(number))
 
-    assert buckets.take("quiet", 0)
+    assert limits.of("quiet") is not quiet
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_workers_together_allow_what_one_would(workers: int) -> None:
     """An address that reaches all of them has its 500 views at once, and its 1,000 visitors."""
     several = [Limits(lambda: 0.0, workers) for _ in range(workers)]
-    views = sum(each.allow("a", view=True) for each in several for _ in range(1000))
-    visitors = 0
+    views = visitors = 0
     for each in several:
-        while each.may_bring_visitors("a"):
-            each.charge_visitor("a")
+        allowance = each.of("a")
+        views += sum(each.allow(allowance, view=True) for _ in range(1000))
+        while each.may_bring_visitors(allowance):
+            each.charge_visitor(allowance)
             visitors += 1
 
     assert (views, visitors) == (500, 1000)
 
 
-@pytest.mark.parametrize("wrong", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
-def test_refuses_limits_without_meaning(wrong: tuple[int, int, int]) -> None:
-    """Rate, burst and capacity are greater than 0."""
+@pytest.mark.parametrize("wrong", [(0, 1), (1, 0)])
+def test_refuses_limits_without_meaning(wrong: tuple[int, int]) -> None:
+    """Rate and burst are greater than 0."""
     with pytest.raises(ValueError, match="greater than 0"):
-        Buckets(*wrong)
+        Rate(*wrong)

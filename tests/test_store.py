@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from os import fsdecode
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from service.errors import StoreUnavailable
@@ -348,7 +349,7 @@ async def test_ids_are_as_good_as_random_for_the_sketch(store_server: Server) ->
         ids = [visitor_id(browser, f"10.0.{n >> 8}.{n & 255}") for n in range(20_000)]
         for start in range(0, len(ids), 1000):
             hits = [
-                counted.hit(1, NOON)._replace(visitor=each) for each in ids[start : start + 1000]
+                replace(counted.hit(1, NOON), visitor=each) for each in ids[start : start + 1000]
             ]
             await counted.record(*hits)
         counts = await counted.counts(NOON)

@@ -107,16 +107,17 @@ class Intake:
         refusal, browser = standing_of(site, head, destination)
         if refusal is not None:
             return Drop(site, refusal, at)
-        network, trusted = client.network, site.trusted.holds(client)
-        if not trusted and not self.limits.allow(network, view=beacon.k is Kind.VIEW):
-            return Drop(site, Reason.RATE_LIMIT, at)
         visitor = b""
         if browser is not None:
             first_party = beacon.v if site.settings.identity == "browser" else ""
-            visitor = visitor_id(browser, network, first_party)
-        known_only = not trusted and not self.limits.may_bring_visitors(network)
-        charged = "" if trusted else network
-        return Hit(site, beacon.k, at, visitor, path, known_only, charged, beacon.page)
+            visitor = visitor_id(browser, client.network, first_party)
+        if site.trusted.holds(client):
+            return Hit(site, beacon.k, at, visitor, path, wants_page=beacon.page)
+        limits, allowance = self.limits, self.limits.of(client.network)
+        if not limits.allow(allowance, view=beacon.k is Kind.VIEW):
+            return Drop(site, Reason.RATE_LIMIT, at)
+        known_only = not limits.may_bring_visitors(allowance)
+        return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page)
 
     def _standing(self, site: Site, head: Head, destination: str) -> Standing:
         if head.prefetch:
@@ -137,8 +138,8 @@ class Intake:
 
     def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
         """Charge the network for a new visitor."""
-        if outcome and outcome.new and isinstance(entry, Hit) and entry.network:
-            self.limits.charge_visitor(entry.network)
+        if outcome and outcome.new and isinstance(entry, Hit) and entry.charged:
+            self.limits.charge_visitor(entry.charged)
 
     async def count(self, entry: Hit | Drop) -> Outcome | None:
         """Record an entry and wait for its commit, None if only the spool has it yet; raises

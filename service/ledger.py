@@ -21,12 +21,12 @@ from service import metrics
 from service.aside import Aside
 from service.batch import Batch, Outcome, Packed
 from service.errors import StartError, StoreError, StoreUnavailable
+from service.gate import Gate
 from service.model import PARTITIONS, Drop, Hit
 from service.producer import Producer
 from service.refusals import Fenced, Gap, Rejected
 from service.store import Store
 from service.tasks import supervised
-from service.turns import Turn
 
 RETAIN_S = 60.0
 RETAIN_BYTES = 64 * 1024 * 1024
@@ -62,7 +62,7 @@ class Ledger:
         self._kept_bytes = 0
         self._retained = metrics.Part(metrics.RETAINED_BYTES)
         self._touched_s = time.monotonic()
-        self._turns = [Turn() for _ in range(PARTITIONS)]
+        self._gates = [Gate() for _ in range(PARTITIONS)]
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,17 +109,17 @@ class Ledger:
 
         `before`: an earlier commit that may still be under way to the same server.
         """
-        mine = [batch for batch in batches if self._turn(batch).begin_flush()]
+        mine = [batch for batch in batches if self._gate(batch).begin_flush()]
         try:
             committed = iter(await self._commit(mine, before))
         finally:
             for batch in mine:
-                self._turn(batch).end_flush()
+                self._gate(batch).end_flush()
         sent = set(map(id, mine))
         return [next(committed) if id(batch) in sent else _TAKEN for batch in batches]
 
-    def _turn(self, batch: Batch) -> Turn:
-        return self._turns[batch.packed.partition]
+    def _gate(self, batch: Batch) -> Gate:
+        return self._gates[batch.packed.partition]
 
     async def _commit(
         self, batches: Sequence[Batch], before: asyncio.Future[Any] | None
@@ -148,7 +148,7 @@ class Ledger:
 
     async def replay(self, batches: Sequence[Packed]) -> None:
         """Send batches of one partition from the spool, in their order; raises StoreError."""
-        async with self._turns[batches[0].partition]:
+        async with self._gates[batches[0].partition]:
             try:
                 await self._send_again(batches)
             except Gap:
@@ -272,5 +272,5 @@ class Ledger:
                     await self._repair(partition)
 
     async def _repair(self, partition: int) -> None:
-        async with self._turns[partition]:  # a flush may have repaired it, and gone on
+        async with self._gates[partition]:  # a flush may have repaired it, and gone on
             await self._fill(partition, self._confirmed[partition])

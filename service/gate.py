@@ -6,8 +6,8 @@ import asyncio
 from typing import Self
 
 
-class Turn:
-    """A partition's. Entering waits for its flushes to end, and until then no other begins."""
+class Gate:
+    """A partition's. Whoever enters has it alone: waits for its flushes, and keeps others out."""
 
     def __init__(self) -> None:
         self._flushes = 0
@@ -35,7 +35,7 @@ class Turn:
         self._wanted -= 1
 
     def begin_flush(self) -> bool:
-        """Never waits; False: it is somebody's turn, or will soon be."""
+        """Never waits; False: somebody has it alone, or will soon."""
         if self._wanted:
             return False
         self._flushes += 1

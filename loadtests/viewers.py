@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from loadtests.beacons import address_of
 from service.startup import allow_many_connections
 
 AT_ONCE = 100  # that are opened
@@ -26,13 +27,15 @@ READ_BYTES = 1 << 20
 class Viewer:
     """One stream, and what it was told."""
 
-    def __init__(self, port: int, site: str) -> None:
+    def __init__(self, port: int, site: str, address: str) -> None:
+        """`address`: of the viewer, behind a proxy that the service trusts."""
         self.events = 0
         self.ended = False
         self._last = b""
         self._rest = b""
         self._socket = socket.create_connection(("127.0.0.1", port), ANSWER_S)
-        self._socket.sendall(f"GET /w/{site}/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        request = f"GET /w/{site}/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: {address}"
+        self._socket.sendall(f"{request}\r\n\r\n".encode())
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -73,7 +76,8 @@ def watching(port: int, site: str, number: int) -> Iterator[list[Viewer]]:
     viewers: list[Viewer] = []
     try:
         while len(viewers) < number:
-            some = [Viewer(port, site) for _ in range(min(AT_ONCE, number - len(viewers)))]
+            numbers = range(len(viewers), min(number, len(viewers) + AT_ONCE))
+            some = [Viewer(port, site, address_of(n)) for n in numbers]
             viewers += some
             for viewer in some:
                 viewer.await_first()

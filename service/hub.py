@@ -8,10 +8,12 @@ While the store is away the last counts stay, marked as stale.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from time import perf_counter
 from typing import NamedTuple, Protocol, Self
+
+import structlog
 
 from service import metrics
 from service.clock import Clock
@@ -26,8 +28,11 @@ FRESH_MS = 500  # less than a tick, so that each tick sees what came since the l
 BEAT_S = 20.0  # without news a sign of life: proxies end what is silent, and a dead peer is noticed
 STALE_MS = 5000
 AT_ONCE = 100  # counts that are read
+MOST_AT_ONE = 200  # viewers, network
 IN_A_ROW = 500  # viewers who are told before hits have their turn
 TURN_S = 0.002  # that is longer where there are many hits
+
+log = structlog.get_logger()
 
 
 class Watched(NamedTuple):
@@ -46,6 +51,9 @@ class Message(NamedTuple):
 
 class Viewer(Protocol):
     """Who is told; none of this waits."""
+
+    network: str
+    """Where they are, none where that does not matter."""
 
     def tell(self, message: Message) -> None:
         """Nothing happens if it has been told so already."""
@@ -109,6 +117,8 @@ class Hub:
         self._most = most
         self._channels: dict[Watched, Channel] = {}
         self._viewers = 0
+        self._at = Counter[str]()
+        """Viewers by network."""
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -128,9 +138,10 @@ class Hub:
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    @property
-    def full(self) -> bool:
-        return self._stopping or self._viewers >= self._most
+    def takes(self, network: str) -> bool:
+        """Whether another viewer may join who is there; each may choose a page to be read."""
+        crowded = network and self._at[network] >= MOST_AT_ONE
+        return not (self._stopping or crowded or self._viewers >= self._most)
 
     async def look(self, site: Site, path: str | None) -> Message:
         """What is to be seen now; raises StoreError."""
@@ -139,17 +150,20 @@ class Hub:
     def join(self, watched: Watched, viewer: Viewer) -> None:
         now_s = asyncio.get_running_loop().time()
         self._channels.setdefault(watched, Channel(now_s)).viewers.add(viewer)
-        self._count(+1)
+        self._count(viewer, +1)
 
     def leave(self, watched: Watched, viewer: Viewer) -> None:
         channel = self._channels[watched]
         channel.viewers.remove(viewer)
-        self._count(-1)
+        self._count(viewer, -1)
         if not channel.viewers:
             del self._channels[watched]
 
-    def _count(self, change: int) -> None:
+    def _count(self, viewer: Viewer, change: int) -> None:
         self._viewers += change
+        self._at[viewer.network] += change
+        if not self._at[viewer.network]:
+            del self._at[viewer.network]
         metrics.LIVE_STREAMS.set(self._viewers)
 
     async def _run(self) -> None:
@@ -172,9 +186,13 @@ class Hub:
         if site is None or not site.settings.public:
             end(channel)
             return
-        with suppress(StoreError):  # not even old counts
+        try:
             reading = await self._reader.read(site, watched.path, FRESH_MS)
             await self._publish(channel, self._message(site, watched.path, reading))
+        except StoreError:  # not even old counts
+            pass
+        except Exception:  # a mistake of ours: the others are told
+            log.exception("viewers were not told", site=watched.site)
 
     def _message(self, site: Site, path: str | None, reading: Reading) -> Message:
         stale = self._clock.now() - reading.as_of > STALE_MS
@@ -187,7 +205,7 @@ class Hub:
             channel.tag, channel.spoke_s = message.tag, now_s
         viewers, in_a_row = [*channel.viewers], IN_A_ROW
         while viewers:
-            for viewer in viewers[:in_a_row]:
+            for viewer in channel.viewers.intersection(viewers[:in_a_row]):  # who are still there
                 viewer.tell(message)
                 if beats:
                     viewer.beat()

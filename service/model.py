@@ -24,6 +24,7 @@ from service.periods import WEEKDAYS, Calendar, zone
 
 PARTITIONS = 64
 MAX_PATH_BYTES = 512
+MAX_SITE_ID = 63
 SITE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

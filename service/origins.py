@@ -36,7 +36,6 @@ class Origins:
         self._exact = frozenset(text for text in self.texts if "*" not in text and text != SELF)
         wild = (text.partition("://*.") for text in self.texts if "://*." in text)
         self._wild = [(f"{scheme}://", f".{domain}") for scheme, _, domain in wild]
-        self._decide = lru_cache(maxsize=128)(self._decided)
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Origins:
@@ -50,9 +49,10 @@ class Origins:
         """
         if self.open or origin in self._exact:
             return True
-        return len(origin) + len(host) < _LONGEST and self._decide(origin, host)
+        return len(origin) + len(host) < _LONGEST and _decided(self, origin, host)
 
-    def _decided(self, origin: str, host: str) -> bool:
+    def decide(self, origin: str, host: str) -> bool:
+        """The same, of an origin as it may be spelt."""
         normal = origin_of(origin)
         if normal is None:
             return False
@@ -64,6 +64,12 @@ class Origins:
     def _is_self(self, origin: str, host: str) -> bool:
         # The scheme of the request is unknown: a proxy in front may have ended TLS.
         return self._self and origin == origin_of(origin.partition("://")[0] + "://" + host)
+
+
+@lru_cache(maxsize=4096)
+def _decided(origins: Origins, origin: str, host: str) -> bool:
+    """One memory for all sites: strangers write what is kept in it."""
+    return origins.decide(origin, host)
 
 
 def origin_of(url: str) -> str | None:

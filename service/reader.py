@@ -18,7 +18,7 @@ from service.model import Counts, Site
 from service.store import Store
 
 FRESH_MS = 1000
-MOST_KEPT = 10_000
+MOST_PATHS = 10_000
 MOST_FLIGHTS = 500
 PATIENCE_S = 0.25  # of who can be given the last counts
 AWAY_S = 5.0  # after it failed, a server is not waited for
@@ -42,7 +42,10 @@ class Reader:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._kept: OrderedDict[Key, Reading] = OrderedDict()
+        self._kept: dict[str, Reading] = {}
+        """By site."""
+        self._kept_paths: OrderedDict[Key, Reading] = OrderedDict()
+        """Visitors name them: they must not push out the others."""
         self._flights: dict[Key, asyncio.Task[Reading | StoreError]] = {}
         self._failed_s: dict[str, float] = {}
         """When a server that gave nothing the last time was tried (monotonic seconds)."""
@@ -51,7 +54,7 @@ class Reader:
         """The counts, with that path's pageviews if one is named; raises StoreError if there are
         none to give."""
         key = (site.id, path)
-        kept = self._kept.get(key)
+        kept = self.kept(site) if path is None else self._kept_paths.get(key)
         if kept is None:
             return await self._landed(self._flight(key, site))
         if self._is_fresh(kept, site, fresh_ms):
@@ -85,11 +88,11 @@ class Reader:
 
     def kept(self, site: Site) -> Reading | None:
         """The last counts, however old."""
-        return self._kept.get((site.id, None))
+        return self._kept.get(site.id)
 
     def keep(self, site: Site, counts: Counts, now: int) -> None:
         """Counts that came with the answer to a hit: what there is to show if the store goes."""
-        self._keep((site.id, None), Reading(counts, now, site.generation))
+        self._kept[site.id] = Reading(counts, now, site.generation)
 
     def _is_fresh(self, kept: Reading, site: Site, fresh_ms: int = FRESH_MS) -> bool:
         age = self._clock.now() - kept.as_of
@@ -124,7 +127,11 @@ class Reader:
         return self._store.shard(site.partition)
 
     def _keep(self, key: Key, reading: Reading) -> None:
-        self._kept[key] = reading
-        self._kept.move_to_end(key)
-        if len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+        site, path = key
+        if path is None:
+            self._kept[site] = reading
+            return
+        self._kept_paths[key] = reading
+        self._kept_paths.move_to_end(key)
+        if len(self._kept_paths) > MOST_PATHS:
+            self._kept_paths.popitem(last=False)

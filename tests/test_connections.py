@@ -70,6 +70,31 @@ async def test_a_head_has_its_time(
     assert ended.result().count(b"HTTP/1.1 200") == begin.count(LOOK)
 
 
+async def test_a_head_that_can_never_be_whole_has_its_time_at_aiohttp(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parser waits for more of this line, and has no clock."""
+    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.2)
+    monkeypatch.setattr("service.web.lane.SWEEP_S", 0.05)
+    async with connected(service) as (reader, writer):
+        writer.write(b"GET /\n")
+        answer = await asyncio.wait_for(end_of(reader), 5)
+
+    assert answer == b""
+
+
+async def test_a_connection_that_fails_to_end_takes_nobody_s_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake of ours ends it, and the sweep goes on to the others."""
+    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.1)
+    monkeypatch.setattr("service.web.connection.Connection.expire", broken)
+    async with connected(service) as (first, _), connected(service) as (second, _):
+        ends = [await asyncio.wait_for(end_of(reader), 5) for reader in (first, second)]
+
+    assert ends == [b"", b""]
+
+
 async def test_a_client_that_does_not_read_aiohttps_answer_is_ended(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

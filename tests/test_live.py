@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from loadtests.viewers import wait_for_all, watching
 from service import metrics
 from service.hub import Mailbox
+from service.reader import Reading
 from service.web.live import Stream
 from tests.browser import chromium, host_page
 from tests.browser import until as until_true
@@ -315,6 +316,22 @@ async def test_one_viewer_too_many_is_refused(
     assert metric("refused_total") - before == 1
 
 
+async def test_a_network_has_some_viewers_and_not_all(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may choose a page, which costs a read a second; a site's trusted networks are exempt."""
+    monkeypatch.setattr("service.hub.MOST_AT_ONE", 1)
+    await service.site()
+    await service.site("intranet", trusted_networks=["127.0.0.0/8"])
+    async with watch(service), watch(service) as second, watch(service, "/w/intranet/live") as own:
+        statuses = (second.status, own.status)
+    await until(lambda: not streams(service))
+    async with watch(service) as third:
+        await third.counts()
+
+    assert statuses == (503, 200)
+
+
 # -- viewers who do not read, and who go away
 
 
@@ -375,6 +392,54 @@ async def test_who_goes_is_forgotten(service: Service) -> None:
         await until(lambda: not streams(service))
 
     assert service.parts.hub._channels == {}
+
+
+async def test_who_goes_in_the_middle_of_a_tick_disturbs_nobody(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two viewers others have their turn, and the second may leave meanwhile."""
+    monkeypatch.setattr("service.hub.IN_A_ROW", 1)
+    await service.site()
+    async with AsyncExitStack() as viewers:
+        watching = [await viewers.enter_async_context(watch(service)) for _ in range(3)]
+        for viewer in watching:
+            await viewer.counts()
+
+        async def leave() -> float:
+            for viewer in watching[1:]:
+                viewer.writer.transport.abort()
+            await until(lambda: len(streams(service)) == 1)
+            return 0.0
+
+        monkeypatch.setattr("service.hub.turn_of_others", leave)
+        await service.hit()
+        await watching[0].until_counts(online=1)
+
+    assert service.parts.hub.running
+
+
+async def test_one_site_s_mistake_ends_no_other_s_news(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, and all are told at the next tick."""
+    await service.site()
+    async with watch(service) as viewer:
+        await viewer.counts()
+        hub, read = service.parts.hub, service.parts.reader.read
+        failed = asyncio.Event()
+
+        async def fail(*_: object) -> Reading:
+            failed.set()
+            raise RuntimeError("a mistake")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(service.parts.reader, "read", fail)
+            await failed.wait()
+        assert service.parts.reader.read == read
+        await service.hit()
+        await viewer.until_counts(online=1)
+
+    assert hub.running
 
 
 # -- when there is nothing to see any more

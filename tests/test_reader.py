@@ -79,6 +79,22 @@ async def test_a_failure_of_long_ago_is_forgotten(
     assert (old.as_of, new.as_of) == (NOON, NOON + 1000)
 
 
+async def test_paths_push_no_site_out(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at many pages costs nobody the last counts."""
+    monkeypatch.setattr("service.reader.MOST_PATHS", 3)
+    async with counting(own.url) as counted:
+        reader = Reader(counted.store, clock := StoppedClock(NOON))
+        await reader.read(counted.site)
+        for n in range(10):
+            await reader.read(counted.site, f"/{n}")
+        own.kill()
+        clock.at += 1000
+        kept = await reader.read(counted.site)
+
+    assert kept.as_of == NOON
+    assert len(reader._kept_paths) == 3
+
+
 async def test_last_counts_come_however_many_read(
     own: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,12 @@ def on(core: int) -> tuple[str, ...]:
     return ("taskset", "--cpu-list", str(core))
 
 
+def load() -> tuple[str, ...]:
+    """The beginning of the command of a generator: it gives way to the store on their core, which
+    would else wait for whole slices of its time, as no store does whose clients are elsewhere."""
+    return (*on(LOAD), "chrt", "--idle", "0")
+
+
 def move(pid: int, core: int) -> None:
     """All threads of a process that runs."""
     for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -121,7 +121,7 @@ def latency(extent: Extent, found: Found) -> None:
     for part in PARTS:
         with service() as server:
             per_s = found[PEAK] * part / 100
-            command = [*cores.on(cores.LOAD), sys.executable, "-m", "loadtests.bench.open_loop"]
+            command = [*cores.load(), sys.executable, "-m", "loadtests.bench.open_loop"]
             arguments = [str(server.port), str(per_s), str(extent.seconds)]
             run = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=ROOT)
             if run.returncode:

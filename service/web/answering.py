@@ -19,7 +19,7 @@ from service import metrics
 from service.addresses import Peer
 from service.batch import Outcome
 from service.errors import Problem, StoreError, StoreUnavailable
-from service.model import Drop, Hit, Reason, Site
+from service.model import MAX_SITE_ID, Drop, Hit, Reason, Site
 from service.queues import NOBODY
 from service.reader import Reader, Reading
 from service.sites import Sites
@@ -27,7 +27,7 @@ from service.web.client import Malformed
 from service.web.collect import Intake
 from service.web.connection import Connection
 from service.web.connections import Connections
-from service.web.counts import HitAnswers, Shown, show
+from service.web.counts import MOST_RENDERED, HitAnswers, Shown, show
 from service.web.middleware import OUR_MISTAKE, problem_json, store_problem
 from service.web.request import Request
 
@@ -70,6 +70,8 @@ class Desk:
 
     def site(self, target: bytes) -> Site | None:
         """Whose counts are meant; None for all that is not exactly a known site's."""
+        if len(target) > len(self._prefix) + MAX_SITE_ID:
+            return None
         return self._sites.get(self._named(target))
 
     def _name(self, target: bytes) -> str:
@@ -81,6 +83,8 @@ class Desk:
         """Rendered once for all who look at the same counts."""
         last = self._shown.get(site.id)
         if last is None or last[0] is not site or last[1] is not reading:
+            if len(self._shown) >= MOST_RENDERED:
+                self._shown.clear()
             last = self._shown[site.id] = (site, reading, show(site, reading))
         return last[2]
 

@@ -206,8 +206,10 @@ class Connection(asyncio.Protocol):
         held = self._held
         if held[0] in b"\r\n":  # empty lines before a request are no part of it
             self._held = held.lstrip(b"\r\n")
-        elif whole or held.count(b"\n") != held.count(b"\r\n"):  # this will never be whole
+        elif whole:
             self._hand_over()
+        elif held.count(b"\n") != held.count(b"\r\n"):  # this will never be whole
+            self._hand_over(self._loop.time() + REQUEST_S)
         elif len(held) > MAX_HELD:
             self._last = True
             self.send(TOO_LONG)
@@ -218,13 +220,13 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    def _hand_over(self) -> None:
-        """The connection is aiohttp's from here on."""
+    def _hand_over(self, until_s: float = float("inf")) -> None:
+        """The connection is aiohttp's from here on, and is to be answered by then."""
         metrics.LANE_REQUESTS.labels("handed over").inc()
         self._connections.leave(self)
         self._gone = True
         self._transport.resume_reading()
-        lent = Lent(self._connections)
+        lent = Lent(self._connections, until_s)
         self._transport.set_protocol(lent)
         lent.connection_made(self._transport)
         lent.data_received(self._held)

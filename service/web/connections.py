@@ -119,10 +119,14 @@ class Connections:
 
 
 class Lent(asyncio.Protocol):
-    """A connection that is aiohttp's: its bytes pass through here, so that it counts and ends."""
+    """A connection that is aiohttp's: its bytes pass through here, so that it counts and ends.
 
-    def __init__(self, connections: Connections) -> None:
-        self.until_s = float("inf")
+    `until_s`: when its first request must have been answered, if aiohttp sees to that no more than
+    the lane can, as where a head can never be whole.
+    """
+
+    def __init__(self, connections: Connections, until_s: float = float("inf")) -> None:
+        self.until_s = until_s
         self._connections = connections
         self._handler = connections.aiohttp()
 
@@ -150,7 +154,7 @@ class Lent(asyncio.Protocol):
         self._handler.connection_lost(exc)
 
     def expire(self) -> None:
-        """Its client does not read."""
+        """Its client does not read, or does not end what it began."""
         self.abort()
 
     def finish(self) -> None:

@@ -64,6 +64,9 @@ def asked_path(request: web.Request) -> str | None:
         raise Problem(400, "Malformed path", str(error), "path") from None
 
 
+MOST_RENDERED = 1000  # answers that are kept, of as many sites
+
+
 class Answer(msgspec.Struct):
     """Status and JSON of the answer to a hit."""
 
@@ -92,6 +95,8 @@ class HitAnswers:
             if last and last[0] is site and last[1] is outcome.counts:
                 return last[2]
             answer = self._counted(site, {"counted": True}, outcome, None)
+            if len(self._last) >= MOST_RENDERED:
+                self._last.clear()
             self._last[site.id] = (site, outcome.counts, answer)
             return answer
         body: dict[str, Any] = {"counted": isinstance(entry, Hit)}

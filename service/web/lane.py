@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
+import structlog
+
 from service import metrics
 from service.tasks import supervised
 from service.web.answering import Answering, Desk
@@ -19,6 +21,8 @@ from service.web.connections import Connections
 
 SWEEP_S = 1.0
 STOP_S = 1.25
+
+log = structlog.get_logger()
 
 
 class Lane:
@@ -53,4 +57,8 @@ class Lane:
             metrics.CONNECTIONS.set(len(self._connections))
             now_s = asyncio.get_running_loop().time()
             for connection in [each for each in self._connections if each.until_s < now_s]:
-                connection.expire()
+                try:
+                    connection.expire()
+                except Exception:  # a mistake of ours: the others have their time too
+                    log.exception("a connection did not end")
+                    connection.abort()

@@ -21,6 +21,7 @@ from service.model import Site
 from service.reader import Reading
 from service.web.appkeys import HUB
 from service.web.client import known_site
+from service.web.collect import client_of
 from service.web.counts import asked_path, show
 
 DEAD_MS = 30_000  # without a sign of the peer while there is something to send
@@ -40,12 +41,14 @@ async def get_live(request: web.Request) -> web.StreamResponse:
         raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
     path, hub = asked_path(request), request.app[HUB]
     first = await hub.look(site, path)
-    if hub.full:
+    client = client_of(request)
+    network = "" if site.trusted.holds(client) else client.network
+    if not hub.takes(network):
         metrics.LIVE_REFUSED.inc()
         raise Problem(503, "Too many viewers", "Ask GET /w/{site} from time to time instead.")
     if request.method == "HEAD":
         return web.Response(headers=HEADERS)
-    return Live(request, Stream(hub, Watched(site.id, path)), first)
+    return Live(request, Stream(hub, Watched(site.id, path), network), first)
 
 
 def event(site: Site, reading: Reading, path: str | None, stale: bool) -> Message:
@@ -82,9 +85,10 @@ class Live(web.StreamResponse):
 class Stream(asyncio.Protocol):
     """One viewer's connection. What it does not read: one message under way, and the newest."""
 
-    __slots__ = ("_hub", "_mailbox", "_told", "_transport", "_watched")
+    __slots__ = ("_hub", "_mailbox", "_told", "_transport", "_watched", "network")
 
-    def __init__(self, hub: Hub, watched: Watched) -> None:
+    def __init__(self, hub: Hub, watched: Watched, network: str) -> None:
+        self.network = network
         self._hub = hub
         self._watched = watched
         self._mailbox = Mailbox()

@@ -27,7 +27,11 @@ log = structlog.get_logger()
 async def end_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the lane hands over ends with its first answer: the next request begins in the lane
     again."""
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except web.HTTPException as answer:
+        answer.force_close()
+        raise
     response.force_close()
     return response
 

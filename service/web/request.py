@@ -20,7 +20,9 @@ METHODS = (b"POST", b"GET")
 MAX_HEADERS = 100
 MAX_KNOWN = 2048  # bytes of a head that is worth keeping
 
-FORWARDED = b"\r\nX-Forwarded-For: "  # as proxies write it
+# What proxies write of each client, as they spell it or in lower case. The second is not read.
+FORWARDED = b"\r\nX-Forwarded-For:"
+REAL_IP = b"\r\nX-Real-IP:"
 
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -67,24 +69,36 @@ def read_request(head: bytes) -> Request | None:
     """From the bytes before the empty line; None for what is not plain."""
     if len(head) > MAX_KNOWN:
         return _read(head, read_line, kept=False)
-    before, named, rest = head.partition(FORWARDED)
-    if not named:
-        return _known(head)
-    address, more, after = rest.partition(b"\r\n")
-    request, value = _known(before + more + after), address.strip(b" \t")
-    if request is None or not value or not VALUE.fullmatch(value):
+    head, real_ip = _cut(head, REAL_IP)
+    common, forwarded = _cut(head, FORWARDED)
+    request = _known(common)
+    if request is None or not VALUE.fullmatch(real_ip):
+        return None
+    if not forwarded:
+        return request
+    if not forwarded.strip(b" \t") or not VALUE.fullmatch(forwarded):
         return None
     if request.forwarded:  # there are two
         return _read(head, _known_line, kept=False)
-    forwarded = value.decode("utf-8", "surrogateescape")
     return Request(
         request.method,
         request.target,
         request.length,
         request.head,
         request.if_none_match,
-        forwarded,
+        forwarded.strip(b" \t").decode("utf-8", "surrogateescape"),
     )
+
+
+def _cut(head: bytes, name: bytes) -> tuple[bytes, bytes]:
+    """Without the header of this name, and what stood behind the name."""
+    before, named, rest = head.partition(name)
+    if not named:
+        before, named, rest = head.partition(name.lower())
+    if not named:
+        return head, b""
+    value, more, after = rest.partition(b"\r\n")
+    return before + more + after, value
 
 
 def _read(head: bytes, line_of: Callable[[bytes], Line], *, kept: bool) -> Request | None:
@@ -117,8 +131,11 @@ def _request(method: bytes, target: bytes, values: list[str], kept: bool) -> Req
     prefetch = "prefetch" in f"{sec_purpose},{purpose},{x_moz}".lower()
     no_identity = dnt == "1" or gpc == "1"
     page = (host, origin, referer, user_agent, language)
-    head = Head(*page, mode, dest, prefetch, no_identity, kept)
+    head = (_kept_head if kept else Head)(*page, mode, dest, prefetch, no_identity, kept)
     return Request(method, target, int(length or 0), head, if_none_match, forwarded)
+
+
+_kept_head = lru_cache(maxsize=8192)(Head)  # the same one, however the rest of a head differs
 
 
 def read_line(line: bytes) -> Line:

@@ -53,6 +53,10 @@ class Words(Struct, frozen=True, forbid_unknown_fields=True):
     minutes: str
     since: str
     seeded: str
+    colon: str
+    """Between a label and its number."""
+    as_of: str
+    last_days: str
     days: tuple[str, str, str, str, str, str, str]
     """Of the week, from Monday."""
 

@@ -1211,6 +1211,27 @@ local function drops(keys, args)
   return months
 end
 
+-- days(tag; site, label ...) answers the numbers of each of these days, packed as the counts are:
+-- with what an admin added, and never below 0.
+local function days(keys, args)
+  local base, found, hashes = current_base(keys[1], args[1]), {}, {}
+  if not base then
+    return redis.error_reply('NOSITE no such site')
+  end
+  local state, seeds = load_state(base), read_hash(base .. 'seeds')
+  for n = 2, #args do
+    local name, field = place('day', args[n])
+    hashes[name] = hashes[name] or read_hash(base .. name)
+    for m, metric in ipairs(METRICS) do
+      local counted = args[n] == state[DAY] and state[NUMBERS + 3 * DAY + m - 1]
+        or hashes[name][field .. metric] or 0
+      local added = seeds['day:' .. args[n] .. ':' .. metric] or 0
+      found[#found + 1] = max(0, counted + added)
+    end
+  end
+  return pack('<' .. string.rep('d', #found), unpack_list(found))
+end
+
 -- install(meta key; schema, partitions, secret) makes the installation's record once; answers it.
 local function install(keys, args)
   for i, field in ipairs({'schema', 'partitions', 'secret'}) do
@@ -1297,3 +1318,4 @@ register('counts', counts, {'allow-oom'}) -- PFCOUNT may write its cache, but it
 register('sites', sites, {'no-writes'})
 register('done', done, {'no-writes'})
 register('drops', drops, {'no-writes'})
+register('days', days, {'no-writes'})

@@ -189,14 +189,23 @@ class Counts(Struct, frozen=True):
     @classmethod
     def of(cls, packed: bytes) -> Counts:
         """As counter.lua packs them, see its counts_of."""
-        packed_numbers = struct.unpack(f"<{len(packed) // 8}d", packed)
-        online, number_of_seeds, *numbers = map(int, packed_numbers)  # all of them are whole
+        online, number_of_seeds, *numbers = _unpacked(packed)
         periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
         since, last_hit, peak, peak_at, *rest = numbers[24:]
         seeds = [_seed(*rest[3 * n : 3 * n + 3]) for n in range(number_of_seeds)]
         pages = rest[3 * number_of_seeds :]
         values: tuple[Any, ...] = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
         return cls(*values)
+
+
+def numbers_of(packed: bytes) -> list[Numbers]:
+    """Of periods, as counter.lua packs those of days."""
+    numbers = _unpacked(packed)
+    return [Numbers(*numbers[n : n + 3]) for n in range(0, len(numbers), 3)]
+
+
+def _unpacked(packed: bytes) -> list[int]:
+    return [*map(int, struct.unpack(f"<{len(packed) // 8}d", packed))]  # all of them are whole
 
 
 def _seed(period: int, metric: int, amount: int) -> Seed:

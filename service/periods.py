@@ -67,6 +67,11 @@ class Calendar(msgspec.Struct, frozen=True, cache_hash=True):
         # All hits of a minute share: since 1973 clocks have only changed on whole minutes.
         return _periods(self, at // _MINUTE_MS)
 
+    def last_days(self, at: int, number: int) -> list[str]:
+        """The labels of so many dates, today's last."""
+        today = _today(self, at)
+        return [(today - n * _DAY).isoformat() for n in reversed(range(number))]
+
     def timezone_at(self, at: int) -> str:
         return _until(self.zones, at)[-1][1]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from service.clock import Clock
 from service.errors import StoreError, StoreUnavailable
-from service.model import Counts, Site
+from service.model import Counts, Numbers, Site
 from service.store import Store
 
 FRESH_MS = 1000
@@ -24,8 +25,11 @@ PATIENCE_S = 0.25  # of who can be given the last counts
 AWAY_S = 5.0  # after it failed, a server is not waited for
 AGAIN_S = 0.25  # but tried
 
+DAYS = 30
+OF_DAYS = "days"  # no path: those begin with a slash
+
 Key = tuple[str, str | None]
-"""Site and path."""
+"""A site, and what is asked beside its counts: a path's pageviews, or those of days."""
 
 
 class Reading(NamedTuple):
@@ -34,6 +38,8 @@ class Reading(NamedTuple):
     counts: Counts
     as_of: int
     generation: int
+    days: Mapping[str, Numbers] = {}
+    """The numbers of the last DAYS days by their labels, where they were asked for."""
 
 
 class Reader:
@@ -51,8 +57,8 @@ class Reader:
         """When a server that gave nothing the last time was tried (monotonic seconds)."""
 
     async def read(self, site: Site, path: str | None = None, fresh_ms: int = FRESH_MS) -> Reading:
-        """The counts, with that path's pageviews if one is named; raises StoreError if there are
-        none to give."""
+        """The counts, with that path's pageviews if one is named, or with the last days' numbers
+        (OF_DAYS); raises StoreError if there are none to give."""
         key = (site.id, path)
         kept = self.kept(site) if path is None else self._kept_paths.get(key)
         if kept is None:
@@ -108,20 +114,25 @@ class Reader:
         return flight
 
     async def _fly(self, key: Key, site: Site) -> Reading | StoreError:
-        server, (_, path) = self._server(site), key
+        server, (_, asked) = self._server(site), key
         if server in self._failed_s:
             self._failed_s[server] = time.monotonic()
         try:
             now = self._clock.now()
-            counts = await self._store.counts(site, now, () if path is None else (path,))
+            days = await self._days(site, now) if asked == OF_DAYS else {}
+            paths = [asked] if asked and asked != OF_DAYS else []
+            counts = await self._store.counts(site, now, paths)
         except StoreError as error:
             self._failed_s[server] = time.monotonic()
             return error
         finally:
             del self._flights[key]
         self._failed_s.pop(server, None)
-        self._keep(key, reading := Reading(counts, now, site.generation))
+        self._keep(key, reading := Reading(counts, now, site.generation, days))
         return reading
+
+    async def _days(self, site: Site, now: int) -> Mapping[str, Numbers]:
+        return await self._store.days(site, site.calendar.last_days(now, DAYS))
 
     def _server(self, site: Site) -> str:
         return self._store.shard(site.partition)

@@ -23,7 +23,7 @@ from service.checks import Check, examine, merged, refusals
 from service.clock import Clock, skew
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.functions import Functions, speaking
-from service.model import PARTITIONS, Counts, Metric, Site
+from service.model import PARTITIONS, Counts, Metric, Numbers, Site, numbers_of
 from service.producer import Producer
 from service.refusals import Again, Early, is_final
 from service.shards import Shard, Shards
@@ -199,6 +199,11 @@ class Store:
         store_time, counts = await self._functions.read("counts", tag, packed)
         self._learn(sent, store_time)
         return Counts.of(counts)
+
+    async def days(self, site: Site, labels: Sequence[str]) -> dict[str, Numbers]:
+        """What each of these days counted, in their order."""
+        packed = await self._functions.read("days", self._tags[site.partition], site.id, *labels)
+        return dict(zip(labels, numbers_of(packed), strict=True))
 
     async def drops(self, site: Site, months: Sequence[str]) -> dict[str, dict[str, int]]:
         """Dropped hits by day and reason, for the given months ('2026-11')."""

@@ -38,6 +38,7 @@ from service.errors import StoreError
 from service.model import Drop, Hit, Kind, Metric, Reason, Site, SiteSettings, StoredSite
 from service.periods import Calendar, Periods
 from service.producer import Producer
+from service.reader import DAYS
 from service.refusals import Fenced
 from service.store import Store
 from tests.counting import at, visitor
@@ -383,6 +384,9 @@ class Machine(RuleBasedStateMachine):
         periods = _periods(STORED.calendar.periods(self.now))
         expected = {name: current.shown(period) for name, period in periods.items()}
         assert expected == {name: getattr(counts, name) for name in periods}
+        days = STORED.calendar.last_days(self.now, DAYS)
+        shown = {day: current.shown(("day", day)) for day in days}
+        assert shown == self.run(self.real.store.days(self.site, days))
         assert current.last == counts.last_hit
         assert current.drops == self.run(self._drops(current.drops))
         assert self.function.ledger == self.run(self.real.keys.ledger())

@@ -418,6 +418,17 @@ def test_labels_agree_with_a_wall_calendar(name: str, week_start: int, instant: 
     assert periods.last_month == f"{date(day.year, day.month, 1) - timedelta(days=1):%Y-%m}"
 
 
+@given(zones, instants(), st.integers(1, 400))
+def test_last_days_end_today(name: str, instant: int, number: int) -> None:
+    """They are so many dates, each the day after the one before."""
+    calendar = Calendar.of(name)
+    labels = calendar.last_days(instant, number)
+
+    days = [date.fromisoformat(label) for label in labels]
+    assert [days[-1] - timedelta(days=n) for n in reversed(range(number))] == days
+    assert labels[-1] == calendar.periods(instant).today
+
+
 @given(zones, zones, instants())
 @settings(max_examples=60)
 def test_a_new_zone_takes_over_at_the_first_midnight(old: str, new: str, instant: int) -> None:

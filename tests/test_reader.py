@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.errors import StoreError, StoreUnavailable
-from service.reader import Reader
+from service.reader import DAYS, OF_DAYS, Reader
 from tests.counting import Counted, at, counting
 from tests.servers import Server, run_server, server_binaries
 from tests.services import StoppedClock, until
@@ -35,6 +35,22 @@ async def test_many_looks_are_one_read(valkey: Server) -> None:
 
     assert {*map(id, others), id(same)} == {id(first)}
     assert (first.as_of, newer.as_of) == (NOON, NOON + 1000)
+
+
+async def test_days_are_read_where_they_are_asked_for(valkey: Server) -> None:
+    """With the counts come the last days, of which the last one is today."""
+    async with counting(valkey.url) as counted:
+        reader = Reader(counted.store, StoppedClock(NOON))
+        await counted.view(1, NOON - 86_400_000)
+        await counted.view(2, NOON)
+        reading = await reader.read(counted.site, OF_DAYS)
+        plain = await reader.read(counted.site)
+
+    assert (len(reading.days), plain.days) == (DAYS, {})
+    assert [*reading.days.items()][-2:] == [
+        ("2026-03-09", reading.counts.yesterday), ("2026-03-10", reading.counts.today),
+    ]  # fmt: skip
+    assert reading.counts.today.visits == 1
 
 
 async def test_a_store_that_hangs_is_not_waited_for(own: Server) -> None:

@@ -149,6 +149,23 @@ async def test_seeds_add_to_their_period_only(store_server: Server) -> None:
     assert today.seeds == [Seed("today", "visits", -5), Seed("total", "visits", 1_891_450)]
 
 
+async def test_numbers_of_days(store_server: Server) -> None:
+    """Of days that ended, of the one that runs, of one that an admin added to, over two months."""
+    first, last = at("2026-02-27 23:00"), at("2026-03-02 01:00")
+    labels = ["2026-02-26", "2026-02-27", "2026-02-28", "2026-03-01", "2026-03-02"]
+    async with counting(store_server.url) as counted:
+        for when in (first, first + 2 * 3_600_000, last):
+            await counted.view(1, when)
+        await counted.view(2, first)  # late
+        await counted.store.seed(counted.site, "op1", "visits", {("day", "2026-03-01"): 7})
+        await counted.store.seed(counted.site, "op2", "pageviews", {("day", "2026-03-02"): -9})
+        days = await counted.store.days(counted.site, labels)
+
+    numbers = [(0, 0, 0), (2, 2, 2), (1, 1, 1), (0, 7, 0), (0, 1, 1)]
+    assert days == {label: Numbers(*each) for label, each in zip(labels, numbers, strict=True)}
+    assert [*days] == labels
+
+
 async def test_a_seed_with_the_same_operation_id_counts_once(store_server: Server) -> None:
     """Sending an operation again changes nothing."""
     async with counting(store_server.url) as counted:

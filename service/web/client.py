@@ -55,12 +55,19 @@ class Forwarding:
 def known_site(request: web.Request, *, hit: bool = False) -> Site:
     """The site of the URL; Problem 404 names it. A hit is counted, but under no name: strangers
     could invent any number of them."""
-    name = request.match_info["site"]
+    try:
+        return site_named(request, request.match_info["site"])
+    except Problem:
+        if hit:
+            metrics.DROPS.labels("unknown_site").inc()
+        raise
+
+
+def site_named(request: web.Request, name: str) -> Site:
+    """The site of an id; Problem 404 names it."""
     site = request.app[SITES].get(name)
     if site is not None:
         return site
-    if hit:
-        metrics.DROPS.labels("unknown_site").inc()
     shown = f'"{name}"' if SITE_ID.match(name) else "of that name"
     detail = f"There is no site {shown} here: make it, or mend the name in the page."
     raise Problem(404, "Unknown site", detail)

@@ -30,16 +30,25 @@ PERIODS = (
 
 async def get_counts(request: web.Request) -> web.Response:
     """GET /w/{site}: the counts, at most a second old; `?path=/x` adds that page's."""
-    site = known_site(request)
-    if not site.settings.public and not is_admin(request):
-        raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
+    site = allowed(request, known_site(request))
     path = asked_path(request)
     shown = show(site, await request.app[READER].read(site, path), path)
-    shared = "public, max-age=1" if site.settings.public else "private, no-store"
-    headers = {"ETag": shown.etag, "Cache-Control": shared}
+    headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}
     if shown.etag in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)
     return json_answer(shown.body, headers=headers)
+
+
+def allowed(request: web.Request, site: Site) -> Site:
+    """The site; Problem 404 if its numbers are not for whoever asks."""
+    if not site.settings.public and not is_admin(request):
+        raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
+    return site
+
+
+def shared_with(site: Site) -> str:
+    """Who may keep a site's numbers, as Cache-Control says it."""
+    return "public, max-age=1" if site.settings.public else "private, no-store"
 
 
 class Shown(NamedTuple):

@@ -16,7 +16,7 @@ from service.web.counts import json_answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-PUBLIC = ("/w/", "/embed.")
+PUBLIC = ("/w/", "/embed.", "/oembed")
 
 OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's log says more.")
 

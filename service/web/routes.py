@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from service.web import admin, collect, counts, live, ops, widget
+from service.web.pictures import oembed, serving
 
 
 def page_routes(base: str) -> list[web.RouteDef]:
@@ -14,6 +15,14 @@ def page_routes(base: str) -> list[web.RouteDef]:
         web.get(f"{base}/w/{{site}}", counts.get_counts),
         web.get(f"{base}/w/{{site}}/live", live.get_live),
         web.get(f"{base}/w/{{site}}/dot.gif", collect.dot_gif),
+        web.get(f"{base}/w/{{site}}/block.svg", serving.block),
+        web.get(f"{base}/w/{{site}}/badge.svg", serving.badge),
+        web.get(f"{base}/w/{{site}}/digits.svg", serving.digits),
+        web.get(f"{base}/w/{{site}}/spark.svg", serving.spark),
+        web.get(f"{base}/w/{{site}}/button.svg", serving.button),
+        web.get(f"{base}/w/{{site}}/frame", serving.frame),
+        web.get(f"{base}/w/{{site}}/shields.json", serving.shields),
+        web.get(f"{base}/oembed", oembed.oembed),
         web.get(f"{base}/embed.js", widget.embed_js),
         web.get(f"{base}/demo", widget.demo),
         web.get(f"{base}/demo.css", widget.demo_css),

@@ -1,0 +1,105 @@
+"""Answers with pictures: at most a second old, with a tag, and nothing counted.
+
+While the store is away they show the last numbers, with their instant where there is room for it.
+Where there are none the picture has dashes, a sentence, and status 503, which no proxy keeps.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import blake2b, sha256
+from types import MappingProxyType
+from typing import TypeAlias
+
+import orjson
+from aiohttp import web
+
+from service.reader import OF_DAYS
+from service.web.client import known_site
+from service.web.counts import shared_with
+from service.web.pictures import badge as badges
+from service.web.pictures import block as blocks
+from service.web.pictures import button as buttons
+from service.web.pictures import digits as digit_sets
+from service.web.pictures import frame as frames
+from service.web.pictures import spark as sparks
+from service.web.pictures.markup import Markup
+from service.web.pictures.oembed import discovery
+from service.web.pictures.panel import Panel
+from service.web.pictures.query import Query
+from service.web.pictures.reading import panel_of
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+Draw: TypeAlias = Callable[[Panel, Query], Markup]
+
+
+def drawing(draw: Draw, asked: str | None = None) -> Handler:
+    """A handler that answers with a picture."""
+
+    async def serve(request: web.Request) -> web.Response:
+        query = Query(request.query)
+        panel = await panel_of(request, known_site(request), query, asked)
+        return answer(request, panel, draw(panel, query), "image/svg+xml")
+
+    return serve
+
+
+block = drawing(blocks.draw)
+badge = drawing(badges.draw)
+digits = drawing(digit_sets.draw)
+button = drawing(buttons.draw)
+spark = drawing(sparks.draw, OF_DAYS)
+
+
+async def shields(request: web.Request) -> web.Response:
+    """GET /w/{site}/shields.json: the badge as an endpoint of shields.io."""
+    query = Query(request.query)
+    panel = await panel_of(request, known_site(request), query)
+    body = orjson.dumps(badges.shields(panel, query)).decode()
+    return answer(request, panel, body, "application/json")
+
+
+async def frame(request: web.Request) -> web.Response:
+    """GET /w/{site}/frame: the block as a page that the site's own pages may frame."""
+    query = Query(request.query)
+    panel = await panel_of(request, known_site(request), query)
+    asked = frames.Frame(panel, query)
+    page = frames.draw(asked, panel, dict(request.query), discovery(request))
+    framing = frames.ancestors(panel.site.origins)
+    return answer(request, panel, page, "text/html", framing, frames.headers(asked))
+
+
+def answer(
+    request: web.Request,
+    panel: Panel,
+    body: str,
+    content_type: str,
+    ancestors: str = "",
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> web.Response:
+    etag = f'W/"{blake2b(body.encode(), digest_size=9).hexdigest()}"'
+    headers = {
+        "ETag": etag,
+        "Cache-Control": shared_with(panel.site),
+        "Content-Security-Policy": policy(body, ancestors),
+        **more,
+    }
+    if panel.reading is None:
+        headers |= {"Cache-Control": "no-store", "Retry-After": "5"}
+        return web.Response(text=body, status=503, content_type=content_type, headers=headers)
+    if etag in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    return web.Response(text=body, content_type=content_type, headers=headers)
+
+
+def policy(body: str, ancestors: str) -> str:
+    """Nothing but the one style sheet that we wrote into it."""
+    rules = ["default-src 'none'", "base-uri 'none'", "form-action 'none'"]
+    _, found, rest = body.partition("<style>")
+    if found:
+        digest = sha256(rest.partition("</style>")[0].encode()).digest()
+        rules.append(f"style-src 'sha256-{b64encode(digest).decode()}'")
+    if ancestors:
+        rules.append(f"frame-ancestors {ancestors}")
+    return "; ".join(rules)

@@ -79,6 +79,8 @@ UNREAD_BYTES = 64 * 1024
 OTHER_FILES = 512  # that are open beside connections of clients
 MOST_VIEWERS = 20_000
 
+HANGUP = "a hangup changes nothing here: only several workers replace one another, see --workers"
+
 log = structlog.get_logger()
 
 
@@ -295,6 +297,8 @@ async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, end)
+    hangup = partial(log.warning, HANGUP) if parent is None else lambda: None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup)
     if parent:
         parent.when_gone = end
     with suppress(asyncio.CancelledError):

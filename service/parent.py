@@ -42,6 +42,7 @@ class Parent:
         self.when_gone: Callable[[], None] = lambda: None
         self._data_dir = data_dir
         self._asked: list[asyncio.Future[str]] = []
+        self._up = False
         self._gone = False
         self._task: asyncio.Task[None] | None = None
 
@@ -67,6 +68,8 @@ class Parent:
         os.close(self._lock)
 
     def tell_up(self) -> None:
+        """From here on this worker's figures mean something."""
+        self._up = True
         self._tell(Up())
 
     async def metrics(self) -> str:
@@ -84,7 +87,7 @@ class Parent:
                 async with asyncio.timeout(TELL_S):
                     line = await self._reader.readline()
             except TimeoutError:
-                if not self._writer.transport.get_write_buffer_size():
+                if self._up and not self._writer.transport.get_write_buffer_size():
                     self._tell(Told(figures()))
                 continue
             except OSError:

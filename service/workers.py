@@ -139,8 +139,12 @@ class Workers:
 
     async def _live(self, worker: Worker) -> int:
         """Hear a worker until it ends; its return code."""
-        async for message in worker.messages():
-            self._hear(worker, message)
+        try:
+            async for message in worker.messages():
+                self._hear(worker, message)
+        except Exception:  # it may be of another version
+            log.exception("a worker is not understood, ending it", worker=worker.pid)
+            worker.kill()
         code = await worker.ended()
         worker.told.set()
         self._tally.end(worker.pid)

@@ -6,6 +6,7 @@ stderr, without a stack, and ends at once.
 
 from __future__ import annotations
 
+import signal
 import socket
 import stat
 import tempfile
@@ -229,6 +230,16 @@ def test_the_admin_token_is_shown_once(place: Path, valkey: Server) -> None:
         assert (second.printed, token in second.errors) == ("", False)
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_hangup_ends_nothing(place: Path) -> None:
+    """As of a terminal that is closed; one process has nobody to replace it, and says so."""
+    with serving(DATA_DIR=str(place)) as service:
+        service.site()
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: "a hangup changes nothing here" in service.errors, 5)
+
+        assert service.hit()["counted"] is True
 
 
 # -- ending

@@ -21,12 +21,14 @@ from service.ledger import Ledger
 from service.values import Address
 
 CHANGES = {
-    "  local known_epoch, last, rejected = ledger_of(tag, producer)\n  local again =": (
-        "  local known_epoch, last, rejected = epoch, seq - 1, ''\n  local again ="
+    "{entry_key(batch.tag, batch.producer)}": "{}",
+    "    keys[n + 1] =": "    keys[n] =",
+    "batch.found[n + 1])": "batch.found[n])",
+    "  local entry = entry_of(batch.tag, batch.producer, batch.found and batch.found[1])\n": (
+        "  local entry = {epoch = epoch, seq = seq - 1, rejected = ''}\n"
     ),
-    "    write_ledger(tag, producer, epoch, seq, rejected, now)\n    for n, site": (
-        "    for n, site"
-    ),
+    "  touch_ledger(entry, batch.now)\n  for": "  for",
+    "{batch.entry.key, packed_entry(batch.entry)}, 2": "{}, 0",
 }
 
 

@@ -11,9 +11,9 @@
 --   <tag>:sites               hash  site -> settings (JSON); `#` -> version, raised by every change
 --   <tag>:generations         hash  site -> current generation; site:n -> "undone"
 --   <tag>:operations:<site>   hash  operation id -> kind:generation:instant       30 days
---   <tag>:ledger              hash  producer -> epoch:seq:day of its last batch, and :numbers of
---                                   rejected ones behind the last 256             400 days;
---                                   `#` -> the installation
+--   <tag>:ledger:<producer>   string epoch, seq and day of its last batch, and the rejected ones
+--                                   among the last 256, packed: see ENTRY         400 days
+--   <tag>:ledger              hash  producer -> that day; `#` -> the installation
 --
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
@@ -75,6 +75,10 @@ local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
 local CHANGES = 36 -- at CHANGES + n: of a sketch, since the visitors were read from it
 local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may be `left`, it runs
 local PACKED = 49 -- all of them as they lie in the store
+
+-- Of a producer's entry in the ledger: epoch, seq, day; behind them are the numbers of batches that
+-- were rejected, each with a colon before it.
+local ENTRY = '<ddd'
 
 -- What is used all the time: a global costs a search in two tables each time.
 local call, max, min, sub, pack, unpack_from, unpack_list
@@ -146,19 +150,17 @@ local function blank_state()
   return state
 end
 
-local function load_state(base)
-  local packed = call('GET', base .. 'running')
+-- `packed`: as MGET has found it, which finds nothing where GET raises an error for a wrong type.
+local function load_state(base, packed)
+  packed = packed or call('GET', base .. 'running')
   local state = packed and {unpack_from(STATE, packed)} or blank_state()
   state[PACKED] = packed
   return state
 end
 
 local function save_state(base, state)
-  local packed = pack(STATE, unpack_list(state))
-  if packed ~= state[PACKED] then
-    call('SET', base .. 'running', packed)
-    state[PACKED] = packed
-  end
+  state[PACKED] = pack(STATE, unpack_list(state))
+  call('SET', base .. 'running', state[PACKED])
 end
 
 local function set_period(state, n, label, p, v, u)
@@ -195,32 +197,59 @@ end
 
 ------------------------------------------------------------------------------------------ ledger
 
--- The epoch and seq of a producer's last batch here, and which it was that were rejected; of one
--- that is unknown 0 and 0.
-local function ledger_of(tag, producer)
-  local entry = call('HGET', tag .. ':ledger', producer)
-  local epoch, seq, rejected = string.match(entry or '0:0:0', '^(%d+):(%d+):%d+:?(.*)$')
-  return tonumber(epoch), tonumber(seq), rejected
+local function entry_key(tag, producer)
+  return tag .. ':ledger:' .. producer
 end
 
-local function write_ledger(tag, producer, epoch, seq, rejected, now)
-  local entry = string.format('%d:%d:%d', epoch, seq, math.floor(now / DAY_MS))
+-- A producer's entry: the epoch and seq of its last batch here, the day of that, and which batches
+-- were rejected; of one that is unknown zeros. `packed`: see load_state.
+local function entry_of(tag, producer, packed)
+  local key = entry_key(tag, producer)
+  packed = packed or call('GET', key) or pack(ENTRY, 0, 0, 0)
+  local epoch, seq, day, rejected = unpack_from(ENTRY, packed)
+  return {
+    tag = tag, producer = producer, key = key,
+    epoch = epoch, seq = seq, day = day, rejected = sub(packed, rejected),
+  }
+end
+
+-- Notes the day that a producer was last here.
+local function touch_ledger(entry, now)
+  local today = math.floor(now / DAY_MS)
+  if today ~= entry.day then
+    call('HSET', entry.tag .. ':ledger', entry.producer, today)
+    entry.day = today
+  end
+end
+
+local function remembered(rejected, seq)
+  local kept = ''
   for number in string.gmatch(rejected, '%d+') do
     if tonumber(number) > seq - REMEMBERED then
-      entry = entry .. ':' .. number
+      kept = kept .. ':' .. number
     end
   end
-  call('HSET', tag .. ':ledger', producer, entry)
+  return kept
 end
 
-local function was_rejected(rejected, seq)
-  return string.find(':' .. rejected .. ':', ':' .. whole(seq) .. ':', 1, true)
+local function packed_entry(entry)
+  local head, rejected = pack(ENTRY, entry.epoch, entry.seq, entry.day), entry.rejected
+  return rejected == '' and head or head .. remembered(rejected, entry.seq)
+end
+
+local function write_entry(entry, now)
+  touch_ledger(entry, now)
+  call('SET', entry.key, packed_entry(entry))
+end
+
+local function was_rejected(entry, seq)
+  return string.find(entry.rejected .. ':', ':' .. whole(seq) .. ':', 1, true)
 end
 
 local function prune_ledger(tag, now)
-  for producer, entry in pairs(read_hash(tag .. ':ledger')) do
-    local day = tonumber(string.match(entry, '^%d+:%d+:(%d+)') or nil)
-    if day and day < now / DAY_MS - LEDGER_DAYS then
+  for producer, day in pairs(read_hash(tag .. ':ledger')) do
+    if producer ~= '#' and tonumber(day) < now / DAY_MS - LEDGER_DAYS then
+      call('UNLINK', entry_key(tag, producer))
       call('HDEL', tag .. ':ledger', producer)
     end
   end
@@ -903,17 +932,28 @@ local function unpack_batch(packed, ids)
   return parts, newest
 end
 
+-- Unpacks a batch, and reads its producer's entry and the states that its hits were accepted under
+-- by one command: each command costs more than what it does.
+local function read_batch(batch, packed)
+  local keys = {entry_key(batch.tag, batch.producer)}
+  batch.parts, batch.newest = unpack_batch(packed, batch.ids)
+  for n, part in ipairs(batch.parts) do
+    part.base = base_of(batch.tag, part.site, part.generation)
+    keys[n + 1] = part.base .. 'running'
+  end
+  batch.found = call('MGET', unpack_list(keys))
+end
+
 -- redis.call raises tables, Lua raises strings.
 local function reason_of(problem)
   return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
 end
 
--- Parts that count into the same share its state.
-local function enter(part, batch, generation)
-  local base = base_of(batch.tag, part.site, generation)
+-- Parts that count into the same share its state; `packed`: see load_state.
+local function enter(part, batch, base, packed)
   local state = batch.states[base]
   if not state then
-    state = load_state(base)
+    state = load_state(base, packed)
     batch.states[base] = state
   end
   part.base, part.state = base, state
@@ -921,11 +961,11 @@ end
 
 -- Finds out what a part counts into: the generation that its hits were accepted under if that one
 -- runs still, as its state tells.
-local function find_base(part, batch)
-  enter(part, batch, part.generation)
+local function find_base(part, batch, packed)
+  enter(part, batch, part.base, packed)
   if part.state[CURRENT] == 0 then
     local counted, current = generations_of(batch.tag, part.site, part.generation)
-    enter(part, batch, counted)
+    enter(part, batch, base_of(batch.tag, part.site, counted))
     part.current = current ~= counted and base_of(batch.tag, part.site, current)
   end
 end
@@ -946,8 +986,20 @@ local function count_part(part, batch)
   keep_previous(part)
 end
 
+-- Writes the producer's entry and the states of all that was counted into, by one command too.
+local function write_batch(batch)
+  local written, n = {batch.entry.key, packed_entry(batch.entry)}, 2
+  for base, state in pairs(batch.states) do
+    local packed = pack(STATE, unpack_list(state))
+    if packed ~= state[PACKED] then
+      written[n + 1], written[n + 2], n = base .. 'running', packed, n + 2
+      state[PACKED] = packed
+    end
+  end
+  call('MSET', unpack_list(written))
+end
+
 local function answer_part(part, batch)
-  save_state(part.base, part.state)
   if part.current then
     return counts_at(part.current, part, batch.now)
   end
@@ -957,33 +1009,33 @@ end
 -- Counts a batch; answers why not, and then nothing was written. May raise an error. What a day's
 -- first hit makes is probed before the first write, and everything is for a while after a batch was
 -- rejected: a key of a wrong type stops a batch whole.
-local function count_batch(batch, packed)
-  local parts, newest = unpack_batch(packed, batch.ids)
-  if newest > batch.now + AHEAD_MS then
-    return 'EARLY ' .. whole(batch.now) .. ' ' .. whole(newest - AHEAD_MS)
+local function count_batch(batch)
+  local parts, entry = batch.parts, batch.entry
+  if batch.newest > batch.now + AHEAD_MS then
+    return 'EARLY ' .. whole(batch.now) .. ' ' .. whole(batch.newest - AHEAD_MS)
   end
-  for _, part in ipairs(parts) do
-    find_base(part, batch)
-    if batch.rejected ~= '' or part.labels[DAY] ~= part.state[DAY] then
+  for n, part in ipairs(parts) do
+    find_base(part, batch, batch.found[n + 1])
+    if entry.rejected ~= '' or part.labels[DAY] ~= part.state[DAY] then
       probe_part(part)
     end
   end
-  write_ledger(batch.tag, batch.producer, batch.epoch, batch.seq, batch.rejected, batch.now)
+  touch_ledger(entry, batch.now)
   for _, part in ipairs(parts) do
     count_part(part, batch)
   end
+  entry.seq = batch.seq
+  write_batch(batch)
   for n, part in ipairs(parts) do
     batch.counts[n] = answer_part(part, batch)
   end
 end
 
 -- Answers for a batch that was counted before.
-local function look_again(batch, packed)
-  local tag, parts = batch.tag, unpack_batch(packed, batch.ids)
-  -- so that a WAIT behind it counts
-  write_ledger(tag, batch.producer, batch.epoch, batch.last, batch.rejected, batch.now)
-  for n, part in ipairs(parts) do
-    local base = current_base(tag, part.site) or base_of(tag, part.site, part.generation)
+local function look_again(batch)
+  write_entry(batch.entry, batch.now) -- so that a WAIT behind it counts
+  for n, part in ipairs(batch.parts) do
+    local base = current_base(batch.tag, part.site) or part.base
     batch.counts[n] = counts_at(base, part, batch.now)
   end
 end
@@ -995,26 +1047,31 @@ end
 -- what became of each hit with a visitor (PLAIN, NEW or HELD, one behind the other), hits held
 -- because a site's set is full, 1 for DUP, counts of the first part's site, of the second's ...}.
 local function record(keys, args)
-  local tag, producer, now = keys[1], args[1], store_time()
-  local epoch, seq = tonumber(args[2]), tonumber(args[3])
-  local known_epoch, last, rejected = ledger_of(tag, producer)
-  local again = seq <= last
-  if known_epoch > epoch then
-    return redis.error_reply('FENCED ' .. whole(known_epoch))
-  elseif seq > last + 1 or known_epoch < epoch then -- or the store has lost that epoch's beginning
-    return redis.error_reply('GAP ' .. whole(last))
-  elseif again and was_rejected(rejected, seq) then
+  local epoch, seq, now = tonumber(args[2]), tonumber(args[3]), store_time()
+  local batch = {
+    tag = keys[1], producer = args[1], seq = seq, now = now, ids = args[5], parts = false,
+    newest = 0, found = false, entry = false, cursor = 1, states = {}, marks = {}, full = 0,
+    counts = {},
+  }
+  local well, problem = pcall(read_batch, batch, args[4])
+  local entry = entry_of(batch.tag, batch.producer, batch.found and batch.found[1])
+  local again = seq <= entry.seq
+  if entry.epoch > epoch then
+    return redis.error_reply('FENCED ' .. whole(entry.epoch))
+  elseif seq > entry.seq + 1 or entry.epoch < epoch then -- or the store has lost its beginning
+    return redis.error_reply('GAP ' .. whole(entry.seq))
+  elseif again and was_rejected(entry, seq) then
     return redis.error_reply('REJECTED and so it was before')
   end
 
-  local batch = {
-    tag = tag, producer = producer, epoch = epoch, seq = seq, last = last, rejected = rejected,
-    now = now, ids = args[5], cursor = 1, states = {}, marks = {}, full = 0, counts = {},
-  }
-  local well, problem = pcall(again and look_again or count_batch, batch, args[4])
+  batch.entry = entry
+  if well then
+    well, problem = pcall(again and look_again or count_batch, batch)
+  end
   if not well then
     if not again then
-      write_ledger(tag, producer, epoch, seq, rejected .. ':' .. whole(seq), now)
+      entry.seq, entry.rejected = seq, entry.rejected .. ':' .. whole(seq)
+      write_entry(entry, now)
     end
     return redis.error_reply('REJECTED ' .. reason_of(problem))
   elseif problem then
@@ -1027,30 +1084,28 @@ end
 -- batch here. FENCED, with the epoch in force, for one that is not later. With a seq it goes on in
 -- this epoch, and passes a hole: batches up to that one are given up.
 local function open(keys, args)
-  local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
-  local known_epoch, last, rejected = ledger_of(tag, producer)
-  local passed = tonumber(args[3])
-  if known_epoch > epoch or known_epoch == epoch and not passed then
-    return redis.error_reply('FENCED ' .. whole(known_epoch))
+  local epoch, passed, now = tonumber(args[2]), tonumber(args[3]), store_time()
+  local entry = entry_of(keys[1], args[1])
+  if entry.epoch > epoch or entry.epoch == epoch and not passed then
+    return redis.error_reply('FENCED ' .. whole(entry.epoch))
   end
-  prune_ledger(tag, now)
-  last = max(last, passed or 0)
-  write_ledger(tag, producer, epoch, last, rejected, now)
-  return last
+  prune_ledger(keys[1], now)
+  entry.epoch, entry.seq = epoch, max(entry.seq, passed or 0)
+  write_entry(entry, now)
+  return entry.seq
 end
 
 -- last_seq(tag; producer, epoch) answers the seq of the producer's last batch here, and notes that
 -- the producer lives.
 local function last_seq(keys, args)
-  local tag, producer, epoch, now = keys[1], args[1], tonumber(args[2]), store_time()
-  local known_epoch, last, rejected = ledger_of(tag, producer)
-  if known_epoch > epoch then
-    return redis.error_reply('FENCED ' .. whole(known_epoch))
+  local epoch, entry = tonumber(args[2]), entry_of(keys[1], args[1])
+  if entry.epoch > epoch then
+    return redis.error_reply('FENCED ' .. whole(entry.epoch))
   end
-  if known_epoch == epoch then
-    write_ledger(tag, producer, epoch, last, rejected, now)
+  if entry.epoch == epoch then
+    write_entry(entry, store_time())
   end
-  return last
+  return entry.seq
 end
 
 -- counts(tag; msgpack {site, online_window, view, paths or nil}) answers {now, counts}.
@@ -1258,6 +1313,8 @@ local function rehearse(keys)
   local text = tag .. 'text'
   call('GET', text)
   call('SET', text, 'a')
+  call('MGET', text, text)
+  call('MSET', text, 'a', text, 'a')
   call('ZADD', zset, 'GT', 1, 'a')
   call('ZADD', zset, 'XX', 'INCR', 1, 'a')
   call('ZINCRBY', zset, 1, 'a')

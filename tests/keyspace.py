@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Self
@@ -9,6 +10,12 @@ from typing import Any, Self
 from redis.asyncio import Redis
 
 State = dict[bytes, bytes]
+
+
+def last_batch(entry: bytes) -> tuple[int, int]:
+    """Epoch and number of a producer's last batch, by its entry in the ledger."""
+    epoch, seq, _day = struct.unpack_from("<3d", entry)
+    return int(epoch), int(seq)
 
 
 class Keyspace:
@@ -36,9 +43,11 @@ class Keyspace:
 
     async def ledger(self) -> dict[str, tuple[int, int]]:
         """Epoch and number of each producer's last batch."""
-        found: Any = await self._redis.hgetall(f"{self._tag}:ledger")
-        entries = {name.decode(): entry.split(b":") for name, entry in found.items()}
-        return {name: (int(of[0]), int(of[1])) for name, of in entries.items() if name != "#"}
+        key = f"{self._tag}:ledger"
+        known: Any = await self._redis.hkeys(key)
+        producers = [name.decode() for name in known if name != b"#"]
+        entries: Any = await self._redis.mget([key, *(f"{key}:{name}" for name in producers)])
+        return dict(zip(producers, map(last_batch, entries[1:]), strict=True))
 
     async def dump(self) -> State:
         keys: Any = await self._redis.keys(f"{self._tag}:*")

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,16 @@ from loadtests.bench.requests import ADDRESS
 from loadtests.bench.rows import figure, ratio
 from loadtests.bench.servers import Server, service
 from loadtests.bench.verify import verify
+from loadtests.without import without_ledger
+from service import functions
+from service.ledger import Ledger
+from tests.counting import at, counting
+from tests.keyspace import last_batch
 from tests.processes import until
+from tests.servers import Server as Store
 from tests.tools import need
+
+NOON = at("2026-03-10 12:00")
 
 pytestmark = pytest.mark.xdist_group("bench")
 
@@ -33,6 +42,24 @@ pytestmark = pytest.mark.xdist_group("bench")
 def _tools() -> None:
     for tool in ("nginx", "wrk"):
         need(tool)
+
+
+async def test_without_the_ledger_the_same_batch_counts_again(
+    valkey: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a benchmark takes out of counter.lua is there, and gone then."""
+    monkeypatch.setattr(functions, "library", functions.library)
+    monkeypatch.setattr(Ledger, "commit", Ledger.commit)
+    without_ledger()
+    async with counting(valkey.url) as counted:
+        batch = counted.seal(counted.hit(1, NOON))
+        for _ in range(2):
+            await counted.ledger.commit([batch])
+        counts = await counted.counts(NOON)
+        entry: Any = await counted.client.get(f"{counted.tag}:ledger:{counted.ledger._producer.id}")
+
+    assert counts.total.pageviews == 2
+    assert last_batch(entry) == (1, 0)
 
 
 async def bench(*arguments: str) -> tuple[int | None, str]:

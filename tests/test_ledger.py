@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from service.producer import Producer, producer_of
 from service.refusals import Fenced, Rejected
 from service.segment import HEADER, record_at
 from service.store import Store
-from tests.counting import Counted, at, counting, make_site
+from tests.counting import Counted, at, counting, make_site, open_store
+from tests.keyspace import last_batch
 from tests.servers import Server, run_server, server_binaries
 from tests.services import namespace
 
@@ -293,15 +296,32 @@ async def test_a_store_that_lost_our_epoch_is_opened_again(store_server: Server)
     """As after a failover that lost the opening: the epoch is begun anew, and the hit counts."""
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
-        ledger = f"{counted.tag}:ledger"
         producer = counted.ledger._producer
-        await counted.client.hset(ledger, producer.id, f"{producer.epoch - 1}:1:0")
+        entry = f"{counted.tag}:ledger:{producer.id}"
+        await counted.client.set(entry, struct.pack("<3d", producer.epoch - 1, 1, 0))
         await counted.view(2, NOON)
-        entry = await counted.client.hget(ledger, producer.id)
+        written: Any = await counted.client.get(entry)
         counts = await counted.counts(NOON)
 
-    assert str(entry).startswith(f"b'{producer.epoch}:2:")
+    assert last_batch(written) == (producer.epoch, 2)
     assert counts.total == Numbers(2, 2, 2)
+
+
+async def test_a_producer_that_is_gone_is_forgotten(store_server: Server) -> None:
+    """Whoever opens an epoch removes those whose last day is more than 400 days ago."""
+    async with counting(store_server.url) as counted:
+        index, today = f"{counted.tag}:ledger", int(time.time() // 86_400)
+        for name, day in (("gone", today - 401), ("quiet", today - 399)):
+            await counted.client.hset(index, name, str(day))
+            await counted.client.set(f"{index}:{name}", struct.pack("<3d", 1, 1, day))
+        async with open_store(store_server.url, counted.namespace) as other:
+            ours = {counted.ledger._producer.id, other._producer.id}
+            known: list[Any] = await counted.client.hkeys(index)
+            entries: list[Any] = await counted.client.keys(f"{index}:*")
+
+    left = {"quiet", *ours}
+    assert {name.decode() for name in known} == {"#", *left}
+    assert {key.decode() for key in entries} == {f"{index}:{name}" for name in left}
 
 
 async def test_a_repair_and_a_flush_do_not_meet(store_server: Server) -> None:
@@ -392,6 +412,20 @@ async def test_a_foreign_key_stops_a_batch_whole(store_server: Server, name: str
     assert name.partition(":")[2] in str(refused[0])
     assert left == [f"{counted.tag}:portal:1:running".encode()]
     assert counts.total == Numbers(1, 1, 1)
+
+
+async def test_a_foreign_state_is_left_as_it_is(store_server: Server) -> None:
+    """It is not taken for that of a new site, though the command that reads it finds nothing."""
+    async with counting(store_server.url) as counted:
+        key = f"{counted.tag}:portal:1:running"
+        await counted.client.delete(key)
+        await counted.client.rpush(key, "foreign")
+        refused = await counted.commit(counted.hit(1, NOON))
+        left: list[Any] = await counted.client.lrange(key, 0, -1)
+
+    assert isinstance(refused, Rejected)
+    assert "WRONGTYPE" in str(refused)
+    assert left == [b"foreign"]
 
 
 async def test_a_key_that_turns_foreign_harms_one_batch_at_most(store_server: Server) -> None:

@@ -253,7 +253,8 @@ async def test_a_partition_that_is_stuck_delays_no_other(
     monkeypatch.setattr("service.recorder.WAIT_S", 20)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         other = await make_site(counted.ledger, "other")
-        now, ledger = counted.clock.now(), f"{counted.tag}:ledger"
+        now = counted.clock.now()
+        ledger = f"{counted.tag}:ledger:{counted.ledger._producer.id}"
         ours = await counted.client.dump(ledger)
         await counted.client.delete(ledger)
         await counted.client.rpush(ledger, "foreign")

@@ -175,7 +175,7 @@ class _Part:
             settings.online_window * 1000,
             settings.visit_timeout * 1000,
             settings.max_pages,
-            *self._site.calendar.periods(now),
+            "".join(self._site.calendar.periods(now)),
             list(self._asking) or None,
             self._day,
             self._week,

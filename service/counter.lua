@@ -67,14 +67,15 @@ local DAY, WEEK, MONTH, YEAR, TOTAL = 1, 3, 5, 7, 8 -- those that run; the total
 -- with every batch, and as fields of a hash that cost four times as much. It begins with the labels
 -- of the periods, of one that does not run as far as it was asked for. Then come the week that the
 -- running day was started with, and pageviews, visits and visitors of each period.
-local STATE = '<c10c10c10c10c7c7c4c10' .. 'dddddddddddddddddddddddd' .. 'dddddddddddddddd'
+local VIEW, VIEW_TO = '<c10c10c10c10c7c7c4', 58 -- the labels of all periods, as of an instant
+local STATE = VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'dddddddddddddddd'
 local SHOWN_FROM, SHOWN_TO = 69, 292 -- in it, the numbers up to PEAK_AT
 local BEGAN = 8
 local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
 local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
 local CHANGES = 36 -- at CHANGES + n: of a sketch, since the visitors were read from it
 local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may be `left`, it runs
-local PACKED = 49 -- all of them as they lie in the store
+local PACKED = 49 -- all of them as they lie in the store; false: but for some of the labels
 
 -- Of a producer's entry in the ledger: epoch, seq, day; behind them are the numbers of batches that
 -- were rejected, each with a colon before it.
@@ -158,6 +159,15 @@ local function load_state(base, packed)
   return state
 end
 
+local function labels_in(view)
+  return {unpack_from(VIEW, view)}
+end
+
+-- Whether the state has all periods of a view.
+local function is_kept(state, view)
+  return state[PACKED] and sub(state[PACKED], 1, VIEW_TO) == view
+end
+
 local function save_state(base, state)
   state[PACKED] = pack(STATE, unpack_list(state))
   call('SET', base .. 'running', state[PACKED])
@@ -166,7 +176,7 @@ end
 local function set_period(state, n, label, p, v, u)
   local i = NUMBERS + 3 * n
   state[n], state[i], state[i + 1], state[i + 2] = label, p, v, u
-  state[CHANGES + n] = 0
+  state[CHANGES + n], state[PACKED] = 0, false
 end
 
 local function begin_generation(base, now)
@@ -354,29 +364,29 @@ end
 -- Brings the sets of visitors up to date with a part's hits. Answers how many visits began and
 -- who is to be added to the sketches.
 local function attend(part, batch)
-  local key, number, scores, visitors = part.base .. 'seen', part.visitors, {}, {}
+  local key, number, scores = part.base .. 'seen', part.visitors, {}
   local members = {unpack_from(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
   local last, strangers = last_of(key, members)
   local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0
   local visits, newest, counted, left = play(part, last, room, batch)
+  if next(left) or part.state[LEFT] == 1 then
+    take_leave(part, members, last, counted, left)
+  end
   local n = 0
-  for m = 1, number do
+  for m = 1, number do -- `members` loses whom no hit counted
+    local member = members[m]
+    members[m] = nil
     if counted[m] then
       n = n + 1
-      scores[2 * n - 1] = last[m]
-      scores[2 * n] = members[m]
-      visitors[n] = members[m]
+      scores[2 * n - 1], scores[2 * n], members[n] = last[m], member, member
     end
   end
   if n > 0 then
     call('ZADD', key, unpack_list(scores))
   end
-  if next(left) or part.state[LEFT] == 1 then
-    take_leave(part, members, last, counted, left)
-  end
   trim(part, newest)
-  return visits, visitors
+  return visits, members
 end
 
 ------------------------------------------------------------------------------------------- periods
@@ -488,7 +498,7 @@ end
 -- Has the numbers of the period before the running one read anew.
 local function forget_previous(state, n)
   if n ~= YEAR then
-    state[n + 1] = NEVER[n]
+    state[n + 1], state[PACKED] = NEVER[n], false
   end
 end
 
@@ -588,7 +598,7 @@ end
 
 -- Looks at every key that counting a part and reading the counts touches.
 local function probe_part(part)
-  local base, labels = part.base, part.labels
+  local base, labels, view = part.base, part.labels, labels_in(part.view)
   for _, name in ipairs({'seen', 'left', 'pages', 'index'}) do
     expect(base .. name, 'zset')
   end
@@ -596,7 +606,7 @@ local function probe_part(part)
     expect_period(base, KINDS[n], labels[n])
     expect_period(base, KINDS[n], part.state[n])
     if n ~= YEAR then
-      expect_period(base, KINDS[n], part.view[n + 1])
+      expect_period(base, KINDS[n], view[n + 1])
     end
   end
   expect_sketch(base .. 'visitors:total')
@@ -651,7 +661,11 @@ end
 -- The previous periods seldom change: while counting they are kept where the running ones are. Not
 -- so a period that runs still, since another worker counts into it.
 local function keep_previous(part)
-  local state, view = part.state, part.view
+  local state = part.state
+  if is_kept(state, part.view) then
+    return
+  end
+  local view = labels_in(part.view)
   for n = DAY + 1, MONTH + 1, 2 do
     local label = view[n]
     if label ~= state[n] and label ~= state[n - 1] then
@@ -677,23 +691,15 @@ local function add_seeds(base, view, counts)
   end
 end
 
-local function are_kept(state, view)
-  for n = DAY, YEAR do
-    if view[n] ~= state[n] then
-      return false
-    end
-  end
-  return true
-end
-
 -- `view` has the labels of the periods as of now. Answers packed numbers: how many are online; how
 -- many seeds there are; pageviews, visits and visitors of each period, with what an admin added and
 -- never below 0; since, last hit, peak, its instant; of each seed the numbers of its period and its
 -- metric, and the amount; pageviews of the paths. As a rule most of it lies in the packed state.
 local function counts_of(base, state, view, online, paths)
-  if state[SEEDED] == 0 and not paths and are_kept(state, view) then
+  if state[SEEDED] == 0 and not paths and is_kept(state, view) then
     return pack('<dd', online, 0) .. sub(state[PACKED], SHOWN_FROM, SHOWN_TO)
   end
+  view = labels_in(view)
   local counts = {online, 0, unpack_list(state, NUMBERS + 3, PEAK_AT)}
   for n = DAY, YEAR do
     local i = 3 * n
@@ -893,19 +899,18 @@ end
 
 ----------------------------------------------------------------------------------------- functions
 
-local PART_FIELDS = 23
+local PART_FIELDS = 17
 
 -- A part is what a batch holds of one site and one day.
-local function part_named(packed)
+local function part_named(
+  ended, site, generation, window, timeout, max_pages, view, asked, day, week, pageviews, newest,
+  paths, views, drops, visitors, runs, whose
+)
   return {
-    site = packed[2], generation = packed[3], window = packed[4], timeout = packed[5],
-    max_pages = packed[6],
-    view = {
-      packed[7], packed[8], packed[9], packed[10], packed[11], packed[12], packed[13],
-    },
-    asked = packed[14], labels = labels_of(packed[15], packed[16]), pageviews = packed[17],
-    newest = packed[18], paths = packed[19], views = packed[20], drops = packed[21],
-    visitors = packed[22], runs = packed[23], whose = packed[24], ended = packed[1],
+    ended = ended, site = site, generation = generation, window = window, timeout = timeout,
+    max_pages = max_pages, view = view, asked = asked, labels = labels_of(day, week),
+    pageviews = pageviews, newest = newest, paths = paths, views = views, drops = drops,
+    visitors = visitors, runs = runs, whose = whose,
     base = false, state = false, current = false, online = 0, -- as will be found
   }
 end
@@ -923,7 +928,7 @@ end
 local function unpack_batch(packed, ids)
   local parts, newest, visitors, at = {}, 0, 0, 3
   repeat
-    local part = part_named({cmsgpack.unpack_limit(packed, PART_FIELDS, at)})
+    local part = part_named(cmsgpack.unpack_limit(packed, PART_FIELDS, at))
     check_hits(part)
     parts[#parts + 1], newest = part, max(newest, part.newest)
     visitors, at = visitors + part.visitors, part.ended

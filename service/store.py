@@ -193,7 +193,7 @@ class Store:
 
     async def counts(self, site: Site, now: int, paths: Sequence[str] = ()) -> Counts:
         window = site.settings.online_window * 1000
-        request = [site.id, window, site.calendar.periods(now), list(paths)]
+        request = [site.id, window, "".join(site.calendar.periods(now)), list(paths)]
         tag, packed = self._tags[site.partition], msgspec.msgpack.encode(request)
         sent = self._clock.local()
         store_time, counts = await self._functions.read("counts", tag, packed)

@@ -40,13 +40,7 @@ class Part(msgspec.Struct, array_like=True):
     window: int
     timeout: int
     max_pages: int
-    today: str
-    yesterday: str
-    running_week: str
-    last_week: str
-    month: str
-    last_month: str
-    year: str
+    view: str
     asked: list[str] | None
     day: str
     week: str

@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     health.add_argument("--ready", action="store_true", help="ask whether it can count")
     config = command(commands, "config", show_config, "show the settings in force")
     config.add_argument("--markdown", action="store_true", help="all settings as a table")
+    snippet = named(commands, "snippet", show_snippet, "the lines to put into a page")
+    snippet.add_argument("--url", help="the service's address as pages see it")
+    snippet.add_argument("--lang", default="", help="languages of the block, such as vi,en")
+    snippet.add_argument("--count-only", action="store_true", help="count, and show nothing")
+    snippet.add_argument("--pin", action="store_true", help="this version only, with its hash")
     spool = commands.add_parser(
         "spool", help="look at hits that wait for the store"
     ).add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -160,6 +165,26 @@ def show_config(options: argparse.Namespace, settings: Settings) -> int:
         return 0
     for name, value in settings.shown().items():
         print(f"{name}={value}")
+    return 0
+
+
+def show_snippet(options: argparse.Namespace, settings: Settings) -> int:
+    from service.web import languages, scripts
+
+    asked = [tag for tag in options.lang.split(",") if tag]
+    if unknown := [tag for tag in asked if tag not in languages.LANGUAGES]:
+        known = " ".join(languages.LANGUAGES)
+        raise CallError(f"{unknown[0]!r} is no language of ours: use any of {known}")
+    if len(asked) > scripts.MOST_LANGUAGES:
+        raise CallError(f"a script brings at most {scripts.MOST_LANGUAGES} languages along")
+    lines = scripts.snippet(
+        options.url or here(settings),
+        options.site,
+        tuple(asked),
+        alone=options.count_only,
+        pinned=options.pin,
+    )
+    print(lines)
     return 0
 
 

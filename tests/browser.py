@@ -8,6 +8,7 @@ complains about, as console line, error or report of the policy, is kept for the
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ CHROMIUM_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
     f"--user-agent={USER_AGENT}",
 ]
 
@@ -64,23 +66,41 @@ class HostPage:
 
     counter: str
     body: str = TWO_LINES
+    head: str = ""
+    css: str = ""
+    lang: str = "vi"
+    frames: str = "'none'"
+    prerenders: str = ""
+    """The address of a page that the browser is asked to render ahead."""
     url: str = ""
     complaints: list[str] = field(default_factory=list)
 
     def policy(self) -> str:
         return (
             f"default-src 'none'; script-src {self.counter}; connect-src {self.counter}; "
-            "base-uri 'none'; form-action 'none'; "
+            f"img-src {self.counter}; style-src 'self'; frame-src {self.frames}; base-uri 'none'; "
+            "form-action 'none'; "
             "require-trusted-types-for 'script'; trusted-types 'none'; report-uri /csp"
         )
 
     async def page(self, request: web.Request) -> web.Response:
         html = (
-            '<!doctype html><html lang="vi"><meta charset="utf-8"><title>host</title>'
+            f'<!doctype html><html lang="{self.lang}"><meta charset="utf-8"><title>host</title>'
+            f'<link rel="stylesheet" href="/page.css">{self.head}'
             f"<h1>Cổng thông tin</h1>{self.body.replace('{counter}', self.counter)}"
         )
         headers = {"Content-Security-Policy": self.policy()}
+        if self.prerenders:
+            headers["Speculation-Rules"] = '"/rules"'
         return web.Response(text=html, content_type="text/html", headers=headers)
+
+    async def rules(self, request: web.Request) -> web.Response:
+        rules = {"prerender": [{"urls": [self.prerenders], "eagerness": "immediate"}]}
+        kind = "application/speculationrules+json"
+        return web.Response(text=json.dumps(rules), content_type=kind)
+
+    async def style(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.css, content_type="text/css")
 
     async def report(self, request: web.Request) -> web.Response:
         self.complaints.append(await request.text())
@@ -93,6 +113,8 @@ async def host_page(counter: str, body: str = TWO_LINES) -> AsyncIterator[HostPa
     app = web.Application()
     app.router.add_post("/csp", host.report)
     app.router.add_get("/favicon.ico", no_content)
+    app.router.add_get("/page.css", host.style)
+    app.router.add_get("/rules", host.rules)
     app.router.add_get("/{path:.*}", host.page)
     async with listening(app) as host.url:
         yield host

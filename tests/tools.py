@@ -39,6 +39,17 @@ def need(tool: str) -> Path:
     pytest.skip(reason)
 
 
+def need_script(name: str) -> Path:
+    """The path of a file of npm's, which `./dev test` and `./dev lint` install."""
+    found = Path(__file__).parents[1] / ".ci/node_modules" / name
+    if not found.exists():
+        reason = f"needs .ci/node_modules/{name}: ./dev lint installs it"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
 def shared_data(name: str) -> Path:
     """The path of a file that lies beside a clone of the repository, not in it."""
     path = SHARED_DATA / name

@@ -60,6 +60,13 @@ async def shields(request: web.Request) -> web.Response:
     return answer(request, panel, body, "application/json")
 
 
+async def how(request: web.Request) -> web.Response:
+    """GET /w/{site}/how.json: how the numbers come about, as sentences."""
+    panel = await panel_of(request, known_site(request), Query(request.query))
+    body = orjson.dumps({"how": frames.how(panel)}).decode()
+    return answer(request, panel, body, "application/json")
+
+
 async def frame(request: web.Request) -> web.Response:
     """GET /w/{site}/frame: the block as a page that the site's own pages may frame."""
     query = Query(request.query)

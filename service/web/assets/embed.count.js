@@ -1,0 +1,148 @@
+// @ts-check
+// Visit Counter: counts that somebody looks at this page.
+//
+//   <script async src="https://count.example.vn/embed.js" data-site="portal"></script>
+//
+// One POST counts a view and brings the numbers back; while the page is looked at it says "here",
+// when it is left "bye". No cookie, no global name, and nothing is kept in the browser unless the
+// page asks for it (data-identity) or the visitor does (#visit-counter-off). Alone it is served as
+// embed.count.js, and before the element as embed.js, by service/web/scripts.py: within a function,
+// without comments, and with short names. The syntax is ES2017, for old browsers that still count.
+
+/** @typedef {Record<string, any>} Counts the service's answer: `online`, `today`, `week` … */
+
+const { dataset: data, src } = /** @type {HTMLScriptElement} */ (
+  document.currentScript || document.body
+);
+const { site } = data;
+const base = new URL(".", src || location.href);
+
+/** Takes the numbers that a view brings. @type {(answer: Promise<Counts>) => void} */
+// biome-ignore lint/style/useConst: the element takes them, where it is there.
+let share = () => {};
+let said = "";
+
+/** Not the same again and again. @param {string} text */
+function say(text) {
+  if (text !== said) console.info(`visit-counter: ${text}`);
+  said = text;
+}
+
+/** The service's answer, empty if it is of no use. @param {string | undefined} site @param {RequestInit} [init] */
+async function ask(site, init) {
+  try {
+    const reply = await fetch(`${base}w/${site}`, init);
+    /** @type {Counts} */
+    const counts = await reply.json();
+    if (reply.ok && counts) return counts;
+    throw counts.detail;
+  } catch (error) {
+    say(`${base}w/${site}: ${error}`);
+    return {};
+  }
+}
+
+/** What this browser keeps, if it keeps anything. @param {string} key @param {string | false} [text] */
+function kept(key, text) {
+  try {
+    if (text) localStorage[key] = text;
+    return localStorage[key];
+  } catch (_) {}
+}
+
+/** A visitor chooses by a link to #visit-counter-off or -on; a file has no host. */
+function whyNot() {
+  const { hash, hostname } = location;
+  const wish = /^#visit-counter-o/.test(hash) && hash;
+  if (/off$/.test(kept("visit-counter", wish))) return "opted out";
+  if (!site) return "data-site";
+  if (data.count === "off") return "data-count";
+  if (self !== top) return "frame";
+  if (/^(localhost|127.*)?$/.test(hostname) && hostname !== base.hostname) return "localhost";
+}
+
+/** Milliseconds between two signs of life; 0 if there are none, -1 until somebody sees the page. */
+let pace = 0;
+let due = 0;
+let timer = 0;
+
+/** @param {"view" | "here" | "bye"} k */
+function send(k) {
+  const key = "visit-counter-id";
+  const v = data.identity && kept(key, kept(key) || `${Math.random()}`);
+  // A text/plain body needs no preflight; keepalive lets "bye" outlive its page.
+  const body = JSON.stringify({ k, p: path, v });
+  return ask(site, { method: "POST", body, keepalive: true, credentials: "omit" });
+}
+
+/** A prerendered page or a tab in the background is no view until somebody sees it. */
+async function view() {
+  pace = -1;
+  if (document.hidden) return;
+  let why = whyNot();
+  if (!why) {
+    pace = 1e5;
+    const answer = send("view");
+    share(answer);
+    const counts = await answer;
+    // A third of the window, so that one lost "here" takes nobody offline.
+    pace = counts.counted ? Math.min(counts.online_window, 86400) * 333 || 1e5 : 0;
+    why = counts.reason;
+    due = 0;
+    beat();
+  }
+  if (why) say(`not counted: ${why}`);
+}
+
+function beat() {
+  clearTimeout(timer);
+  if (pace < 0) view();
+  if (pace <= 0 || document.hidden) return;
+  const now = Date.now();
+  if (now >= due) {
+    if (due) send("here");
+    due = now + pace * (0.8 + 0.4 * Math.random());
+  }
+  timer = setTimeout(beat, due - now);
+}
+
+/** The path, and that of a "#/route". */
+const where = () =>
+  (location.pathname + location.hash.replace(/^#!?(?=\/)|#.*/, "")).replace("//", "/");
+let place = where();
+const { href = "" } = Object(document.querySelector("link[rel=canonical]"));
+let path = data.path || href.replace(/.*?\/\/[^/]*/, "") || place;
+
+/** In a page of one piece another path is another view; a rewritten address is none. @param {any} event */
+function move(event) {
+  if (whyNot()) pace = 0;
+  const next = where();
+  if (next === place) return;
+  path = place = next;
+  if (event.navigationType !== "replace") view();
+}
+
+// ---- start ----
+
+const page = Object(window);
+const mark = Symbol.for(`${base}w/${site}`);
+// A page that got the snippet twice (theme and footer, say) is still one view.
+if (!page[mark]) {
+  page[mark] = view();
+  if (page.navigation) {
+    page.navigation.addEventListener("currententrychange", move);
+  } else {
+    const push = history.pushState;
+    history.pushState = (...state) => {
+      push.apply(history, state);
+      move(state);
+    };
+    addEventListener("popstate", move);
+  }
+  addEventListener("visibilitychange", beat);
+  addEventListener("pagehide", () => {
+    if (pace > 0) send("bye");
+    pace = 0;
+  });
+  addEventListener("pageshow", (event) => event.persisted && view());
+}

@@ -1,0 +1,144 @@
+"""The scripts that pages embed, put together from `assets/`, once each.
+
+Counting is written in one file, showing in another: `embed.count.js` is the first alone, `embed.js`
+both, with the words of some languages. They are served within a function, so that they leave no
+name behind, and as they were written, but for comments, blanks and the length of our own names. A
+script has a version, the hash of its text, by which a page may pin it. Nothing here knows requests.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections import Counter
+from functools import cache, lru_cache
+from hashlib import sha256, sha384
+from html import escape
+from importlib.resources import files
+from itertools import product
+from string import ascii_letters
+from typing import NamedTuple
+
+import orjson
+
+from service.reader import DAYS
+from service.web.counts import PERIODS
+from service.web.languages import FORMATS, LANGUAGES, number
+
+SPOKEN = ("en", "vi")
+"""The languages of a script that is asked for in none."""
+MOST_LANGUAGES = 3
+SAID = (
+    *("direction", "format", "title", "none", "colon", "as_of", "pause", "resume", "how"),
+    *("online", *PERIODS),
+)
+
+START = "// ---- start ----"
+
+# A comment begins a line, or is a type between `/**` and `*/`.
+COMMENT = re.compile(r"^[ \t]*//[^\n]*$|/\*\*.*?\*/\s*", re.M | re.S)
+REGEX = r"/(?![*/ ])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\[\\\n])+/g?"
+NAME = r"[A-Za-z_]\w*"
+TOKEN = re.compile(
+    rf'(?P<quoted>"[^"\n]*"|{REGEX})|`(?P<template>[^`]*)`'
+    rf"|(?P<name>\.?{NAME})|\s*(?P<sign>[=+*?:<>!&|{{}}(),;-]+)\s*"
+)
+GIVEN = re.compile(rf"\b(?:const|let|function) ({NAME})|\(([\w\s,]*)\) (?:=>|{{)")
+KEY = re.compile(rf"[{{,]\s*({NAME}):|{{([\w\s,:=\"]*)}}|\.({NAME})")
+# What our own records hold, but for what others' hold too.
+OWNED = re.compile(rf"@property {{.*?}} \[?(?!(?:title|values|words)\b)({NAME})")
+RULES = re.compile(r"(?<=[{};:,])\s+|\s+(?=[{}])")
+
+
+class Script(NamedTuple):
+    """One text that pages embed."""
+
+    text: str
+
+    @property
+    def version(self) -> str:
+        return sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def integrity(self) -> str:
+        """As a page's `integrity` attribute has it."""
+        return "sha384-" + b64encode(sha384(self.text.encode()).digest()).decode()
+
+
+@cache
+def counting() -> Script:
+    return Script(f"(()=>{{{packed(source('embed.count.js'))}}})();")
+
+
+@lru_cache(maxsize=256)
+def embedding(languages: tuple[str, ...] = SPOKEN) -> Script:
+    """Counting and the element, in some languages: that of the page, else the first."""
+    setup, start = source("embed.count.js").split(START)
+    code = packed(setup + source("embed.element.js") + start)
+    formats = {
+        name: f"{each.grouped_from}{each.digits[0]}{each.group}" for name, each in FORMATS.items()
+    }
+    bundle = {"formats": formats, "words": [words(language) for language in languages]}
+    return Script(f"(bundle=>{{{code}}})({orjson.dumps(bundle).decode()});")
+
+
+def snippet(
+    address: str, site: str, languages: tuple[str, ...] = (), *, alone: bool, pinned: bool
+) -> str:
+    """The lines to put into a page, from the service at an address; `alone` only counts."""
+    script = counting() if alone else embedding(languages or SPOKEN)
+    name = "embed.count" if alone else "embed"
+    version = f".{script.version}" if pinned else ""
+    query = f"?lang={','.join(languages)}" if languages and not alone else ""
+    integrity = f' integrity="{script.integrity}" crossorigin="anonymous"' if pinned else ""
+    source = escape(f"{address.rstrip('/')}/{name}{version}.js{query}")
+    line = f'<script async src="{source}"{integrity} data-site="{escape(site)}"></script>'
+    return line if alone else f"{line}\n<visit-counter></visit-counter>"
+
+
+def words(language: str) -> dict[str, str]:
+    """What the element says in a language."""
+    spoken = LANGUAGES[language]
+    days = spoken.last_days.format(number=number(DAYS, spoken.format))
+    return {
+        "lang": language,
+        **{name: getattr(spoken, name) for name in SAID},
+        "page": spoken.pageviews,
+        "last_days": days,
+    }
+
+
+def source(name: str) -> str:
+    return files("service.web").joinpath("assets", name).read_text("utf-8")
+
+
+def packed(code: str) -> str:
+    """Without comments and needless blanks, and with short names for what is ours alone."""
+    owned, code = _found(OWNED, code), COMMENT.sub("", code)
+    names = Counter(re.findall(NAME, code))
+    ours = sorted(_found(GIVEN, code) - _found(KEY, code) | owned, key=lambda name: -names[name])
+    free = ("".join(some) for size in (1, 2) for some in product(ascii_letters, repeat=size))
+    short = dict(zip(ours, (name for name in free if name not in names), strict=False))
+
+    def pack(token: re.Match[str]) -> str:
+        if token["template"] is not None:
+            inner = re.sub(r"\$\{(.*?)\}", lambda hole: TOKEN.sub(pack, hole[0]), token["template"])
+            return f"`{inner if len(inner.splitlines()) < 2 else RULES.sub('', inner)}`"
+        if token["sign"]:
+            return token["sign"].replace(";}", "}")
+        if token["quoted"]:
+            return token["quoted"]
+        dot = "." * token["name"].startswith(".")
+        name = token["name"].removeprefix(".")
+        return dot + short.get(name, name)
+
+    return TOKEN.sub(pack, code).strip()
+
+
+def _found(names: re.Pattern[str], code: str) -> set[str]:
+    return {
+        name
+        for found in names.finditer(code)
+        for group in found.groups(default="")
+        for name in re.findall(NAME, group)
+    }

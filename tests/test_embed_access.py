@@ -1,0 +1,170 @@
+"""The element for everybody: keyboard, screen readers, no jumps, and a button for what moves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser import TWO_LINES, rows, until
+from tests.embedding import HOW, NO_NUMBERS, PORTAL, Scripted, embedded, equal
+from tests.tools import need_script
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LAYOUTS = ("list", "inline", "table", "digits", "badge", "spark")
+ROOM = "visit-counter:not(:defined) { display: block; min-block-size: %sem }"
+READY = "visit-counter [part=value]"
+
+WATCH = """
+window.moved = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.moved += entry.value;
+}).observe({type: 'layout-shift', buffered: true});
+"""
+
+
+def element(layout: str, more: str = "") -> str:
+    return f'<visit-counter layout="{layout}" {more}></visit-counter>'
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("lang", ["vi", "en", "ar", "km"])
+async def test_axe_finds_nothing(
+    browser: Browser, scripted: Scripted, lang: str, scheme: str
+) -> None:
+    """Every layout, with a pause button and how we count, with and without a theme."""
+    axe = need_script("axe-core/axe.min.js")
+    page = await browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    more = ('live="poll" how', 'theme="auto"', 'site="nowhere" theme="dark"')
+    blocks = "".join(element(layout, each) for layout in LAYOUTS for each in more)
+    body = TWO_LINES.replace("embed.js", f"embed.js?lang={lang}") + f"<main>{blocks}</main>"
+    async with embedded(scripted, body) as host:
+        host.lang = lang
+        host.css = "html { color-scheme: light dark }"
+        await page.goto(host.url)
+        await expect(page.locator(READY).first).not_to_be_empty()
+        await page.evaluate(axe.read_text())
+        found = await page.evaluate("axe.run('main')")
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_nothing_jumps(browser: Browser, scripted: Scripted, layout: str) -> None:
+    """With the room that the docs reserve, all stays where it is, and the script is done soon."""
+    page = await browser.new_page()
+    profiler = await page.context.new_cdp_session(page)
+    await profiler.send("Profiler.enable")
+    await page.add_init_script(WATCH)
+    scripted.open.clear()
+    heads = TWO_LINES.split("<visit")[0]
+    async with embedded(scripted, f"{heads}{element(layout, 'live=poll')}<p>behind</p>") as host:
+        await page.goto(host.url)
+        size = await page.locator("visit-counter").bounding_box()
+        assert size is not None
+        host.css = ROOM % (size["height"] / 16)
+        await profiler.send("Profiler.start")
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter [part=toggle]")).to_be_attached()
+        scripted.open.set()
+        await expect(page.locator(READY).last).not_to_be_empty()
+        await page.wait_for_timeout(100)  # an observer is told after the frame is painted
+        assert await page.evaluate("window.moved") == 0
+        profile = (await profiler.send("Profiler.stop"))["profile"]
+    assert busy_ms(profile) < 50
+
+
+def busy_ms(profile: dict[str, Any]) -> float:
+    """How long our script was at work."""
+    ours = {each["id"] for each in profile["nodes"] if "/embed" in each["callFrame"]["url"]}
+    took = zip(profile["samples"], profile["timeDeltas"], strict=True)
+    return float(sum(us for node, us in took if node in ours)) / 1000
+
+
+async def test_keyboard_reaches_all(browser: Browser, scripted: Scripted) -> None:
+    """Tab goes to the button and to how we count, Enter works them, and focus stays."""
+    page = await browser.new_page()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter live=poll how lang=en>")
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).not_to_be_empty()
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        button = page.get_by_role("button", name="Resume updates")
+        await expect(button).to_be_focused()
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("details p")).to_have_text([HOW])
+
+
+async def test_polling_until_paused(browser: Browser, scripted: Scripted) -> None:
+    """Every 30 s numbers are asked for, while the tab is seen and nobody has paused them."""
+    page = await browser.new_page()
+    await page.clock.install()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter live=auto>")
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).to_have_text("1,891,451")
+        scripted.say(online=82)
+        await page.clock.run_for(37_000)
+        await expect(page.locator(READY).first).to_have_text("82")
+        await page.get_by_role("button").click()
+        scripted.say(online=83)
+        asked = len([each for each in scripted.asked if each.startswith("GET")])
+        await page.clock.run_for(80_000)
+        assert (await rows(page))[0] == "Đang online: 82"
+        assert len([each for each in scripted.asked if each.startswith("GET")]) == asked
+        await page.get_by_role("button").click()
+        await page.clock.run_for(10)
+        await expect(page.locator(READY).first).to_have_text("83")
+
+
+def event(**counts: object) -> bytes:
+    name = counts.pop("event", "message")
+    return f"event: {name}\ndata: {json.dumps(counts)}\n\n".encode()
+
+
+async def test_one_stream_for_all(browser: Browser, scripted: Scripted) -> None:
+    """Two elements share a stream; what is stale is dated, and what is new is not."""
+    page = await browser.new_page()
+    live = "<visit-counter live=sse></visit-counter>"
+    async with embedded(scripted, TWO_LINES.split("<visit")[0] + live * 2) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).to_have_text("1,891,451")
+        scripted.events.put_nowait(event(**json.loads(scripted.text) | {"online": 7}))
+        first = page.locator("visit-counter").first
+        await expect(page.locator("[part=row]").first).to_have_text("Đang online: 7")
+        scripted.events.put_nowait(event(event="stale", as_of=1))
+        await expect(first.locator("[part=note]")).to_contain_text("Số liệu lúc 20")
+        scripted.events.put_nowait(event(**json.loads(scripted.text)))
+        await expect(first.locator("[part=title]")).to_have_text("Thống kê truy cập")
+        assert scripted.asked.count("LIVE portal") == 1
+        scripted.events.put_nowait(b"")
+
+
+async def test_refused_stream_becomes_polls(browser: Browser, scripted: Scripted) -> None:
+    """Whoever is one viewer too many is shown the numbers all the same."""
+    page = await browser.new_page()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter live=sse>")
+    scripted.live_status = 503
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        await until(lambda: equal("LIVE portal" in scripted.asked, True), "a stream")
+        await expect(page.locator(READY).last).to_have_text("1,891,451")
+        assert await rows(page) == PORTAL
+
+
+async def test_dead_service_comes_back(browser: Browser, scripted: Scripted) -> None:
+    """A service that died is asked again, and the numbers come without a reload, uncounted."""
+    page = await browser.new_page()
+    scripted.status = 0
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).to_have_text("–")
+        assert await rows(page) == NO_NUMBERS
+        scripted.status = 200
+        await expect(page.locator(READY).last).to_have_text("1,891,451", timeout=10_000)
+    assert scripted.kinds() == ["view"]
+    assert scripted.asked[-1] == "GET portal"

@@ -1,0 +1,298 @@
+"""What is counted, and how often: each look at a page once, and nothing that is no look."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser import TWO_LINES, listen, rows, until
+from tests.embedding import HIDE, PORTAL, SHOW, Scripted, clean, embedded, equal
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_two_lines_show_four_numbers(browser: Browser, scripted: Scripted) -> None:
+    """One request counts the view and fills the block, also for a service under a base path."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        with clean(page, host):
+            await page.goto(f"{host.url}/gioi-thieu?id=7#top")
+            await expect(page.locator("visit-counter [part=row]").last).to_contain_text("1,891,451")
+            await expect(page.locator("visit-counter [part=title]")).to_have_text(
+                "Thống kê truy cập"
+            )
+            assert await rows(page) == PORTAL
+    assert scripted.hits[0] == {"k": "view", "p": "/gioi-thieu"}
+
+
+async def test_page_that_nobody_sees_is_not_viewed(browser: Browser, scripted: Scripted) -> None:
+    """A view is counted once, when somebody looks at the page."""
+    page = await browser.new_page()
+    await page.add_init_script(HIDE)
+    async with embedded(scripted) as host:
+        await page.goto(host.url, wait_until="networkidle")
+        assert scripted.asked == []
+        await page.evaluate(SHOW)
+        await expect(page.locator("visit-counter")).to_contain_text("1,891,451")
+        await page.evaluate(SHOW)
+        assert scripted.kinds() == ["view"]
+
+
+async def test_page_back_from_the_cache_is_viewed_again(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """Going back to a page that the browser kept is a view, after the bye of leaving it."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        scripted.say(counted=True, online=82)
+        for event in ("pagehide", "pageshow"):
+            await page.evaluate(
+                "name => window.dispatchEvent(new PageTransitionEvent(name, {persisted: true}))",
+                event,
+            )
+        await expect(page.locator("visit-counter")).to_contain_text("Đang online: 82")
+        assert scripted.kinds() == ["view", "bye", "view"]
+
+
+async def test_here_comes_while_the_page_is_looked_at(browser: Browser, scripted: Scripted) -> None:
+    """Every third of the window comes a here; a hidden page is silent, and numbers stand still."""
+    page = await browser.new_page()
+    await page.clock.install()
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        scripted.say(counted=True, online=99)
+        await page.clock.run_for(121_000)
+        await until(lambda: equal(scripted.kinds(), ["view", "here"]), "a first here")
+        await page.evaluate(HIDE)
+        await page.clock.run_for(600_000)
+        assert scripted.kinds() == ["view", "here"]
+        await page.evaluate(SHOW)
+        await page.clock.run_for(10)
+        await until(lambda: equal(scripted.kinds(), ["view", "here", "here"]), "a here on return")
+        assert (await rows(page))[0] == "Đang online: 81"
+
+
+@pytest.mark.parametrize("reason", ["bot", "origin"])
+async def test_uncounted_page_sends_nothing_more(
+    browser: Browser, scripted: Scripted, reason: str
+) -> None:
+    """A view that was dropped shows the numbers, says why in the console, and says no bye."""
+    scripted.say(counted=False, reason=reason)
+    page = await browser.new_page()
+    lines = listen(page)
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await page.goto("about:blank")
+    assert lines == [f"info: visit-counter: not counted: {reason}"]
+    assert scripted.kinds() == ["view"]
+
+
+async def test_leaving_says_bye(browser: Browser, scripted: Scripted) -> None:
+    """Another page in the same tab ends the look at this one."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        await page.goto(f"{host.url}/a")
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await page.goto("about:blank")
+        await until(lambda: equal(scripted.kinds(), ["view", "bye"]), "the bye")
+
+
+async def test_repeated_snippet_is_one_view(browser: Browser, scripted: Scripted) -> None:
+    """A page with the two lines twice, and a block that comes later, asks once."""
+    page = await browser.new_page()
+    async with embedded(scripted, TWO_LINES * 2) as host:
+        with clean(page, host):
+            await page.goto(host.url)
+            await expect(page.locator("visit-counter").last).to_contain_text("1,891,451")
+            await page.evaluate("document.body.append(document.createElement('visit-counter'))")
+            await expect(page.locator("visit-counter").nth(2)).to_contain_text("1,891,451")
+            await page.wait_for_load_state("networkidle")
+            assert scripted.asked == ["POST portal"]
+
+
+async def test_each_site_is_asked_once(browser: Browser, scripted: Scripted) -> None:
+    """Blocks of another site share one request that counts nothing."""
+    blocks = "<visit-counter site='xa-hoi'></visit-counter>" * 2
+    page = await browser.new_page()
+    async with embedded(scripted, TWO_LINES + blocks) as host:
+        with clean(page, host):
+            await page.goto(host.url)
+            await expect(page.locator("visit-counter").last).to_contain_text("1,891,451")
+            assert sorted(scripted.asked) == ["GET xa-hoi", "POST portal"]
+
+
+SILENT = {
+    "switched off": ('data-site="portal" data-count="off"', ["GET portal"], "data-count"),
+    "no site": ("", [], "data-site"),
+}
+
+
+@pytest.mark.parametrize(("attributes", "asked", "why"), SILENT.values(), ids=SILENT)
+async def test_page_that_is_not_to_be_counted(
+    browser: Browser, scripted: Scripted, attributes: str, asked: list[str], why: str
+) -> None:
+    """The console says once why; the numbers are shown if the site is known."""
+    page = await browser.new_page()
+    lines = listen(page)
+    body = TWO_LINES.replace('data-site="portal"', attributes)
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        last = page.locator("visit-counter [part=value]").last
+        await expect(last).to_have_text("1,891,451" if asked else "–")
+    assert scripted.asked == asked
+    assert lines == [f"info: visit-counter: not counted: {why}"]
+
+
+async def test_page_keeps_its_names(browser: Browser, scripted: Scripted) -> None:
+    """The script adds no global name, and a name that the page took first does no harm."""
+    page = await browser.new_page()
+    await page.add_init_script(
+        "customElements.define('visit-counter', class extends HTMLElement {});"
+        "const names = new Set(Object.getOwnPropertyNames(window));"
+        "Object.defineProperty(document, 'added', {value: () =>"
+        " Object.getOwnPropertyNames(window).filter((name) => !names.has(name))})"
+    )
+    async with embedded(scripted) as host:
+        with clean(page, host):
+            await page.goto(host.url)
+            await until(lambda: equal(scripted.kinds(), ["view"]), "the view")
+            assert await page.evaluate("document.added()") == []
+
+
+WALKS = {
+    "pushState": ("history.pushState(0, '', '/b?x#y')", ["/a", "/b"]),
+    "only the query": ("history.pushState(0, '', '/a?x')", ["/a"]),
+    "only the fragment": ("location.hash = 'top'", ["/a"]),
+    "route in the hash": ("location.hash = '#/tin-tuc'", ["/a", "/a/tin-tuc"]),
+    "rewritten": ("history.replaceState(0, '', '/b')", ["/a"]),
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["navigation", "history"])
+@pytest.mark.parametrize(("walk", "paths"), WALKS.values(), ids=WALKS)
+async def test_page_of_one_piece(
+    browser: Browser, scripted: Scripted, walk: str, paths: list[str], old: bool
+) -> None:
+    """Another path is another view, once; also in browsers without the Navigation API."""
+    page = await browser.new_page()
+    if old:
+        await page.add_init_script("delete window.navigation")
+    async with embedded(scripted) as host:
+        with clean(page, host):
+            await page.goto(f"{host.url}/a")
+            await expect(page.locator("visit-counter")).to_contain_text("1886")
+            await page.evaluate(walk)
+            await until(lambda: equal(viewed(scripted), paths), f"views of {paths}")
+            await page.evaluate("history.pushState(0, '', '/last')")
+            await until(lambda: equal(viewed(scripted), [*paths, "/last"]), "the last view")
+            await page.go_back()
+            await page.wait_for_load_state("networkidle")
+    assert scripted.kinds()[-1] == "view"
+    assert len(viewed(scripted)) == len(paths) + 2
+
+
+def viewed(scripted: Scripted) -> list[str]:
+    return [hit["p"] for hit in scripted.hits if hit["k"] == "view"]
+
+
+PATHS = {
+    "named": ('data-path="/trang-chu"', "", "/trang-chu"),
+    "canonical": ("", '<link rel="canonical" href="https://www.a.vn/b?x">', "/b?x"),
+    "canonical of nothing": ("", '<link rel="canonical" href="">', "/a?utm=1"),
+    "its own": ("", "", "/a"),
+}
+
+
+@pytest.mark.parametrize(("attribute", "head", "path"), PATHS.values(), ids=PATHS)
+async def test_path_that_is_counted(
+    browser: Browser, scripted: Scripted, attribute: str, head: str, path: str
+) -> None:
+    """The snippet's data-path, else the canonical link, else the address; the service cuts it."""
+    page = await browser.new_page()
+    async with embedded(scripted, TWO_LINES.replace("async", f"async {attribute}")) as host:
+        host.head = head
+        await page.goto(f"{host.url}/a?utm=1")
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+    assert viewed(scripted) == [path]
+
+
+async def test_visitor_opts_out_and_in(browser: Browser, scripted: Scripted) -> None:
+    """A link keeps the choice in the browser: nothing is sent to count any more, until another."""
+    page = await browser.new_page()
+    lines = listen(page)
+    links = "<a href='#visit-counter-off'>off</a><a href='#visit-counter-on'>on</a>"
+    async with embedded(scripted, TWO_LINES + links) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await page.get_by_text("off").click()
+        await page.reload()
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        assert scripted.asked == ["POST portal", "GET portal"]
+        assert lines == ["info: visit-counter: not counted: opted out"]
+        await page.get_by_text("on", exact=True).click()
+        await page.reload()
+        await until(lambda: equal(scripted.kinds(), ["view", "view"]), "a view again")
+
+
+async def test_browser_tells_itself_apart_where_the_page_says_so(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """With data-identity a random id goes along, the same each time; without, nothing is kept."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        assert await page.evaluate("localStorage.length") == 0
+        host.body = host.body.replace("async", 'async data-identity="browser"')
+        for _ in range(2):
+            await page.reload()
+            await expect(page.locator("visit-counter")).to_contain_text("1886")
+    ids = [hit.get("v") for hit in scripted.hits if hit["k"] == "view"]
+    assert ids[0] is None
+    assert len(str(ids[1])) > 12
+    assert ids[1] == ids[2]
+
+
+async def test_frames_are_not_counted_with_their_page(browser: Browser, scripted: Scripted) -> None:
+    """A page that frames another one of the site is one view, and the frame says why."""
+    page = await browser.new_page()
+    lines = listen(page)
+    frame = "<iframe src='/inner' title='inner'></iframe>"
+    async with embedded(scripted, TWO_LINES) as inner, embedded(scripted, TWO_LINES) as host:
+        host.body += frame.replace("/inner", f"{inner.url}/inner")
+        host.frames = inner.url
+        await page.goto(f"{host.url}/outer")
+        await expect(page.frame_locator("iframe").locator("visit-counter")).to_contain_text("1886")
+    assert viewed(scripted) == ["/outer"]
+    assert lines == ["info: visit-counter: not counted: frame"]
+
+
+async def test_localhost_is_not_counted(browser: Browser, scripted: Scripted) -> None:
+    """A page at work on its author's machine is no view, if the counter is elsewhere."""
+    page = await browser.new_page()
+    lines = listen(page)
+    async with embedded(scripted) as host:
+        host.counter = host.counter.replace("127.0.0.1", "counter.test")
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+    assert scripted.asked == ["GET portal"]
+    assert lines == ["info: visit-counter: not counted: localhost"]
+
+
+async def test_counting_alone(browser: Browser, scripted: Scripted) -> None:
+    """embed.count.js counts, beside embed.js not twice, and in browsers that keep nothing."""
+    body = TWO_LINES.replace("embed.js", "embed.count.js")
+    page = await browser.new_page()
+    await page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new Error('denied'); }})"
+    )
+    async with embedded(scripted, body + TWO_LINES) as host:
+        with clean(page, host):
+            await page.goto(f"{host.url}/a")
+            await until(lambda: equal(viewed(scripted), ["/a"]), "the view")
+            await page.wait_for_load_state("networkidle")
+    assert scripted.kinds() == ["view"]

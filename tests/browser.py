@@ -53,7 +53,9 @@ async def chromium(language: str = "vi-VN") -> AsyncIterator[Browser]:
     """
     path, args = need("chromium"), [*CHROMIUM_ARGS, f"--accept-lang={language}"]
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=args)
+        browser = await playwright.chromium.launch(
+            executable_path=path, args=args, ignore_default_args=["--disable-back-forward-cache"]
+        )
         try:
             yield browser
         finally:

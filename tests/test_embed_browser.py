@@ -145,7 +145,53 @@ async def test_demo_page(browser: Browser, valkey: Server) -> None:
         assert page.url == f"{service.url}/demo"
         await expect(page.locator(".portal-foot [part=row]").first).to_have_text("Đang online: 1")
         await expect(page.locator("pre")).to_contain_text(f'src="{service.url}/embed.js"')
+        chart = page.get_by_role("img", name="30 ngày qua")
+        assert await chart.evaluate("chart => chart.decode().then(() => chart.naturalWidth)") > 100
+        await page.locator("summary").click()
+        await expect(page.locator("details p").first).to_contain_text("múi giờ UTC")
         for link in await page.locator("a").all():
             answer = await page.request.get(f"{service.url}/{await link.get_attribute('href')}")
             assert answer.ok, answer.url
         assert lines == []
+
+
+async def test_page_back_from_the_real_cache(browser: Browser, valkey: Server) -> None:
+    """The back button brings a page back that the browser kept, and that is another view."""
+    async with portal(valkey) as (service, host):
+        page = await browser.new_page()
+        await page.goto(f"{host.url}/a")
+        await shows(page, block(1, 1))
+        await page.evaluate("document.body.dataset.kept = 'yes'")
+        await page.goto(f"{host.url}/b")
+        await shows(page, block(1, 1))
+        await page.evaluate("history.back()")
+
+        async def viewed() -> bool:
+            return bool((await service.counts())["today"]["pageviews"] == 3)
+
+        await until(viewed, "three views")
+        assert await page.evaluate("document.body.dataset.kept") == "yes"
+
+
+async def test_noscript_counts_without_scripts_only(browser: Browser, valkey: Server) -> None:
+    """The picture counts where no script runs, and not a second time where one does."""
+    dot = "<noscript><img src='{counter}/w/portal/dot.gif?p=/x' alt=''></noscript>"
+    async with portal(valkey, TWO_LINES + dot) as (service, host):
+        for scripts, views in ((True, 1), (False, 2)):
+            context = await browser.new_context(java_script_enabled=scripts)
+            page = await context.new_page()
+            await page.goto(host.url, wait_until="networkidle")
+            assert (await service.counts())["today"]["pageviews"] == views
+
+
+async def test_own_page_is_shown_with_this_view(browser: Browser, valkey: Server) -> None:
+    """A row shows the views of the page that it is on, this one included, also after a walk."""
+    row = "<visit-counter show='page'></visit-counter>"
+    async with portal(valkey, TWO_LINES.split("<visit")[0] + row) as (_, host):
+        page = await browser.new_page()
+        await page.goto(f"{host.url}/a")
+        await expect(page.locator("[part=row]")).to_have_text("Lượt xem trang: 1")
+        await page.evaluate("history.pushState(0, '', '/b')")
+        await page.wait_for_timeout(1100)  # a page's views may be a second old
+        await page.evaluate("history.pushState(0, '', '/a')")
+        await expect(page.locator("[part=row]")).to_have_text("Lượt xem trang: 2")

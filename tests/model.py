@@ -105,6 +105,7 @@ class Generation:
     def _play(self, part: Part, ids: list[bytes], now: int) -> tuple[int, int, int, set[bytes]]:
         """How many were new, how many held, visits that began, and who was counted."""
         new = held = visits = newest = 0
+        is_new = not self.seen
         counted: set[bytes] = set()
         left: set[bytes] = set()
         for flags, sent, who in part.hits(ids):
@@ -119,17 +120,17 @@ class Generation:
             else:
                 new += last is None
                 visits += last is None or at - last >= part.timeout
-                self.seen[who] = max(at, self.seen.get(who, at))
-                self.online[who] = max(at, self.online.get(who, at))
                 counted.add(who)
-                left.discard(who)
+                if last is None or last < at:
+                    self.seen[who] = self.online[who] = at
+                    left.discard(who)
         if part.visitors:
-            self._trim(newest, part, left)
+            self._trim(newest, part, left, is_new)
         return new, held, visits, counted
 
-    def _trim(self, newest: int, part: Part, left: set[bytes]) -> None:
+    def _trim(self, newest: int, part: Part, left: set[bytes], is_new: bool) -> None:
         """Housekeeping: older ids are of no use to any hit, but one that is later than an hour."""
-        due = newest - self.trimmed >= TRIM_MS
+        due = is_new or abs(newest - self.trimmed) >= TRIM_MS
         if due:
             self.trimmed = newest
             gone = newest - part.timeout - LATE_MS
@@ -162,6 +163,8 @@ class Function:
 
     def __init__(self) -> None:
         self.ledger: dict[str, tuple[int, int]] = {}
+        self.rejected: set[tuple[str, int]] = set()
+        """Numbers of producers that counted nothing, whatever comes under them later."""
         self.generations = {1: Generation()}
         self.current = 1
         self.undone: set[int] = set()
@@ -175,10 +178,13 @@ class Function:
             return Answer(f"FENCED {known}")
         if seq > last + 1 or known < epoch:
             return Answer(f"GAP {last}")
+        if (producer, seq) in self.rejected:
+            return Answer("REJECTED")
         try:
             found = unpacked(parts)
         except msgspec.MsgspecError:
             self.ledger[producer] = (epoch, max(seq, last))
+            self.rejected |= {(producer, seq)} if seq > last else set()
             return Answer("REJECTED")
         if seq <= last:
             return Answer("DUP")

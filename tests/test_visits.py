@@ -316,3 +316,44 @@ async def test_a_busy_site_forgets_whom_no_hit_needs(store_server: Server) -> No
 
     assert kept <= 11
     assert life > 60 * minute
+
+
+async def test_an_older_view_brings_nobody_back_who_left(store_server: Server) -> None:
+    """As from the spool of another worker: it counts, and they are not online again."""
+    async with counting(store_server.url) as counted:
+        now = Clock().now()
+        await counted.record(counted.hit(1, now - 20_000, kind="here"))
+        await counted.record(counted.hit(1, now - 5_000, kind="bye"))
+        (late,) = await counted.record(counted.hit(1, now - 30_000))
+        (again,) = await counted.record(counted.hit(1, now))
+
+    assert (late.counts.online, late.counts.total.pageviews) == (0, 1)
+    assert again.counts.online == 1
+
+
+@pytest.mark.parametrize("kind", ["view", "bye"])
+async def test_late_hits_give_ids_that_are_gone_no_eternal_life(
+    store_server: Server, kind: str
+) -> None:
+    """A set that has expired meanwhile expires again."""
+    async with counting(store_server.url) as counted:
+        now, client = Clock().now(), counted.client
+        await counted.record(counted.hit(1, now - 90_000))
+        await counted.record(counted.hit(1, now - 60_000, kind="bye"))
+        keys = [f"{counted.tag}:portal:1:{name}" for name in ("seen", "left")]
+        await client.delete(*keys)
+        await counted.record(counted.hit(1, now - 80_000))
+        await counted.record(counted.hit(1, now - 50_000, kind=kind))
+        lives = [await client.pttl(key) for key in keys if await client.exists(key)]
+
+    assert len(lives) == (2 if kind == "bye" else 1)
+    assert all(life > 0 for life in lives)
+
+
+async def test_a_visit_goes_on_behind_an_outage(store_server: Server) -> None:
+    """Who was there keeps their place for a day, however long the store had nobody."""
+    async with counting(store_server.url) as counted:
+        await counted.record(counted.hit(1, Clock().now()))
+        life = await counted.client.pttl(f"{counted.tag}:portal:1:seen")
+
+    assert life > 86_400_000

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,9 +29,11 @@ FAILURES = (Void, OSError, RuntimeError)  # one measure ends, the others go on
 TOOLS = ("wrk", "nginx", "taskset")
 
 
-def run_rounds(measures: Sequence[Measure], rounds: int, extent: Extent) -> tuple[list[Found], int]:
-    """What each round has found, and how many figures are void."""
-    found, void = [Found() for _ in range(rounds)], 0
+def run_rounds(
+    measures: Sequence[Measure], rounds: int, extent: Extent
+) -> tuple[list[Found], Counter[str]]:
+    """What each round has found, and how often each measure was void."""
+    found, void = [Found() for _ in range(rounds)], Counter[str]()
     for number, figures in enumerate(found):
         for measure in measures:
             if measure.once and number:
@@ -39,7 +42,7 @@ def run_rounds(measures: Sequence[Measure], rounds: int, extent: Extent) -> tupl
             try:
                 run(measure, extent, figures)
             except FAILURES as reason:
-                void += 1
+                void[measure.name] += 1
                 tell(f"VOID: {measure.name}: {reason}")
     return found, void
 

@@ -39,8 +39,10 @@ class Load:
 class Costs:
     """What was measured."""
 
-    worker_hits: float
-    """Hits per CPU-second of a worker."""
+    worker_us: float
+    """CPU of a worker for a hit, without its part of the batch."""
+    worker_batch_us: float
+    """CPU of a worker for a batch, whatever its size."""
     one_hit_us: float
     """CPU of Valkey for a batch of one hit, of a new visitor."""
     hit_us: float
@@ -54,9 +56,11 @@ class Costs:
     request_bytes: float
     answer_bytes: float
     store_bytes: float
-    """Between worker and Valkey, both ways, for each hit."""
+    """Between worker and Valkey, both ways, for a hit without its part of the batch."""
+    store_batch_bytes: float
     file_bytes: float
-    """Of the append-only file, for each hit."""
+    """The same of the append-only file."""
+    file_batch_bytes: float
 
 
 @dataclass(frozen=True)
@@ -79,21 +83,33 @@ class Need:
 def need(load: Load, costs: Costs, *, routed: bool) -> Need:
     """`routed`: each worker gets the hits of its own part of the sites, as behind a proxy that
     chooses by the URL; else any worker gets any site's."""
-    workers = ceil(load.hits_per_s / (costs.worker_hits * load.used))
-    batch = hits_in_a_batch(load, costs, workers, routed)
+    workers, batch = workers_and_batch(load, costs, routed)
     store_us = costs.hit_us + (costs.one_hit_us - costs.hit_us) / batch
     visitors_per_s = load.hits_per_s / load.hits_per_visitor
     ids = visitors_per_s * (SEEN_S + ONLINE_S)
     site_bytes = SKETCHES * DENSE_SKETCH + load.years * costs.year_bytes
-    per_hit = costs.request_bytes + costs.answer_bytes + costs.store_bytes
+    to_store = costs.store_bytes + costs.store_batch_bytes / batch
+    per_hit = costs.request_bytes + costs.answer_bytes + to_store
     return Need(
         workers=workers,
         batch=batch,
         shards=ceil(load.hits_per_s * store_us / 1e6 / load.used),
         memory_bytes=ids * costs.id_bytes + load.sites * site_bytes,
         network_bytes_s=load.hits_per_s * per_hit,
-        file_bytes_s=load.hits_per_s * costs.file_bytes,
+        file_bytes_s=load.hits_per_s * (costs.file_bytes + costs.file_batch_bytes / batch),
     )
+
+
+def workers_and_batch(load: Load, costs: Costs, routed: bool) -> tuple[int, float]:
+    """More workers send smaller batches, which cost them more: from large batches on, until it is
+    enough."""
+    workers, batch = 0, float(MAX_BATCH)
+    while True:
+        us = costs.worker_us + costs.worker_batch_us / batch
+        enough = ceil(load.hits_per_s * us / 1e6 / load.used)
+        if enough <= workers:
+            return workers, batch
+        workers, batch = enough, hits_in_a_batch(load, costs, enough, routed)
 
 
 def hits_in_a_batch(load: Load, costs: Costs, workers: int, routed: bool) -> float:

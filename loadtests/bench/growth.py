@@ -17,7 +17,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ HITS_OF_A_DAY = 10  # of those that have ended
 AT_ONCE = 1000
 CONNECTIONS = 256
 TRIES = 5
-FLUSHES = re.compile(r"^visitcounter_flush_seconds_(sum|count) (\S+)$", re.M)
+FIGURES = r"^visitcounter_{}_(sum|count) (\S+)$"
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Grown:
     hits_per_s: float
     hits_per_cpu_s: float
     commit_s: float
+    batch_hits: float
     request_bytes: int
     answer_bytes: int
     store_bytes: float
@@ -203,7 +204,8 @@ def hits(server: StoreServer, service: Server, seconds: float) -> dict[str, Any]
     return {
         "hits_per_s": window.per_s,
         "hits_per_cpu_s": window.per_s / window.cpu_s[service.pid],
-        "commit_s": commit_s(service),
+        "commit_s": mean(service, "flush_seconds"),
+        "batch_hits": mean(service, "batch_hits"),
         "request_bytes": len(sent.hits[0]),
         "answer_bytes": answer_bytes(service),
         "store_bytes": network / window.hits,
@@ -219,10 +221,11 @@ def traffic(client: Redis) -> tuple[int, int]:
     return int(network), int(info["aof_current_size"])
 
 
-def commit_s(service: Server) -> float:
-    """Mean time of a flush so far."""
+def mean(service: Server, name: str) -> float:
+    """Of a histogram so far."""
     with urlopen(f"http://127.0.0.1:{service.port}/metrics", timeout=10) as answer:
-        found = {name: float(value) for name, value in FLUSHES.findall(answer.read().decode())}
+        told = re.findall(FIGURES.format(name), answer.read().decode(), re.M)
+    found = {which: float(value) for which, value in told}
     return found["sum"] / found["count"]
 
 
@@ -232,10 +235,21 @@ def answer_bytes(service: Server) -> int:
         return len(client.recv(65536))
 
 
-def costs_of(small: Grown) -> capacity.Costs:
-    """What the formula needs to know."""
+def parts(small: Grown, many: Grown, cost: Callable[[Grown], float]) -> tuple[float, float]:
+    """What a hit costs, and each batch besides, from two worlds with batches of two sizes."""
+    per_batch = (cost(many) - cost(small)) / (1 / many.batch_hits - 1 / small.batch_hits)
+    per_batch = min(max(per_batch, 0.0), cost(small) * small.batch_hits)
+    return cost(small) - per_batch / small.batch_hits, per_batch
+
+
+def costs_of(small: Grown, many: Grown) -> capacity.Costs:
+    """What the formula needs to know; `many`: of 100 times the sites."""
+    worker_us, worker_batch_us = parts(small, many, lambda found: 1e6 / found.hits_per_cpu_s)
+    store_bytes, store_batch_bytes = parts(small, many, lambda found: found.store_bytes)
+    file_bytes, file_batch_bytes = parts(small, many, lambda found: found.file_bytes)
     return capacity.Costs(
-        worker_hits=small.hits_per_cpu_s,
+        worker_us=worker_us,
+        worker_batch_us=worker_batch_us,
         one_hit_us=1e6 * small.new_s,
         hit_us=1e6 * small.hundred_s / 100,
         commit_ms=1000 * small.commit_s,
@@ -243,8 +257,10 @@ def costs_of(small: Grown) -> capacity.Costs:
         year_bytes=store.bytes_per_year()[0],
         request_bytes=small.request_bytes,
         answer_bytes=small.answer_bytes,
-        store_bytes=small.store_bytes,
-        file_bytes=small.file_bytes,
+        store_bytes=store_bytes,
+        store_batch_bytes=store_batch_bytes,
+        file_bytes=file_bytes,
+        file_batch_bytes=file_batch_bytes,
     )
 
 
@@ -253,7 +269,7 @@ def tables(found: list[Grown]) -> Iterator[str]:
     yield f"{machine()}\n- other processes took up to {strangers:.2f} of a core meanwhile"
     head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     yield "\n".join([*head, *map(str, found)])
-    costs = costs_of(found[0])
+    costs = costs_of(found[0], max(found, key=lambda each: each.world.sites))
     yield capacity.command(costs)
     yield capacity.table(capacity.Load(), costs)
 

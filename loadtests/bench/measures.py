@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from importlib.resources import files
 from statistics import median
 from time import perf_counter
 from typing import Literal, NamedTuple
@@ -29,6 +28,7 @@ from loadtests.bench.start import start_s
 from loadtests.bench.streams import streams
 from loadtests.bench.verify import verify
 from loadtests.without import prelude
+from service.web.scripts import counting, embedding
 from tests.processes import ROOT
 from tests.servers import server_binaries
 
@@ -148,6 +148,12 @@ def batch(size: int, extent: Extent, found: Found) -> None:
         found[f"batch {size} {kind} hits"] = size / cost
 
 
+def alone(extent: Extent, found: Found) -> None:
+    """The same of batches that come one by one, and are synced."""
+    new, known = store.synced_cost(50 if extent.quick else 1000)
+    found["alone new us"], found["alone known us"] = 1e6 * new, 1e6 * known
+
+
 def memory(extent: Extent, found: Found) -> None:
     visitors = 10_000 if extent.quick else 100_000  # midway between two sizes of the tables
     for name in ("valkey", "redis"):
@@ -172,8 +178,8 @@ def start(_extent: Extent, found: Found) -> None:
 
 def scripts(_extent: Extent, found: Found) -> None:
     """Bytes that a page loads."""
-    script = files("service.web").joinpath("assets", "embed.js").read_bytes()
-    found["embed.js"] = len(gzip.compress(script, mtime=0))
+    for name, script in (("counting", counting()), ("embed.js", embedding(("vi",)))):
+        found[name] = len(gzip.compress(script.text.encode(), mtime=0))
 
 
 def disk(_extent: Extent, found: Found) -> None:
@@ -207,6 +213,7 @@ MEASURES = [
     Measure("viewers", viewers),
     Measure("latency", latency, needs=(PEAK,)),
     *(Measure(f"batch {size}", partial(batch, size)) for size in SIZES),
+    Measure("alone", alone),
     Measure("start", start),
     Measure("memory", memory, once=True),
     Measure("scripts", scripts, once=True),

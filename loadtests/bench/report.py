@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,8 @@ from tests.servers import server_binaries
 PACKAGES = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec", "orjson")
 
 HEAD = """\
-| what | median | lowest – highest | per CPU-second | must | goal | reached |
-|---|---|---|---|---|---|---|"""
+| what | median | lowest – highest | of rounds | per CPU-second | must | goal | reached |
+|---|---|---|---|---|---|---|---|"""
 
 ABOUT = """\
 # What `./dev bench` has measured
@@ -38,8 +39,9 @@ Other processes of this machine took up to {strangers:.2f} of a core meanwhile.
 """
 
 
-def report(rounds: Sequence[Found], void: int, seconds: float) -> str:
-    """All of it in Markdown."""
+def report(rounds: Sequence[Found], void: Counter[str], seconds: float) -> str:
+    """All of it in Markdown; `void`: how often a measure gave no figure."""
+    named = ", ".join(f"{name} ({times} times)" for name, times in void.items())
     about = ABOUT.format(
         machine=machine(),
         rounds=len(rounds),
@@ -47,7 +49,7 @@ def report(rounds: Sequence[Found], void: int, seconds: float) -> str:
         server=cores.SERVER,
         load=cores.LOAD,
         store=", which Valkey shared" if cores.STORE == cores.LOAD else "",
-        verdict=f"but for what is void ({void} times), and left out" if void else "always",
+        verdict=f"but for what is void and left out, {named}" if void else "always",
         strangers=max((max(_strangers(found), default=0) for found in rounds), default=0),
     )
     cells = [row.cells(rounds) for row in ROWS]

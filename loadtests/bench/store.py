@@ -28,13 +28,16 @@ QUIET_SITES = 500
 SKETCHES = "visitors:*"
 
 
-def on_a_server(store: str, work: Callable[[Counted, int], Coroutine[None, None, T]]) -> T:
-    """What `work` finds with a site in a fresh server, whose process id it is told."""
+def on_a_server(
+    store: str, work: Callable[[Counted, int], Coroutine[None, None, T]], sync: str = "no"
+) -> T:
+    """What `work` finds with a site in a fresh server, whose process id it is told; `sync` is its
+    appendfsync."""
 
     async def run() -> T:
         under = cores.on(cores.SERVER)
         binary = server_binaries()[store]
-        with run_server(binary, "--appendfsync", "no", under=under) as server:
+        with run_server(binary, "--appendfsync", sync, under=under) as server:
             async with counting(server.url) as counted:
                 return await work(counted, server.pid)
 
@@ -46,7 +49,7 @@ def on_a_server(store: str, work: Callable[[Counted, int], Coroutine[None, None,
 
 def batch_cost(size: int, hits: int) -> tuple[float, float]:
     """CPU seconds of Valkey for a batch of new visitors, and for one of the same again, with counts
-    in the answer."""
+    in the answer: of the function alone, since many batches share a round trip and none a sync."""
 
     async def work(counted: Counted, pid: int) -> tuple[float, float]:
         _ = await replay_cost(counted, pid, 100, 5000, 10**9)
@@ -54,6 +57,24 @@ def batch_cost(size: int, hits: int) -> tuple[float, float]:
         return new, known
 
     return on_a_server("valkey", work)
+
+
+def synced_cost(hits: int) -> tuple[float, float]:
+    """The same for a batch of one hit that comes alone, and is on disk before it is answered."""
+
+    async def work(counted: Counted, pid: int) -> tuple[float, float]:
+        new, known = [await alone_cost(counted, pid, hits, 1) for _ in range(2)]
+        return new, known
+
+    return on_a_server("valkey", work, sync="always")
+
+
+async def alone_cost(counted: Counted, pid: int, hits: int, first: int) -> float:
+    sent = batches(counted, 1, hits, itertools.count(first))
+    before = cores.cpu_s(pid)
+    for each in sent:
+        await counted.store.replay(counted.ledger._producer, [each])
+    return (cores.cpu_s(pid) - before) / hits
 
 
 async def replay_cost(counted: Counted, pid: int, size: int, hits: int, first: int) -> float:

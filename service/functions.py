@@ -8,6 +8,7 @@ what is known of each; everything else goes through pools, and what a pool canno
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,7 +21,7 @@ from redis.asyncio import Redis
 
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from service.refusals import LOST, REFUSING, Again, FunctionMissing, Moved, meaning
-from service.shards import Shard, Shards
+from service.shards import ANSWER_S, Shard, Shards
 from service.writer import Call
 
 REPLICAS_MS = 400  # for replicas to have a batch, and again to have it on disk
@@ -99,8 +100,15 @@ class Functions:
     # -- all else
 
     async def read(self, name: str, tag: str, *arguments: Any) -> Any:
-        """A call that changes nothing, over connections that only such calls take."""
+        """A call that changes nothing, over connections that only such calls take. What a lost
+        connection, or one that was not made in time, kept from being answered is asked again."""
         call = self._fcall(name, tag, *arguments)
+        begun_s = time.monotonic()
+        try:
+            return await self._run(tag, lambda shard: _execute(shard.readers, call))
+        except (StoreUnavailable, OutcomeUnknown):
+            if time.monotonic() - begun_s >= ANSWER_S:
+                raise
         return await self._run(tag, lambda shard: _execute(shard.readers, call))
 
     async def call(self, name: str, tag: str, *arguments: Any) -> Any:

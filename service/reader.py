@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import structlog
+
 from service.clock import Clock
 from service.errors import StoreError, StoreUnavailable
 from service.model import Counts, Numbers, Site
@@ -27,6 +29,8 @@ AGAIN_S = 0.25  # but tried
 
 DAYS = 30
 OF_DAYS = "days"  # no path: those begin with a slash
+
+log = structlog.get_logger()
 
 Key = tuple[str, str | None]
 """A site, and what is asked beside its counts: a path's pageviews, or those of days."""
@@ -123,6 +127,8 @@ class Reader:
             paths = [asked] if asked and asked != OF_DAYS else []
             counts = await self._store.counts(site, now, paths)
         except StoreError as error:
+            if server not in self._failed_s:
+                log.warning("the counts could not be read", server=server, reason=str(error))
             self._failed_s[server] = time.monotonic()
             return error
         finally:

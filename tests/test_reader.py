@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from loadtests.proxy import Cut, Proxy
 from service.errors import StoreError, StoreUnavailable
 from service.reader import DAYS, OF_DAYS, Reader
 from tests.counting import Counted, at, counting
@@ -35,6 +36,19 @@ async def test_many_looks_are_one_read(valkey: Server) -> None:
 
     assert {*map(id, others), id(same)} == {id(first)}
     assert (first.as_of, newer.as_of) == (NOON, NOON + 1000)
+
+
+@pytest.mark.parametrize("cut", [Cut.BEFORE_SEND, Cut.IN_REPLY])
+async def test_a_lost_connection_hides_no_counts(valkey: Server, cut: Cut) -> None:
+    """Whoever has no last counts to be given gets them over another connection."""
+    async with Proxy(valkey.socket_path) as proxy, counting(proxy.url) as counted:
+        reader = Reader(counted.store, StoppedClock(NOON))
+        broken = asyncio.create_task(proxy.cut(cut, b"_counts"))
+        await asyncio.sleep(0)
+        reading = await reader.read(counted.site)
+        await broken
+
+    assert reading.as_of == NOON
 
 
 async def test_days_are_read_where_they_are_asked_for(valkey: Server) -> None:

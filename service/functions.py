@@ -21,9 +21,11 @@ from redis.asyncio import Redis
 
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from service.refusals import LOST, REFUSING, Again, FunctionMissing, Moved, meaning
-from service.shards import ANSWER_S, Shard, Shards
+from service.shards import ANSWER_S, CONNECT_S, Shard, Shards
 from service.writer import Call
 
+# A read that failed by then had no connection; later, no answer. Timers may be early by a little.
+UNANSWERED_S = (CONNECT_S + ANSWER_S) / 2
 REPLICAS_MS = 400  # for replicas to have a batch, and again to have it on disk
 
 TagCall = tuple[Any, ...]
@@ -100,14 +102,14 @@ class Functions:
     # -- all else
 
     async def read(self, name: str, tag: str, *arguments: Any) -> Any:
-        """A call that changes nothing, over connections that only such calls take. What a lost
-        connection, or one that was not made in time, kept from being answered is asked again."""
+        """A call that changes nothing, over connections that only such calls take. It is made again
+        where its connection was lost or not made, but not where a server is silent."""
         call = self._fcall(name, tag, *arguments)
         begun_s = time.monotonic()
         try:
             return await self._run(tag, lambda shard: _execute(shard.readers, call))
         except (StoreUnavailable, OutcomeUnknown):
-            if time.monotonic() - begun_s >= ANSWER_S:
+            if time.monotonic() - begun_s >= UNANSWERED_S:
                 raise
         return await self._run(tag, lambda shard: _execute(shard.readers, call))
 

@@ -10,6 +10,7 @@ import pytest
 from loadtests.proxy import Cut, Proxy
 from service.errors import StoreError, StoreUnavailable
 from service.reader import DAYS, OF_DAYS, Reader
+from service.shards import ANSWER_S
 from tests.counting import Counted, at, counting
 from tests.servers import Server, run_server, server_binaries
 from tests.services import StoppedClock, until
@@ -49,6 +50,21 @@ async def test_a_lost_connection_hides_no_counts(valkey: Server, cut: Cut) -> No
         await broken
 
     assert reading.as_of == NOON
+
+
+async def test_a_store_that_is_silent_is_asked_once(valkey: Server) -> None:
+    """Whoever has no last counts to be given hears of it after one silence, not after two."""
+    async with Proxy(valkey.socket_path) as proxy, counting(proxy.url) as counted:
+        reader = Reader(counted.store, StoppedClock(NOON))
+        await counted.store.counts(counted.site, NOON)  # there is a connection
+        proxy.flowing.clear()
+        begun_s = asyncio.get_running_loop().time()
+        with pytest.raises(StoreError):
+            await reader.read(counted.site)
+        took_s = asyncio.get_running_loop().time() - begun_s
+        proxy.flowing.set()
+
+    assert took_s < 1.5 * ANSWER_S
 
 
 async def test_days_are_read_where_they_are_asked_for(valkey: Server) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -29,7 +31,7 @@ from service import functions
 from service.ledger import Ledger
 from tests.counting import at, counting
 from tests.keyspace import last_batch
-from tests.processes import until
+from tests.processes import ROOT, until
 from tests.servers import Server as Store
 from tests.tools import need
 
@@ -173,6 +175,19 @@ def test_what_a_million_hits_take_follows_from_what_one_costs() -> None:
     assert routed.workers < 112
     assert routed.batch > 18
     assert routed.shards < 18
+
+
+def test_the_command_to_put_own_numbers_in_runs() -> None:
+    """It stands in GROWTH.md, with what was measured and what that comes to."""
+    text = (ROOT / "loadtests/GROWTH.md").read_text()
+    *_, command = text.partition("```\n\n| 1,000,000 hits/s take")[0].rpartition("```sh\n")
+    told = subprocess.run(
+        [sys.executable, *shlex.split(command.replace("\\\n", ""))[1:]],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip() in text
 
 
 def test_what_is_kept_of_visitors_takes_the_memory() -> None:

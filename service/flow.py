@@ -88,7 +88,7 @@ class Flow:
             self._enough = float("inf")
         elif self.flushes:
             hits = sum(len(sealed.waiting) for _, sealed in self.flushes[0].batches)
-            self._enough = hits
+            self._enough = float(hits)
         if self._gathered >= self._enough:
             self.stir()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import Struct
+from service.model import Allowance
 
 _ROUNDING = 1e-6
 """Tokens: what adding floats may lose before a bucket that has one left would refuse it."""
@@ -38,14 +38,6 @@ class Rate:
     def charge(self, full_at_s: float, now_s: float, n: float = 1) -> float:
         """The same in any case; the debt ends at one burst below zero."""
         return min(max(full_at_s, now_s) + n * self._token_s, now_s + self._debt_s)
-
-
-class Allowance(Struct, gc=False):
-    """A network's buckets: when each is full again."""
-
-    views_s: float = 0.0
-    presence_s: float = 0.0
-    visitors_s: float = 0.0
 
 
 class Limits:

@@ -18,7 +18,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from service.addresses import Networks
-from service.limits import Allowance
 from service.origins import Origins
 from service.periods import WEEKDAYS, Calendar, zone
 
@@ -122,6 +121,14 @@ class Site:
         self.partition = partition_of(self.id)
         self.origins = Origins.parse(self.settings.origins)
         self.trusted = Networks.parse(self.settings.trusted_networks)
+
+
+class Allowance(Struct, gc=False):
+    """What is left to a network: when each of its buckets is full again (see limits.py)."""
+
+    views_s: float = 0.0
+    presence_s: float = 0.0
+    visitors_s: float = 0.0
 
 
 class Hit(Struct, frozen=True, eq=False, gc=False):

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import structlog
-from msgspec import Struct
 
 from service import metrics
 from service.batch import Batch, Outcome
 from service.errors import StoreError
 from service.model import Drop, Hit
+from service.waiters import Waiting
 
 MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
 AHEAD = 2  # batches of a partition, and flushes to a server
@@ -27,54 +27,8 @@ AGAIN_MIN_S, AGAIN_MAX_S = 0.02, 0.5
 log = structlog.get_logger()
 
 
-class Waiter(Protocol):
-    """Who waits for what becomes of a hit: is told once, by one of the two."""
-
-    def settled(self, outcome: Outcome | None) -> None:
-        """None: the hit is in the spool, and will be counted."""
-
-    def refused(self, error: StoreError) -> None:
-        """Neither was confirmed."""
-
-
-class Awaited:
-    """A waiter whose future holds the outcome or the error."""
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-
-    def settled(self, outcome: Outcome | None) -> None:
-        if not self.future.done():
-            self.future.set_result(outcome)
-
-    def refused(self, error: StoreError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class Nobody:
-    """Waits for nothing."""
-
-    def settled(self, outcome: Outcome | None) -> None:
-        pass
-
-    def refused(self, error: StoreError) -> None:
-        pass
-
-
-NOBODY = Nobody()
-
-
-class Waiting(Struct, gc=False):
-    """A hit or drop, who waits for its outcome, and since when (monotonic seconds)."""
-
-    entry: Hit | Drop
-    waiter: Waiter | None
-    """None once they were told."""
-    since_s: float
-
-
-class Sealed(Struct, eq=False):
+@dataclass(eq=False)
+class Sealed:
     """A numbered batch that was not yet answered for, who waits for it, and since when."""
 
     batch: Batch

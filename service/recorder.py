@@ -24,10 +24,11 @@ from service.errors import OutcomeUnknown, SpoolBroken, SpoolFull, StoreError, S
 from service.flow import Flow, Flush
 from service.ledger import Ledger
 from service.model import PARTITIONS, Drop, Hit
-from service.queues import MAX_BATCH, Queue, Sealed, Waiter, Waiting, refuse
+from service.queues import MAX_BATCH, Queue, Sealed, refuse
 from service.refusals import Fenced, Rejected
 from service.replay import Replay
 from service.tasks import supervised
+from service.waiters import Waiter, Waiting
 
 MAX_PENDING = 10_000
 SPILL_S = 0.25  # for an answer of the store, before a batch goes into the spool

@@ -19,9 +19,9 @@ from service.ledger import Ledger
 from service.model import Counts, Drop, Hit, Kind, Site, SiteSettings, StoredSite, weekday_number
 from service.periods import Calendar
 from service.producer import Producer
-from service.queues import Awaited
 from service.recorder import Recorder
 from service.store import Store
+from service.waiters import Awaited
 from tests.services import namespace
 
 

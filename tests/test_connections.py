@@ -177,10 +177,10 @@ def broken(*_: object, **__: object) -> Any:
 @pytest.mark.parametrize(
     ("place", "request_"),
     [
-        ("service.web.collect.kept_beacon", plain_hit()),
+        ("service.web.collect.read_beacon", plain_hit()),
         ("service.web.counts.HitAnswers.of", plain_hit()),
         ("service.web.answering.show", LOOK),
-        ("service.web.connection.read_request", LOOK),
+        ("service.web.request._known", LOOK),
     ],
     ids=["in judging", "behind the commit", "behind a read", "before all"],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -291,13 +292,18 @@ def nginx(service: str) -> Iterator[Path]:
     """A real one before the service; gives its socket."""
     binary = need("nginx")
     with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as directory:
-        socket, conf = Path(directory) / "s", Path(directory) / "conf"
-        conf.write_text(NGINX.format(service=service, socket=socket))
+        path, conf = Path(directory) / "s", Path(directory) / "conf"
+        conf.write_text(NGINX.format(service=service, socket=path))
         command = [str(binary), "-p", directory, "-c", str(conf), "-e", "stderr"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            wait_until(lambda: process.poll() is None and socket.exists(), START_S)
-            yield socket
+            wait_until(lambda: process.poll() is None and listens(path), START_S)
+            yield path
         finally:
             process.terminate()
             process.wait(10)
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -15,6 +15,7 @@ import pytest
 PACKAGES = {
     "chromium": "chromium",
     "faketime": "faketime",
+    "gcc": "gcc libc6-dev python3-dev",
     "luacheck": "lua-check",
     "nginx": "nginx",
     "openssl": "openssl",

@@ -14,6 +14,7 @@ from pathlib import Path
 from loadtests.bench import cores
 from loadtests.bench.measures import Found
 from loadtests.bench.rows import ROWS
+from service import recorder
 from tests.processes import ROOT
 from tests.servers import server_binaries
 
@@ -69,11 +70,15 @@ def machine() -> str:
             f"- {time.strftime('%Y-%m-%d')}, commit {commit()}",
             f"- {processor()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB, "
             f"{platform.system()} {platform.release()}",
-            f"- Python {platform.python_version()}, {packages}",
+            f"- Python {platform.python_version()}, {packages}; the hit path {made()}",
             f"- {said(str(server_binaries()['valkey']), '--version')}",
             f"- {said('nginx', '-v')}; {said('wrk', '-v')}",
         ]
     )
+
+
+def made() -> str:
+    return "interpreted" if (recorder.__file__ or "").endswith(".py") else "compiled by mypyc"
 
 
 def commit() -> str:

@@ -20,16 +20,16 @@ from service.addresses import Peer
 from service.batch import Outcome
 from service.errors import Problem, StoreError, StoreUnavailable
 from service.model import MAX_SITE_ID, Drop, Hit, Reason, Site
-from service.queues import NOBODY
 from service.reader import Reader, Reading
 from service.sites import Sites
+from service.waiters import NOBODY
 from service.web.client import Malformed
 from service.web.collect import Intake
 from service.web.connection import Connection
 from service.web.connections import Connections
 from service.web.counts import MOST_RENDERED, HitAnswers, Shown, show
+from service.web.heads import Request
 from service.web.middleware import OUR_MISTAKE, problem_json, store_problem
-from service.web.request import Request
 
 STATUS = {
     200: b"HTTP/1.1 200 OK\r\n",

@@ -7,15 +7,12 @@ hit, so that nobody loses the number because of it. Nothing here knows how count
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
 
 from service import metrics
 from service.addresses import Address, Networks, Peer, client_address
@@ -26,31 +23,17 @@ from service.errors import Problem, StoreError
 from service.limits import Limits
 from service.model import Drop, Hit, Kind, Reason, Site, clean_path
 from service.origins import origin_of, wrong_fetch
-from service.queues import Awaited, Waiter
 from service.recorder import Recorder
 from service.visitors import browser_hash, visitor_id
+from service.waiters import Awaited, Waiter
+from service.web.beacon import VIEW, Beacon, named_path, read_beacon
 from service.web.client import Forwarding, Malformed, known_site, read_body
 from service.web.counts import HIT_ANSWERS, json_answer
 from service.web.heads import Head, head_of
 
-MAX_KEPT_BODY = 256  # bytes of a body that is worth keeping
-
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
 )
-
-
-class Beacon(Struct, frozen=True):
-    """What a page sends; every field may be left out."""
-
-    k: Kind = Kind.VIEW
-    p: Annotated[str, Meta(max_length=8192)] | None = None
-    v: Annotated[str, Meta(max_length=128)] = ""
-    page: bool = False
-
-
-BEACON = msgspec.json.Decoder(Beacon)
-VIEW = Beacon()
 
 
 class Standing(NamedTuple):
@@ -94,7 +77,7 @@ class Intake:
 
     def read(self, site: Site, head: Head, client: Address, body: bytes) -> Hit | Drop:
         """What a page posted; raises Malformed."""
-        beacon = kept_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
+        beacon = read_beacon(body)
         path = referred_path(site, head) if beacon.p is None else beacon.p
         return self.judge(site, head, client, beacon, path, "empty")
 
@@ -190,34 +173,6 @@ def client_of(request: web.Request) -> Address:
     intake = request.app[INTAKE]
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
     return intake.client(intake.peer(request.remote or ""), forwarded)
-
-
-def read_beacon(body: bytes) -> Beacon:
-    """With the path as it is counted; raises Malformed."""
-    if not body:
-        return VIEW
-    try:
-        beacon = BEACON.decode(body)
-    except msgspec.ValidationError as error:
-        field = re.search(r"\$\.(\w+)", str(error))
-        raise Malformed(f"the body is not as expected: {error}", field and field[1]) from None
-    except RecursionError:
-        raise Malformed("the body is nested too deeply") from None
-    except ValueError as error:
-        raise Malformed(f"the body is no JSON: {error}") from None
-    if beacon.p is None:
-        return beacon
-    return msgspec.structs.replace(beacon, p=named_path(beacon.p))
-
-
-kept_beacon = lru_cache(maxsize=4096)(read_beacon)
-
-
-def named_path(path: str) -> str:
-    try:
-        return clean_path(path)
-    except ValueError as error:
-        raise Malformed(f"p: {error}", "p") from None
 
 
 def referred_path(site: Site, head: Head) -> str:

@@ -17,7 +17,8 @@ import structlog
 from service import metrics
 from service.web.client import MAX_BODY
 from service.web.connections import STALL_S, Connections, Lent
-from service.web.request import Request, read_request
+from service.web.heads import Request
+from service.web.request import read_request
 
 HEAD_ENDS = b"\r\n\r\n"
 MAX_HEAD = 8 * 1024  # of what is answered here

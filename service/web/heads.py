@@ -1,4 +1,4 @@
-"""What the headers of a hit say, as far as they decide whether and as whom it counts.
+"""What a request says before its body: which it is, and whether and as whom it may count.
 
 The lane makes a head from bytes, the routes from aiohttp's request; what judges hits knows neither.
 """
@@ -26,6 +26,20 @@ class Head(Struct, frozen=True, eq=False, gc=False):
     """DNT or Global Privacy Control."""
     kept: bool = False
     """The same head comes again with every request that says the same."""
+
+
+class Request(Struct, frozen=True, gc=False):
+    """What a head asks for."""
+
+    method: bytes
+    target: bytes
+    """As it was sent: whoever answers must know exactly this."""
+    length: int
+    """Bytes of the body."""
+    head: Head
+    if_none_match: str
+    forwarded: str
+    """All X-Forwarded-For headers, in their order."""
 
 
 def head_of(request: web.Request) -> Head:

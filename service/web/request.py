@@ -12,9 +12,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from msgspec import Struct
-
-from service.web.heads import Head
+from service.web.heads import Head, Request
 
 METHODS = (b"POST", b"GET")
 MAX_HEADERS = 100
@@ -49,20 +47,6 @@ ODD_HEADERS = frozenset(
 
 Line = tuple[int, str]
 """Where the value of a header line goes, and the value."""
-
-
-class Request(Struct, frozen=True, gc=False):
-    """What a head asks for."""
-
-    method: bytes
-    target: bytes
-    """As it was sent: whoever answers must know exactly this."""
-    length: int
-    """Bytes of the body."""
-    head: Head
-    if_none_match: str
-    forwarded: str
-    """All X-Forwarded-For headers, in their order."""
 
 
 def read_request(head: bytes) -> Request | None:

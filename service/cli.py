@@ -75,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     snippet.add_argument("--lang", default="", help="languages of the block, such as vi,en")
     snippet.add_argument("--count-only", action="store_true", help="count, and show nothing")
     snippet.add_argument("--pin", action="store_true", help="this version only, with its hash")
+    privacy = named(commands, "privacy", show_privacy, "what to tell a site's visitors")
+    privacy.add_argument("--url", help="the service's address (default: VISIT_COUNTER_LISTEN here)")
+    privacy.add_argument("--lang", choices=("en", "vi"), default="en", help="the text's language")
     spool = commands.add_parser(
         "spool", help="look at hits that wait for the store"
     ).add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -252,6 +255,17 @@ def show_site(options: argparse.Namespace, settings: Settings) -> int:
     preview = ask(options, settings, "POST", path_of(options) + "/reset?preview=1")
     drops = ask(options, settings, "GET", path_of(options) + "/drops")
     return show({"settings": shown, "counts": preview["would_reset"], "drops": drops})
+
+
+def show_privacy(options: argparse.Namespace, settings: Settings) -> int:
+    import msgspec
+
+    from service.model import SiteSettings
+    from service.web import privacy
+
+    shown = msgspec.convert(ask(options, settings, "GET", path_of(options)), SiteSettings)
+    print(privacy.markdown(privacy.notice(shown, options.lang)))
+    return 0
 
 
 def set_site(options: argparse.Namespace, settings: Settings) -> int:

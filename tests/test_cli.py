@@ -109,6 +109,17 @@ def test_numbers_are_seeded_reset_and_brought_back(service: ServiceProcess) -> N
     assert service.counts("shop")["total"] == {"pageviews": 1, "visits": 1_891_451, "visitors": 1}
 
 
+def test_the_privacy_text_is_of_the_settings_in_force(service: ServiceProcess) -> None:
+    """As Markdown, in the language that is asked for."""
+    listen = service.url.removeprefix("http://")
+    site(service, "add", "library", "origins=https://a.vn", "name=Thư viện", "visit_timeout=3600")
+
+    told = run("privacy", "library", "--lang", "vi", LISTEN=listen, ADMIN_TOKEN=TOKEN)
+
+    assert told.out.startswith("# Quyền riêng tư: cách đếm lượt truy cập Thư viện\n\n")
+    assert "sau 1 giờ không có lượt xem nào" in told.out
+
+
 def test_the_service_elsewhere_is_named_by_its_url(service: ServiceProcess) -> None:
     """--url goes before the action and may end with a slash."""
     listed = run("site", "--url", service.url + "/", "list", ADMIN_TOKEN=TOKEN)

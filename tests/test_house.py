@@ -54,7 +54,7 @@ def test_public_urls_are_not_on_blocking_lists() -> None:
     urls = _paths((ROOT / "service/web/routes.py").read_text())
     urls += [f"/{path.name}" for path in assets]
     urls += [url for path in assets for url in _links(path.read_text())]
-    assert {"/embed.js", "/w/{{site}}", "/w/${site}", "/w/demo"} <= set(urls)
+    assert {"/embed.js", "/w/{{site}}", "/w/{{site}}/privacy", "/w/${site}", "/w/demo"} <= set(urls)
     assert not [url for url in urls if BLOCKED.search(url + "?")]
 
 

@@ -23,6 +23,7 @@ def page_routes(base: str) -> list[web.RouteDef]:
         web.get(f"{base}/w/{{site}}/frame", serving.frame),
         web.get(f"{base}/w/{{site}}/shields.json", serving.shields),
         web.get(f"{base}/w/{{site}}/how.json", serving.how),
+        web.get(f"{base}/w/{{site}}/privacy", serving.privacy),
         web.get(f"{base}/oembed", oembed.oembed),
         web.get(f"{base}/embed.js", widget.embed_js),
         web.get(f"{base}/embed.count.js", widget.count_js),

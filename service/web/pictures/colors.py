@@ -65,6 +65,23 @@ def _rules(theme: Theme) -> str:
     )
 
 
+def variables(name: str) -> str:
+    """The same for a page: a theme's colours as custom properties."""
+    sheet = _properties(THEMES[name])
+    if name == "auto":
+        sheet += f"@media (prefers-color-scheme:dark){{{_properties(DARK)}}}"
+    return sheet
+
+
+def _properties(theme: Theme) -> str:
+    ground, line = (color.replace("none", "transparent") for color in (theme.ground, theme.line))
+    scheme = "dark" if luminance(theme.ink) > 0.5 else "light"
+    return (
+        f":root{{color-scheme:{scheme};--ground:{ground};--line:{line};--ink:{theme.ink};"
+        f"--soft:{theme.soft};--accent:{theme.accent}}}"
+    )
+
+
 def readable_on(ground: str) -> str:
     """Black or white, whichever is read better on a colour."""
     return "#ffffff" if contrast(ground, "#ffffff") >= contrast(ground, "#000000") else "#000000"

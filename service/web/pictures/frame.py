@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from service.origins import ANY, SELF, Origins
 from service.periods import zone
 from service.web.pictures.block import NOTE, PAD, Block
-from service.web.pictures.colors import DARK, THEMES, Theme, luminance
+from service.web.pictures.colors import variables
 from service.web.pictures.markup import FONT, Markup, element, text
 from service.web.pictures.panel import Panel
 from service.web.pictures.query import Query
@@ -121,23 +121,11 @@ def _pause(panel: Panel, given: Mapping[str, str], paused: bool) -> Markup:
 
 
 def _style(name: str) -> str:
-    sheet = _colors(THEMES[name]) + (
+    return variables(name) + (
         f"body{{margin:0;font:14px/1.6 {FONT};background:var(--ground);color:var(--ink)}}"
         "main{padding:10px 14px;border:1px solid var(--line);border-radius:6px}"
         "h1{margin:0 0 4px;font-size:15px}ul{margin:0;padding:0;list-style:'•\u2002' inside}"
         "li::marker{color:var(--accent)}li span,p,summary{color:var(--soft)}"
         "b{font-variant-numeric:tabular-nums}p,details{margin:6px 0 0;font-size:12px}"
         "a{color:var(--accent)}.unseen{position:absolute;clip-path:inset(50%)}"
-    )
-    return sheet + (
-        f"@media (prefers-color-scheme:dark){{{_colors(DARK)}}}" if name == "auto" else ""
-    )
-
-
-def _colors(theme: Theme) -> str:
-    ground, line = (color.replace("none", "transparent") for color in (theme.ground, theme.line))
-    scheme = "dark" if luminance(theme.ink) > 0.5 else "light"
-    return (
-        f":root{{color-scheme:{scheme};--ground:{ground};--line:{line};--ink:{theme.ink};"
-        f"--soft:{theme.soft};--accent:{theme.accent}}}"
     )

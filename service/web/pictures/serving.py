@@ -16,13 +16,16 @@ import orjson
 from aiohttp import web
 
 from service.reader import OF_DAYS
+from service.web import privacy as privacies
 from service.web.client import known_site
 from service.web.counts import shared_with
+from service.web.languages import DEFAULT
 from service.web.pictures import badge as badges
 from service.web.pictures import block as blocks
 from service.web.pictures import button as buttons
 from service.web.pictures import digits as digit_sets
 from service.web.pictures import frame as frames
+from service.web.pictures import notice as notices
 from service.web.pictures import spark as sparks
 from service.web.pictures.markup import Markup
 from service.web.pictures.oembed import discovery
@@ -75,6 +78,18 @@ async def frame(request: web.Request) -> web.Response:
     page = frames.draw(asked, panel, dict(request.query), discovery(request))
     framing = frames.ancestors(panel.site.origins)
     return answer(request, panel, page, "text/html", framing, frames.headers(asked))
+
+
+async def privacy(request: web.Request) -> web.Response:
+    """GET /w/{site}/privacy: what its visitors are told, whether its numbers are public or not."""
+    site = known_site(request)
+    language = Query(request.query).one_of("lang", privacies.LANGUAGES, DEFAULT)
+    page = notices.draw(privacies.notice(site.settings, language), language)
+    headers = {
+        "Cache-Control": "public, max-age=60",
+        "Content-Security-Policy": policy(page, frames.ancestors(site.origins)),
+    }
+    return web.Response(text=page, content_type="text/html", headers=headers)
 
 
 def answer(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = {
+    "caddy": "caddy",
     "chromium": "chromium",
     "faketime": "faketime",
     "gcc": "gcc libc6-dev python3-dev",

@@ -51,6 +51,17 @@ def test_it_opens_with_the_picture_and_the_two_lines(document: Path) -> None:
     assert f"({other.name})" in opening.partition("![")[0]
 
 
+def test_both_tell_of_the_same_attributes() -> None:
+    """Whoever reads Vietnamese finds every attribute and every row."""
+    assert told_attributes(README_VI) == told_attributes(README)
+
+
+def told_attributes(document: Path) -> list[str]:
+    """The first column of the table of attributes, and what can be shown."""
+    table = document.read_text().partition("`<visit-counter>` |")[2].partition("\n\n")[0]
+    return re.findall(r"^\| (`.*?) \|", table, re.M) + re.findall("`online .*? page`", table)
+
+
 @documents
 def test_links_lead_somewhere(document: Path) -> None:
     """To a file of the repository, and to a heading that it has."""

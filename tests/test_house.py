@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import Settings
+from tests.documents import DOCUMENTS, tags
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -49,11 +50,13 @@ def test_the_patterns_find_what_blocking_lists_find(url: str) -> None:
 
 
 def test_public_urls_are_not_on_blocking_lists() -> None:
-    """Every path of the URL table, and every one that the scripts and pages name, is plain."""
+    """Every path of the URL table, and every one that scripts, pages and documents name, is
+    plain."""
     assets = [path for path in (ROOT / "service/web/assets").iterdir() if path.is_file()]
     urls = _paths((ROOT / "service/web/routes.py").read_text())
     urls += [f"/{path.name}" for path in assets]
     urls += [url for path in assets for url in _links(path.read_text())]
+    urls += [tag.attributes.get("src") or "" for path in DOCUMENTS for tag in tags(path)]
     assert {"/embed.js", "/w/{{site}}", "/w/{{site}}/privacy", "/w/${site}", "/w/demo"} <= set(urls)
     assert not [url for url in urls if BLOCKED.search(url + "?")]
 

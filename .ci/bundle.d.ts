@@ -1,6 +1,20 @@
 // What service/web/scripts.py puts into embed.js beside its code.
-declare const bundle: {
-  words: Record<string, string>[];
-  /** Digits from which on there are groups, the zero, and what separates groups. */
-  formats: Record<string, string>;
-};
+declare namespace bundle {
+  interface Words {
+    lang: string;
+    /** Of each row. */
+    labels: Record<string, string>;
+    format: string;
+    title: string;
+    none: string;
+    colon: string;
+    as_of: string;
+    pause: string;
+    resume: string;
+    how: string;
+    last_days: string;
+  }
+  const words: Words[];
+  /** Digits from which on there are groups, what separates them, and a language's own digits. */
+  const formats: Record<string, string>;
+}

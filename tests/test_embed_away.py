@@ -53,8 +53,9 @@ async def test_silent_service_is_not_waited_for(browser: Browser, scripted: Scri
         with clean(page, host):
             await page.goto(host.url)
             block = page.locator("visit-counter")
-            await expect(block.locator("[part=title]")).to_be_visible()
+            await expect(block.locator("[part=list]")).to_be_hidden()
             heights = [await block.bounding_box()]
+            await expect(block.locator("[part=list]")).to_be_visible()
             await expect(block.locator("[part=note]")).to_have_text("Chưa lấy được số liệu.")
             assert await rows(page) == NO_NUMBERS
             heights.append(await block.bounding_box())

@@ -37,8 +37,7 @@ BLOCKS: dict[str, tuple[str, list[str]]] = {
     "badge": ('layout="badge"', ["Tất cả:\n1,891,451"]),
     "no number": ('show="last_month"', ["Tháng trước: –"]),
     "nonsense": (
-        'number-format="constructor" metric="__proto__" lang="toString" show="valueOf &lt;b>"'
-        ' site="../x"',
+        'number-format="constructor" metric="__proto__" lang="toString" show="valueOf &lt;b>"',
         ["Online now: 81", "Today: 1886", "This week: 20,657", "All time: 1,891,451"],
     ),
 }
@@ -57,6 +56,16 @@ async def test_attributes_choose_what_is_shown(browser: Browser, scripted: Scrip
     assert shown[1:] == [expected for _, expected in BLOCKS.values()]
     assert scripted.asked[0] == "POST portal"
     assert "GET portal" not in scripted.asked
+
+
+async def test_site_stays_below_the_counter(browser: Browser, scripted: Scripted) -> None:
+    """Whatever stands in `site` is a site's name, and never a path."""
+    page = await browser.new_page()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter site='../../x?y#z'>")
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+    assert scripted.asked == ["POST portal", "GET ../../x?y#z"]
 
 
 @pytest.mark.parametrize("status", [200, 503], ids=["numbers", "no numbers"])

@@ -15,8 +15,8 @@ from functools import cache, lru_cache
 from hashlib import sha256, sha384
 from html import escape
 from importlib.resources import files
-from itertools import product
-from string import ascii_letters
+from itertools import islice, product
+from string import ascii_letters, digits
 from typing import NamedTuple
 
 import orjson
@@ -28,10 +28,10 @@ from service.web.languages import FORMATS, LANGUAGES, number
 SPOKEN = ("en", "vi")
 """The languages of a script that is asked for in none."""
 MOST_LANGUAGES = 3
-SAID = (
-    *("direction", "format", "title", "none", "colon", "as_of", "pause", "resume", "how"),
-    *("online", *PERIODS),
-)
+SAID = ("format", "title", "none", "colon", "as_of", "pause", "resume", "how")
+
+NOTHING_ELSE = {"__proto__": None}
+"""In an object's literal: it has no other keys, whatever name a page asks for."""
 
 START = "// ---- start ----"
 
@@ -43,11 +43,15 @@ TOKEN = re.compile(
     rf'(?P<quoted>"[^"\n]*"|{REGEX})|`(?P<template>[^`]*)`'
     rf"|(?P<name>\.?{NAME})|\s*(?P<sign>[=+*?:<>!&|{{}}(),;-]+)\s*"
 )
-GIVEN = re.compile(rf"\b(?:const|let|function) ({NAME})|\(([\w\s,]*)\) (?:=>|{{)")
-KEY = re.compile(rf"[{{,]\s*({NAME}):|{{([\w\s,:=\"]*)}}|\.({NAME})")
+GIVEN = re.compile(rf"\b(?:const|let|function) ({NAME})|\(([\w\s,]*(?:\.{{3}}\w+)?)\) (?:=>|{{)")
+# What one statement gives and no other one knows may be called the same in all of them.
+STATEMENT = re.compile(r"^(?=[\w(])", re.M)
+SHARED = re.compile(rf"^(?:const|let|(?:async )?function) ({NAME})", re.M)
+MOST_LOCAL = 8
+KEY = re.compile(rf"(?:(?<!\$){{|,)\s*({NAME})(?=\s*[:,=}}])|(?<!\.\.)\.({NAME})")
 # What our own records hold, but for what others' hold too.
 OWNED = re.compile(rf"@property {{.*?}} \[?(?!(?:title|values|words)\b)({NAME})")
-RULES = re.compile(r"(?<=[{};:,])\s+|\s+(?=[{}])")
+RULES = re.compile(r"\s*([{};,>])\s*|(?<=:)\s+")
 
 
 class Script(NamedTuple):
@@ -77,11 +81,14 @@ def embedding(languages: tuple[str, ...] = SPOKEN) -> Script:
     code = packed(setup + source("embed.element.js") + start)
     spoken = {"en", "vi", *languages}
     formats = {
-        name: f"{each.grouped_from}{each.digits[0]}{each.group}"
+        name: f"{each.grouped_from}{each.group}{each.digits.lstrip(digits)}"
         for name, each in FORMATS.items()
         if name == "plain" or name.partition("-")[0] in spoken
     }
-    bundle = {"formats": formats, "words": [words(language) for language in languages]}
+    bundle = {
+        "formats": NOTHING_ELSE | formats,
+        "words": [words(language) for language in languages],
+    }
     return Script(f"(bundle=>{{{code}}})({orjson.dumps(bundle).decode()});")
 
 
@@ -106,7 +113,9 @@ def words(language: str) -> dict[str, str]:
     return {
         "lang": language,
         **{name: getattr(spoken, name) for name in SAID},
-        "page": spoken.pageviews,
+        "labels": NOTHING_ELSE
+        | {row: getattr(spoken, row) for row in ("online", *PERIODS)}
+        | {"page": spoken.pageviews},
         "last_days": days,
     }
 
@@ -119,14 +128,24 @@ def packed(code: str) -> str:
     """Without comments and needless blanks, and with short names for what is ours alone."""
     owned, code = _found(OWNED, code), COMMENT.sub("", code)
     names = Counter(re.findall(NAME, code))
-    ours = sorted(_found(GIVEN, code) - _found(KEY, code) | owned, key=lambda name: -names[name])
+    known, shared = owned | _found(SHARED, code), owned | _found(SHARED, code) - _found(KEY, code)
     free = ("".join(some) for size in (1, 2) for some in product(ascii_letters, repeat=size))
-    short = dict(zip(ours, (name for name in free if name not in names), strict=False))
+    unused = (name for name in free if name not in names)
+    letters = list(islice(unused, MOST_LOCAL))
+    short = dict(zip(sorted(shared, key=lambda name: -names[name]), unused, strict=False))
 
+    def pack(statement: str) -> str:
+        local = sorted(_found(GIVEN, statement) - _found(KEY, statement) - known)
+        return _renamed(statement, short | dict(zip(local, letters, strict=False)))
+
+    return "".join(map(pack, STATEMENT.split(code))).strip()
+
+
+def _renamed(code: str, short: dict[str, str]) -> str:
     def pack(token: re.Match[str]) -> str:
         if token["template"] is not None:
             inner = re.sub(r"\$\{(.*?)\}", lambda hole: TOKEN.sub(pack, hole[0]), token["template"])
-            return f"`{inner if len(inner.splitlines()) < 2 else RULES.sub('', inner)}`"
+            return f"`{inner if len(inner.splitlines()) < 2 else _sheet(inner)}`"
         if token["sign"]:
             return token["sign"].replace(";}", "}")
         if token["quoted"]:
@@ -135,7 +154,11 @@ def packed(code: str) -> str:
         name = token["name"].removeprefix(".")
         return dot + short.get(name, name)
 
-    return TOKEN.sub(pack, code).strip()
+    return TOKEN.sub(pack, code)
+
+
+def _sheet(rules: str) -> str:
+    return RULES.sub(r"\1", rules).strip()
 
 
 def _found(names: re.Pattern[str], code: str) -> set[str]:

@@ -11,11 +11,9 @@
 
 /** @typedef {Record<string, any>} Counts the service's answer: `online`, `today`, `week` … */
 
-const { dataset: data, src } = /** @type {HTMLScriptElement} */ (
-  document.currentScript || document.body
-);
+const { dataset: data, src } = /** @type {HTMLScriptElement} */ (document.currentScript);
 const { site } = data;
-const base = new URL(".", src || location.href);
+const base = new URL(".", src);
 
 /** Takes the numbers that a view brings. @type {(answer: Promise<Counts>) => void} */
 // biome-ignore lint/style/useConst: the element takes them, where it is there.
@@ -29,8 +27,9 @@ function say(text) {
 }
 
 /** The service's answer, empty if it is of no use. @param {string | undefined} site @param {RequestInit} [init] */
-async function ask(site, init) {
+async function ask(site, init = {}) {
   try {
+    init.credentials = "omit";
     const reply = await fetch(`${base}w/${site}`, init);
     /** @type {Counts} */
     const counts = await reply.json();
@@ -66,13 +65,16 @@ let pace = 0;
 let due = 0;
 let timer = 0;
 
+/** The instant in so many milliseconds, more or less: not everybody comes at once. @param {number} ms */
+const after = (ms) => Date.now() + ms * (0.8 + 0.4 * Math.random());
+
 /** @param {"view" | "here" | "bye"} k */
 function send(k) {
   const key = "visit-counter-id";
   const v = data.identity && kept(key, kept(key) || `${Math.random()}`);
   // A text/plain body needs no preflight; keepalive lets "bye" outlive its page.
   const body = JSON.stringify({ k, p: path, v });
-  return ask(site, { method: "POST", body, keepalive: true, credentials: "omit" });
+  return ask(site, { method: "POST", body, keepalive: true });
 }
 
 /** A prerendered page or a tab in the background is no view until somebody sees it. */
@@ -101,7 +103,7 @@ function beat() {
   const now = Date.now();
   if (now >= due) {
     if (due) send("here");
-    due = now + pace * (0.8 + 0.4 * Math.random());
+    due = after(pace);
   }
   timer = setTimeout(beat, due - now);
 }

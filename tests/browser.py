@@ -8,7 +8,6 @@ complains about, as console line, error or report of the policy, is kept for the
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -72,8 +71,6 @@ class HostPage:
     css: str = ""
     lang: str = "vi"
     frames: str = "'none'"
-    prerenders: str = ""
-    """The address of a page that the browser is asked to render ahead."""
     url: str = ""
     complaints: list[str] = field(default_factory=list)
 
@@ -92,14 +89,7 @@ class HostPage:
             f"<h1>Cổng thông tin</h1>{self.body.replace('{counter}', self.counter)}"
         )
         headers = {"Content-Security-Policy": self.policy()}
-        if self.prerenders:
-            headers["Speculation-Rules"] = '"/rules"'
         return web.Response(text=html, content_type="text/html", headers=headers)
-
-    async def rules(self, request: web.Request) -> web.Response:
-        rules = {"prerender": [{"urls": [self.prerenders], "eagerness": "immediate"}]}
-        kind = "application/speculationrules+json"
-        return web.Response(text=json.dumps(rules), content_type=kind)
 
     async def style(self, request: web.Request) -> web.Response:
         return web.Response(text=self.css, content_type="text/css")
@@ -116,7 +106,6 @@ async def host_page(counter: str, body: str = TWO_LINES) -> AsyncIterator[HostPa
     app.router.add_post("/csp", host.report)
     app.router.add_get("/favicon.ico", no_content)
     app.router.add_get("/page.css", host.style)
-    app.router.add_get("/rules", host.rules)
     app.router.add_get("/{path:.*}", host.page)
     async with listening(app) as host.url:
         yield host

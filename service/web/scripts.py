@@ -128,15 +128,21 @@ def packed(code: str) -> str:
     """Without comments and needless blanks, and with short names for what is ours alone."""
     owned, code = _found(OWNED, code), COMMENT.sub("", code)
     names = Counter(re.findall(NAME, code))
-    known, shared = owned | _found(SHARED, code), owned | _found(SHARED, code) - _found(KEY, code)
+    known = owned | _found(SHARED, code)
+    shared = owned | _found(SHARED, code) - _found(KEY, code)
+
+    def often(name: str) -> tuple[int, str]:
+        return -names[name], name
+
     free = ("".join(some) for size in (1, 2) for some in product(ascii_letters, repeat=size))
     unused = (name for name in free if name not in names)
     letters = list(islice(unused, MOST_LOCAL))
-    short = dict(zip(sorted(shared, key=lambda name: -names[name]), unused, strict=False))
+    short = dict(zip(sorted(shared, key=often), unused, strict=False))
 
     def pack(statement: str) -> str:
-        local = sorted(_found(GIVEN, statement) - _found(KEY, statement) - known)
-        return _renamed(statement, short | dict(zip(local, letters, strict=False)))
+        given = _found(GIVEN, statement) - _found(KEY, statement) - known
+        local = dict(zip(sorted(given, key=often), letters, strict=False))
+        return _renamed(statement, short | local)
 
     return "".join(map(pack, STATEMENT.split(code))).strip()
 

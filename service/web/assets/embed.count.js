@@ -77,10 +77,13 @@ function send(k) {
   return ask(site, { method: "POST", body, keepalive: true });
 }
 
-/** A prerendered page or a tab in the background is no view until somebody sees it. */
+/**
+ * A prerendered page or a tab in the background is no view until somebody sees it. Chromium calls a
+ * page visible while it is still prerendered, and what it sends then is marked as prefetched.
+ */
 async function view() {
   pace = -1;
-  if (document.hidden) return;
+  if (document.hidden || Object(document).prerendering) return;
   let why = whyNot();
   if (!why) {
     pace = 1e5;
@@ -88,7 +91,7 @@ async function view() {
     share(answer);
     const counts = await answer;
     // A third of the window, so that one lost "here" takes nobody offline.
-    pace = counts.counted ? Math.min(counts.online_window, 86400) * 333 || 1e5 : 0;
+    pace = counts.counted ? Math.min(counts.online_window, 1e5) * 333 || 1e5 : 0;
     why = counts.reason;
     due = 0;
     beat();
@@ -142,6 +145,7 @@ if (!page[mark]) {
     addEventListener("popstate", move);
   }
   addEventListener("visibilitychange", beat);
+  document.addEventListener("prerenderingchange", beat);
   addEventListener("pagehide", () => {
     if (pace > 0) send("bye");
     pace = 0;

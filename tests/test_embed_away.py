@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser import listen, rows
+from tests.browser import TWO_LINES, listen, rows
 from tests.embedding import NO_NUMBERS, Scripted, clean, embedded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,30 +27,90 @@ TROUBLES: dict[str, dict[str, Any]] = {
 }
 
 
+UNCOUNTED = TWO_LINES.replace("data-site", 'data-count="off" data-site')
+STREAMED = UNCOUNTED.replace("<visit-counter>", '<visit-counter live="sse">')
+ASKING = {"POST": TWO_LINES, "GET": UNCOUNTED}
+
+
+@pytest.mark.parametrize("body", ASKING.values(), ids=ASKING)
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
 async def test_trouble_shows_dashes_never_zero(
-    browser: Browser, scripted: Scripted, trouble: dict[str, Any]
+    browser: Browser, scripted: Scripted, trouble: dict[str, Any], body: str
 ) -> None:
     """Whatever the service answers, the rows say "–" and the host page has no error."""
     for name, value in trouble.items():
         setattr(scripted, name, value)
     page = await browser.new_page()
     lines = listen(page)
-    async with embedded(scripted) as host:
+    async with embedded(scripted, body) as host:
         await page.goto(host.url)
-        await expect(page.locator("visit-counter [part=value]").last).to_have_text("–")
+        await expect(page.locator("visit-counter [part=row]").last).to_be_visible()
         assert await rows(page) == NO_NUMBERS
         await expect(page.locator("h1")).to_be_visible()
     assert not [line for line in lines if line.startswith("uncaught: ")]
-    assert len([line for line in lines if line.startswith("info: visit-counter: ")]) == 1
+    said = [line for line in lines if line.startswith("info: visit-counter: ")]
+    # A view that was dropped says why; whoever only looks is told nothing of it.
+    tells = body == TWO_LINES or '"reason"' not in scripted.text
+    assert len([line for line in said if "data-count" not in line]) == tells
 
 
-async def test_silent_service_is_not_waited_for(browser: Browser, scripted: Scripted) -> None:
+STREAMS: dict[str, list[bytes]] = {
+    "says nothing": [],
+    "garbage": [b"data: <html>proxy login</html>\n\n"],
+    "null": [b"data: null\n\n"],
+    "wrong types": [b'data: {"online":"81","today":[],"as_of":null}\n\n'],
+    "cut": [b"data: {", b""],
+    "no stream": [b""],
+}
+
+
+@pytest.mark.parametrize("events", STREAMS.values(), ids=STREAMS)
+async def test_trouble_of_a_stream(
+    browser: Browser, scripted: Scripted, events: list[bytes]
+) -> None:
+    """A stream that hangs, breaks off or talks nonsense shows "–", until it says numbers."""
+    scripted.status = 503
+    page = await browser.new_page()
+    lines = listen(page)
+    async with embedded(scripted, STREAMED) as host:
+        for each in events:
+            scripted.events.put_nowait(each)
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter [part=note]")).to_be_visible()
+        assert await rows(page) == NO_NUMBERS
+        scripted.events.put_nowait(f"data: {scripted.text}\n\n".encode())
+        await expect(page.locator("visit-counter")).to_contain_text("1,891,451", timeout=15_000)
+        scripted.events.put_nowait(b"")
+    assert not [line for line in lines if line.startswith("uncaught: ")]
+    said = [line for line in lines if line.startswith("info: visit-counter: ")]
+    assert len(said) <= 3  # not counted, not answered, not understood: each once
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+async def test_stream_that_is_refused(browser: Browser, scripted: Scripted, status: int) -> None:
+    """Numbers come by polls instead; and there are none while those fail too."""
+    scripted.live_status = scripted.status = status
+    page = await browser.new_page()
+    lines = listen(page)
+    async with embedded(scripted, STREAMED) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter [part=note]")).to_be_visible()
+        assert await rows(page) == NO_NUMBERS
+        scripted.status = 200
+        await expect(page.locator("visit-counter")).to_contain_text("1,891,451", timeout=15_000)
+    assert not [line for line in lines if line.startswith("uncaught: ")]
+    assert scripted.asked.count("LIVE portal") == 1
+
+
+@pytest.mark.parametrize("body", ASKING.values(), ids=ASKING)
+async def test_silent_service_is_not_waited_for(
+    browser: Browser, scripted: Scripted, body: str
+) -> None:
     """After 2 s without an answer a sentence says so, in the same room; a late answer counts."""
     scripted.open.clear()
     page = await browser.new_page()
-    async with embedded(scripted) as host:
-        with clean(page, host):
+    async with embedded(scripted, body) as host:
+        with clean(page, host, "info: visit-counter: not counted: data-count"):
             await page.goto(host.url)
             block = page.locator("visit-counter")
             await expect(block.locator("[part=list]")).to_be_hidden()

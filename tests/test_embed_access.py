@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import TWO_LINES, rows, until
+from tests.browser import TWO_LINES, chromium, rows, until
 from tests.embedding import HOW, NO_NUMBERS, PORTAL, Scripted, embedded, equal
+from tests.servers import Server
+from tests.services import run_service
 from tests.tools import need_script
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,9 +36,10 @@ def element(layout: str, more: str = "") -> str:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("lang", ["vi", "en", "ar", "km"])
 async def test_axe_finds_nothing(
-    browser: Browser, scripted: Scripted, lang: str, scheme: str
+    browser: Browser, scripted: Scripted, lang: str, scheme: str, tmp_path: Path
 ) -> None:
-    """Every layout, with a pause button and how we count, with and without a theme."""
+    """Every layout, with a pause button and how we count, with and without a theme; for eyes there
+    is a picture of them in the directory of the test."""
     axe = need_script("axe-core/axe.min.js")
     page = await browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
     more = ('live="poll" how', 'theme="auto"', 'site="nowhere" theme="dark"')
@@ -46,9 +50,92 @@ async def test_axe_finds_nothing(
         host.css = "html { color-scheme: light dark }"
         await page.goto(host.url)
         await expect(page.locator(READY).first).not_to_be_empty()
+        await page.screenshot(path=tmp_path / f"{lang}-{scheme}.png", full_page=True)
         await page.evaluate(axe.read_text())
         found = await page.evaluate("axe.run('main')")
     assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("lang", ["vi", "en"])
+async def test_axe_finds_nothing_on_the_demo_page(valkey: Server, lang: str, scheme: str) -> None:
+    """In either colours, for a visitor of either language, with how we count opened."""
+    axe = need_script("axe-core/axe.min.js")
+    async with run_service(valkey.url) as service, chromium(lang) as browser:
+        page = await browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+        await page.goto(f"{service.url}/demo")
+        await expect(page.locator(READY).last).not_to_be_empty()
+        await page.locator("summary").click()
+        await expect(page.locator("details p").last).to_be_visible()
+        await page.evaluate(axe.read_text())
+        found = await page.evaluate("axe.run()")
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+
+
+# All that can be used, and what Tab has reached, also within the element.
+USABLE = """() => {
+  const all = (root) => [...root.querySelectorAll('*')].flatMap((each) =>
+    [each, ...(each.shadowRoot ? all(each.shadowRoot) : [])]);
+  const seen = all(document).filter((each) => each.checkVisibility());
+  return seen.filter((each) => each.matches('a, button, summary')).map((each) => each.textContent);
+}"""
+FOCUSED = """() => {
+  let at = document.activeElement;
+  while (at.shadowRoot) at = at.shadowRoot.activeElement;
+  return at.textContent;
+}"""
+
+
+async def test_keyboard_reaches_all_of_the_demo_page(browser: Browser, valkey: Server) -> None:
+    """Tab goes to each link, button and summary, in the order in which they stand."""
+    async with run_service(valkey.url) as service:
+        page = await browser.new_page()
+        await page.goto(f"{service.url}/demo")
+        await expect(page.locator(READY).last).not_to_be_empty()
+        usable = await page.evaluate(USABLE)
+        reached = []
+        for _ in usable:
+            await page.keyboard.press("Tab")
+            reached.append(await page.evaluate(FOCUSED))
+    assert len(usable) >= 6
+    assert reached == usable
+
+
+INK = """() => {
+  const node = document.body.appendChild(document.createElement('p'));
+  node.style.color = 'CanvasText';
+  return getComputedStyle(node).color;
+}"""
+PAINTED = """node => {
+  const { color, backgroundColor, backgroundImage } = getComputedStyle(node);
+  return [color, color === backgroundColor, backgroundImage];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_forced_colours(browser: Browser, scripted: Scripted, scheme: str) -> None:
+    """Where the system chooses the colours, ours give way, and all stands out from its ground."""
+    page = await browser.new_page(forced_colors="active", color_scheme=scheme)  # type: ignore[arg-type]
+    blocks = "".join(element(layout, 'live="poll" theme="dark"') for layout in LAYOUTS)
+    async with embedded(scripted, TWO_LINES.split("<visit")[0] + blocks) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).not_to_be_empty()
+        ink = await page.evaluate(INK)
+        for part in ("title", "label", "value", "digit"):
+            for node in await page.locator(f"[part={part}]").all():
+                assert await node.evaluate(PAINTED) == [ink, False, "none"]
+
+
+async def test_nothing_moves_by_itself(browser: Browser, scripted: Scripted) -> None:
+    """Whoever wants less motion need not ask: there is no animation and no transition."""
+    page = await browser.new_page(reduced_motion="no-preference")
+    blocks = "".join(element(layout, 'live="poll" how') for layout in LAYOUTS)
+    async with embedded(scripted, TWO_LINES.split("<visit")[0] + blocks) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).not_to_be_empty()
+        await page.locator("[part=toggle]").first.click()
+        await page.locator("summary").first.click()
+        assert await page.evaluate("document.getAnimations().length") == 0
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

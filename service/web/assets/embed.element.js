@@ -401,9 +401,9 @@ if (sheet) {
       font-weight: var(--visit-counter-value-weight); }
     .list ul { padding-inline-start: var(--visit-counter-indent, .75em) }
     .list li { list-style: var(--visit-counter-bullet, "•  ") inside }
-    .table li { display: flex; justify-content: space-between; gap: 1em;
+    .table li { display: flex; align-items: baseline; justify-content: space-between; gap: 1em;
       padding-block-start: .25em; border-block-start: 1px solid #8886 }
-    .line, .line ul { display: flex; flex-wrap: wrap; align-items: center }
+    .line, .line ul { display: flex; flex-wrap: wrap; align-items: baseline }
     .line ul { flex: 1; gap: .25em 1em }
     .badge li { display: flex; border-radius: .2em; overflow: hidden;
       background: var(--visit-counter-label-ground, #555); color: #fff }

@@ -75,7 +75,7 @@ async function take(feed, answer) {
   steer(feed);
   dashSoon(feed);
   const counts = await answer;
-  const isGood = counts.online >= 0;
+  const isGood = Number.isSafeInteger(counts.online);
   if (counts.counted && !counts.spooled && isGood) aheadMs = Date.now() - counts.as_of * 1000;
   feed.failures = isGood ? 0 : feed.failures + 1;
   feed.due = after(isGood ? 3e4 : Math.min(2500 * 2 ** feed.failures, 6e5));
@@ -89,7 +89,7 @@ function dashSoon(feed) {
 
 /** @param {Feed} feed @param {Counts | null} [counts] @param {boolean} [isStale] */
 function tell(feed, counts, isStale) {
-  feed.counts = counts || null;
+  feed.counts = counts && Number.isSafeInteger(counts.online) ? counts : null;
   feed.isStale = isStale;
   for (const shown of shownOf(feed)) if (!shown.isPaused) fill(shown);
   steer(feed);

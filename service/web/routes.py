@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from service.web import admin, collect, counts, live, ops, widget
+from service.web import admin, checker, collect, counts, live, ops, widget
 from service.web.pictures import oembed, serving
 
 
@@ -24,6 +24,7 @@ def page_routes(base: str) -> list[web.RouteDef]:
         web.get(f"{base}/w/{{site}}/shields.json", serving.shields),
         web.get(f"{base}/w/{{site}}/how.json", serving.how),
         web.get(f"{base}/w/{{site}}/privacy", serving.privacy),
+        web.get(f"{base}/w/{{site}}/check", checker.check),
         web.get(f"{base}/oembed", oembed.oembed),
         web.get(f"{base}/embed.js", widget.embed_js),
         web.get(f"{base}/embed.count.js", widget.count_js),

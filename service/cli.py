@@ -180,14 +180,17 @@ def show_snippet(options: argparse.Namespace, settings: Settings) -> int:
         raise CallError(f"{unknown[0]!r} is no language of ours: use any of {known}")
     if len(asked) > scripts.MOST_LANGUAGES:
         raise CallError(f"a script brings at most {scripts.MOST_LANGUAGES} languages along")
+    address = (options.url or here(settings)).rstrip("/")
     lines = scripts.snippet(
-        options.url or here(settings),
+        address,
         options.site,
         tuple(asked),
         alone=options.count_only,
         pinned=options.pin,
     )
     print(lines)
+    more = f"{address}/embed?site={quote(options.site, safe='')}"
+    print(f"To choose how it looks, and to learn why it does not count: {more}", file=sys.stderr)
     return 0
 
 

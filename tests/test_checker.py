@@ -76,8 +76,9 @@ async def test_nothing_today(service: Service) -> None:
         ("http://localhost.vn/", {"Host": "["}, ["allowed"]),
         (PAGE, {}, ["mixed", "allowed"]),
         (PAGE, {"X-Forwarded-Proto": "https"}, ["allowed"]),
+        (PAGE, {"Referer": "https://count.example.vn/embed"}, ["allowed"]),
     ],
-    ids=["localhost", "both on it", "another loopback", "no host", "mixed content", "TLS in front"],
+    ids=["localhost", "both on it", "another loopback", "no host", "mixed", "TLS", "TLS untold"],
 )
 async def test_a_page_that_its_browser_stops(
     service: Service, page: str, headers: dict[str, str], found: list[str]

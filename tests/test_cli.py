@@ -333,7 +333,8 @@ BLOCK = "\n<visit-counter></visit-counter>\n"
 )
 def test_snippet(arguments: list[str], expected: str) -> None:
     """The lines for a page, as they are pasted; a pinned script with its version and hash."""
-    assert run("snippet", "portal", "--url", URL, *arguments).out == expected
+    ran = run("snippet", "portal", "--url", URL, *arguments)
+    assert (ran.out, ran.err.split()[-1]) == (expected, f"{URL}embed?site=portal")
 
 
 @pytest.mark.parametrize("lang", ["xx", "vi,en,fr,de"])

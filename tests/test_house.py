@@ -58,6 +58,8 @@ def test_public_urls_are_not_on_blocking_lists() -> None:
     urls += [url for path in assets for url in _links(path.read_text())]
     urls += [tag.attributes.get("src") or "" for path in DOCUMENTS for tag in tags(path)]
     assert {"/embed.js", "/w/{{site}}", "/w/{{site}}/privacy", "/w/${site}", "/w/demo"} <= set(urls)
+    assert {"/embed", "/preview", "/w/${site}/check?${query}", "/preview?${query}"} <= set(urls)
+    assert "/generator.check.js" in urls
     assert not [url for url in urls if BLOCKED.search(url + "?")]
 
 
@@ -67,8 +69,9 @@ def _paths(code: str) -> list[str]:
 
 
 def _links(text: str) -> list[str]:
-    """What `src`, `href` and a script's `${base}` lead to."""
-    found = re.findall(r"""(?:src="|href="|\$\{base\})/?([^"`]+)["`]""", text)
+    """What `src`, `href`, a script's `${base}`, its imports and what it fetches lead to."""
+    begin = r"""src="|href="|\$\{base\}|from "\.|fetch\(`|URL\(`"""
+    found = re.findall(rf"""(?:{begin})/?([^"`]+)["`]""", text)
     return [f"/{url}" for url in found]
 
 

@@ -78,13 +78,18 @@ async def of_counts(request: web.Request, site: Site, *, admin: bool) -> list[Fi
 def of_page(request: web.Request, site: Site, origin: str) -> list[Finding]:
     """Whether a page of this origin can count."""
     found, host = [], _host(origin)
-    if origin.startswith("https:") and scheme_of(request) == "http":
+    if origin.startswith("https:") and not _is_secure(request):
         found.append(Finding("mixed", False))
     if LOCAL.fullmatch(host) and host != _host(origin_of(f"http://{request.host}")):
         found.append(Finding("localhost", False, {"host": host}))
     may_count = site.origins.allow(origin, request.host)
     found.append(Finding("allowed" if may_count else "refused", may_count, {"origin": origin}))
     return found
+
+
+def _is_secure(request: web.Request) -> bool:
+    """Whether it came by https: as the proxy tells, or since a page by https asks no other way."""
+    return scheme_of(request) == "https" or request.headers.get("Referer", "").startswith("https:")
 
 
 def _counted(counts: Counts) -> Finding:

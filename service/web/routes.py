@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from service.web import admin, checker, collect, counts, live, ops, widget
+from service.web import admin, checker, collect, counts, generator, live, ops, widget
 from service.web.pictures import oembed, serving
 
 
@@ -30,6 +30,13 @@ def page_routes(base: str) -> list[web.RouteDef]:
         web.get(f"{base}/embed.count.js", widget.count_js),
         web.get(f"{base}/embed.{{version:[0-9a-f]{{16}}}}.js", widget.pinned_js),
         web.get(f"{base}/embed.count.{{version:[0-9a-f]{{16}}}}.js", widget.pinned_js),
+        web.get(f"{base}/embed", generator.page),
+        web.get(f"{base}/preview", generator.preview),
+        web.get(f"{base}/generator.css", widget.generator_css),
+        web.get(f"{base}/generator.js", widget.generator_js),
+        web.get(f"{base}/generator.codes.js", widget.generator_codes_js),
+        web.get(f"{base}/generator.preview.js", widget.generator_preview_js),
+        web.get(f"{base}/generator.check.js", widget.generator_check_js),
         web.get(f"{base}/demo", widget.demo),
         web.get(f"{base}/demo.css", widget.demo_css),
         web.get(f"{base}/demo.js", widget.demo_js),

@@ -1,4 +1,4 @@
-"""What a page embeds, and the demo page: files that stay the same while the service runs.
+"""What a page embeds, and what our own pages need: files that stay the same while the service runs.
 
 `embed.js` is where a hit begins: a page loads it and it sends the hit to `collect`. A script is
 also to be had by its version, for good, so that a page may pin it; what another version was is not
@@ -57,7 +57,8 @@ class Packed(NamedTuple):
         return cls(plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:16])
 
 
-def _answer(request: web.Request, file: Packed, kind: str, headers: dict[str, str]) -> web.Response:
+def answer(request: web.Request, file: Packed, kind: str, headers: dict[str, str]) -> web.Response:
+    """With a file, unless the browser has it."""
     sent = {
         # Weak: the packed and the plain file share it.
         hdrs.ETAG: f'W/"{file.tag}"',
@@ -79,7 +80,7 @@ def _serving(name: str, kind: str, **headers: str) -> Handler:
     file = Packed.of(files("service.web").joinpath("assets", name).read_bytes())
 
     async def serve(request: web.Request) -> web.Response:
-        return _answer(request, file, kind, {hdrs.CACHE_CONTROL: "no-cache", **headers})
+        return answer(request, file, kind, {hdrs.CACHE_CONTROL: "no-cache", **headers})
 
     return serve
 
@@ -95,7 +96,7 @@ def _packed(script: Script) -> Packed:
 def _script(request: web.Request, script: Script, cache: str) -> web.Response:
     # Pages learn by which HTTP it came: over HTTP/2 a stream of counts costs no connection.
     headers = {hdrs.CACHE_CONTROL: cache, "Timing-Allow-Origin": "*"}
-    return _answer(request, _packed(script), "text/javascript", headers)
+    return answer(request, _packed(script), "text/javascript", headers)
 
 
 def _languages(request: web.Request) -> tuple[str, ...]:
@@ -128,7 +129,7 @@ async def pinned_js(request: web.Request) -> web.Response:
     return _script(request, script, PINNED_CACHE)
 
 
-# -- the demo page
+# -- pages of our own
 
 
 async def home(request: web.Request) -> web.Response:
@@ -144,3 +145,8 @@ demo = _serving(
 demo_css = _serving("demo.css", "text/css")
 demo_js = _serving("demo.js", "text/javascript")
 demo_icon = _serving("demo.svg", "image/svg+xml")
+generator_css = _serving("generator.css", "text/css")
+generator_js = _serving("generator.js", "text/javascript")
+generator_codes_js = _serving("generator.codes.js", "text/javascript")
+generator_preview_js = _serving("generator.preview.js", "text/javascript")
+generator_check_js = _serving("generator.check.js", "text/javascript")

@@ -45,7 +45,8 @@ def draw(frame: Frame, panel: Panel, given: Mapping[str, str], discovery: str) -
     page = element(
         "html",
         element("head", *_head(frame, name, discovery)),
-        element("body", element("main", *_body(frame, panel, name, given))),
+        # By its name it is another main than that of the page around the frame.
+        element("body", element("main", *_body(frame, panel, name, given), aria_label=name)),
         lang=panel.language,
         dir=panel.words.direction,
     )

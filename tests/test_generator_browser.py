@@ -103,7 +103,7 @@ OF_THE_ELEMENT = [
     ("language", "km", "embed.js?lang=km", "text=ស្ថិតិអ្នកចូលមើល"),
     ("format", "plain", 'number-format="plain"', "text=1891450"),
     ("metric", "pageviews", 'metric="pageviews"', "[part=row]:has-text('Tất cả: 0')"),
-    ("theme", "dark", 'theme="dark"', ".themed.dark"),
+    ("theme", "dark", 'theme="dark"', ".dark"),
     ("live", "poll", 'live="poll"', "[part=toggle]"),
     ("how", "yes", "<visit-counter how>", "details[part=how]"),
 ]

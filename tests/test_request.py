@@ -59,6 +59,7 @@ def noisy_heads(draw: st.DrawFn) -> bytes:
 @settings(max_examples=3000, deadline=None)
 @given(noisy_heads())
 @example(HEAD)
+@example(HEAD.replace(b"X-F", b"X-Forwarded-For:\r\nX-F"))
 def test_what_is_plain_aiohttp_reads_alike(head: bytes) -> None:
     """Method, target, length and every header that decides: never two readings."""
     request = read_request(head)

@@ -56,9 +56,9 @@ def read_request(head: bytes) -> Request | None:
     head, real_ip = _cut(head, REAL_IP)
     common, forwarded = _cut(head, FORWARDED)
     request = _known(common)
-    if request is None or not VALUE.fullmatch(real_ip):
+    if request is None or not VALUE.fullmatch(real_ip or b""):
         return None
-    if not forwarded:
+    if forwarded is None:
         return request
     if not forwarded.strip(b" \t") or not VALUE.fullmatch(forwarded):
         return None
@@ -74,13 +74,13 @@ def read_request(head: bytes) -> Request | None:
     )
 
 
-def _cut(head: bytes, name: bytes) -> tuple[bytes, bytes]:
-    """Without the header of this name, and what stood behind the name."""
+def _cut(head: bytes, name: bytes) -> tuple[bytes, bytes | None]:
+    """Without the header of this name, and what stood behind the name; None where there is none."""
     before, named, rest = head.partition(name)
     if not named:
         before, named, rest = head.partition(name.lower())
     if not named:
-        return head, b""
+        return head, None
     value, more, after = rest.partition(b"\r\n")
     return before + more + after, value
 

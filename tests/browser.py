@@ -25,7 +25,7 @@ USER_AGENT = (
     "Chrome/150.0.0.0 Safari/537.36"
 )
 CHROMIUM_ARGS = [
-    "--headless=new",
+    "--headless",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -44,13 +44,15 @@ TWO_LINES = """
 
 
 @asynccontextmanager
-async def chromium(language: str = "vi-VN") -> AsyncIterator[Browser]:
-    """A person's Chromium with a new empty profile.
+async def chromium(language: str = "vi-VN", *, whole: bool = False) -> AsyncIterator[Browser]:
+    """A person's Chromium with a new empty profile, *whole* with its windows and its cache of pages
+    to go back to; the engine without them starts a page in a fifth of the time.
 
     Language and user agent are the program's own: Playwright's emulation does not reach what a
     page sends while it is left.
     """
-    path, args = need("chromium"), [*CHROMIUM_ARGS, f"--accept-lang={language}"]
+    path = need("chromium" if whole else "chromium-headless-shell")
+    args = [*CHROMIUM_ARGS, f"--accept-lang={language}"]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path, args=args, ignore_default_args=["--disable-back-forward-cache"]

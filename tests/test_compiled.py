@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.compiled import MODULES
 from tests.processes import ROOT
 from tests.tools import need
 
@@ -47,6 +49,14 @@ def with_package(package: Path) -> dict[str, str]:
     """An environment in which it stands before the sources."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return {**plain, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{package}:{ROOT}"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_compiled_has_no_structs(module: str) -> None:
+    """mypyc drops the options of a Struct without a word: frozen ones would not be."""
+    source = (ROOT / f"service/{module}.py").read_text()
+
+    assert not re.search(r"^class \w+\(.*Struct", source, re.MULTILINE)
 
 
 def test_it_is_compiled(package: Path) -> None:

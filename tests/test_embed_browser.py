@@ -155,9 +155,9 @@ async def test_demo_page(browser: Browser, valkey: Server) -> None:
         assert lines == []
 
 
-async def test_page_back_from_the_real_cache(browser: Browser, valkey: Server) -> None:
+async def test_page_back_from_the_real_cache(valkey: Server) -> None:
     """The back button brings a page back that the browser kept, and that is another view."""
-    async with portal(valkey) as (service, host):
+    async with portal(valkey) as (service, host), chromium(whole=True) as browser:
         page = await browser.new_page()
         await page.goto(f"{host.url}/a")
         await shows(page, block(1, 1))

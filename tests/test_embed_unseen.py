@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,10 +39,13 @@ Ask = Callable[..., Awaitable[Any]]
 @contextmanager
 def chromium_alone(page: str) -> Iterator[str]:
     """A browser that shows a page and that nobody drives; its address for commands."""
-    with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as profile:
+    # Its helpers may outlive it for a moment, and write meanwhile.
+    temporary = tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp", ignore_cleanup_errors=True)
+    with temporary as profile:
         own = [f"--user-data-dir={profile}", "--remote-debugging-port=0"]
         command = [str(need("chromium")), *CHROMIUM_ARGS, *own, page]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
         listens = Path(profile, "DevToolsActivePort")
         try:
             wait_until(lambda: listens.exists() and listens.read_text() != "", START_S)
@@ -49,6 +54,8 @@ def chromium_alone(page: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(10)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @asynccontextmanager

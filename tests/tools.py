@@ -15,6 +15,7 @@ import pytest
 PACKAGES = {
     "caddy": "caddy",
     "chromium": "chromium",
+    "chromium-headless-shell": "chromium-headless-shell",
     "faketime": "faketime",
     "gcc": "gcc libc6-dev python3-dev",
     "luacheck": "lua-check",

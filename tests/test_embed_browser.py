@@ -164,7 +164,7 @@ async def test_page_back_from_the_real_cache(valkey: Server) -> None:
         await page.evaluate("document.body.dataset.kept = 'yes'")
         await page.goto(f"{host.url}/b")
         await shows(page, block(1, 1))
-        await page.evaluate("history.back()")
+        await page.evaluate("setTimeout(() => history.back())")
 
         async def viewed() -> bool:
             return bool((await service.counts())["today"]["pageviews"] == 3)

@@ -477,7 +477,7 @@ async def test_the_back_button_leads_out(browser: Browser, portal: Service) -> N
         await expect(
             element(page).locator(f"html[lang={language}] [part=row]").first
         ).to_be_visible()
-    await page.evaluate("history.back()")
+    await page.evaluate("setTimeout(() => history.back())")
     await expect(page).to_have_url(f"{portal.url}/demo")
 
 

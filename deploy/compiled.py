@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 MODULES = (
     *("web/connection", "web/request", "web/answering", "web/collect"),
-    *("limits", "visitors", "recorder", "flow", "queues", "batch"),
+    *("addresses", "limits", "visitors", "recorder", "flow", "queues", "batch", "ledger"),
 )
 
 

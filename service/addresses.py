@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-
-import msgspec
 
 NOWHERE = "0.0.0.0"
 """Stands for a peer without an address (a unix socket); trusted only where it is listed."""
@@ -26,7 +25,8 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _MAPPED_NETWORK = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
-class Address(msgspec.Struct, frozen=True, gc=False):
+@dataclass
+class Address:
     """An address: what one household or server holds of its kind, and its value."""
 
     network: str
@@ -36,7 +36,8 @@ class Address(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
-class Peer(msgspec.Struct, frozen=True, gc=False):
+@dataclass
+class Peer:
     """Who holds the other end of a connection."""
 
     address: Address

@@ -30,9 +30,9 @@ def on(core: int) -> tuple[str, ...]:
 
 
 def load() -> tuple[str, ...]:
-    """The beginning of the command of a generator: it gives way to the store on their core, which
-    would else wait for whole slices of its time, as no store does whose clients are elsewhere."""
-    return (*on(LOAD), "chrt", "--idle", "0")
+    """The beginning of the command of a generator: what wakes it does not take their core from the
+    store in the middle of a batch, as nobody would whose clients are elsewhere."""
+    return (*on(LOAD), "chrt", "--batch", "0")
 
 
 def move(pid: int, core: int) -> None:

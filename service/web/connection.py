@@ -26,6 +26,7 @@ MAX_HELD = 64 * 1024  # a longer head is nobody's
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 IDLE_S = 75.0
+FOREVER_S = float("inf")
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n"
 
 log = structlog.get_logger()
@@ -66,7 +67,7 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def wait_for_answer(self) -> None:
-        self._busy, self.until_s = True, float("inf")
+        self._busy, self.until_s = True, FOREVER_S
 
     def send(self, answer: bytes) -> None:
         """The answer, and on to the next request."""
@@ -221,7 +222,7 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    def _hand_over(self, until_s: float = float("inf")) -> None:
+    def _hand_over(self, until_s: float = FOREVER_S) -> None:
         """The connection is aiohttp's from here on, and is to be answered by then."""
         metrics.LANE_REQUESTS.labels("handed over").inc()
         self._connections.leave(self)

@@ -19,8 +19,8 @@ MAX_HEADERS = 100
 MAX_KNOWN = 2048  # bytes of a head that is worth keeping
 
 # What proxies write of each client, as they spell it or in lower case. The second is not read.
-FORWARDED = b"\r\nX-Forwarded-For:"
-REAL_IP = b"\r\nX-Real-IP:"
+FORWARDED = (b"\r\nX-Forwarded-For:", b"\r\nx-forwarded-for:")
+REAL_IP = (b"\r\nX-Real-IP:", b"\r\nx-real-ip:")
 
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -74,15 +74,19 @@ def read_request(head: bytes) -> Request | None:
     )
 
 
-def _cut(head: bytes, name: bytes) -> tuple[bytes, bytes | None]:
+def _cut(head: bytes, spelled: tuple[bytes, bytes]) -> tuple[bytes, bytes | None]:
     """Without the header of this name, and what stood behind the name; None where there is none."""
-    before, named, rest = head.partition(name)
-    if not named:
-        before, named, rest = head.partition(name.lower())
-    if not named:
-        return head, None
-    value, more, after = rest.partition(b"\r\n")
-    return before + more + after, value
+    name, lower = spelled
+    begins = head.find(name)
+    if begins < 0:
+        begins = head.find(lower)
+        if begins < 0:
+            return head, None
+    value = begins + len(name)
+    ends = head.find(b"\r\n", value)
+    if ends < 0:
+        return head[:begins], head[value:]
+    return head[:begins] + head[ends:], head[value:ends]
 
 
 def _read(head: bytes, line_of: Callable[[bytes], Line], *, kept: bool) -> Request | None:

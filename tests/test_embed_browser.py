@@ -3,6 +3,8 @@ the two lines in it."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -58,6 +60,25 @@ async def test_leaving_lowers_online(browser: Browser, valkey: Server) -> None:
 
         await until(alone, "one visitor online")
         assert (await service.counts())["today"]["visits"] == 2
+
+
+async def test_who_is_cut_off_stays_until_the_window_ends(browser: Browser, valkey: Server) -> None:
+    """No bye comes of them, so they are online a while; who is still there does not fall with them,
+    and sees it."""
+    lines = TWO_LINES.replace("<visit-counter", '<visit-counter live="sse"')
+    async with portal(valkey, lines) as (service, host), chromium("en-US") as second:
+        await service.api("PATCH", "/sites/portal", {"online_window": 10})
+        page, other = await browser.new_page(), await second.new_page()
+        await page.goto(host.url)
+        await other.goto(host.url)
+        online = page.locator("visit-counter [part=row]").first
+        await expect(online).to_have_text("Đang online: 2")
+        await other.context.set_offline(True)
+        await other.close()
+        cut_off_s = time.monotonic()
+        await expect(online).to_have_text("Đang online: 1", timeout=20_000)
+        assert 3 < time.monotonic() - cut_off_s < 15
+        assert (await service.counts())["online"] == 1
 
 
 async def test_reset_and_undo_reach_the_block(browser: Browser, valkey: Server) -> None:

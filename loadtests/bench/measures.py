@@ -24,6 +24,7 @@ from loadtests.bench import cores, store
 from loadtests.bench.closed_loop import Void, closed_loop
 from loadtests.bench.open_loop import Times
 from loadtests.bench.servers import Server, bare_aiohttp, behind_nginx, nginx, service
+from loadtests.bench.standstill import standstill_s
 from loadtests.bench.start import start_s
 from loadtests.bench.streams import streams
 from loadtests.bench.verify import verify
@@ -195,10 +196,17 @@ def disk(_extent: Extent, found: Found) -> None:
     found["sync"] = 1000 * median(times)
 
 
+def standstill(extent: Extent, found: Found) -> None:
+    lost = standstill_s(extent.seconds)
+    found["lost"] = 1000 * sum(lost) / extent.seconds
+    found["longest"] = 1000 * max(lost, default=0)
+
+
 plain = partial(service, prelude=prelude("lane"))
 
 MEASURES = [
     Measure("disk", disk),
+    Measure("standstill", standstill),
     *rates("nginx", nginx),
     *rates("bare aiohttp", bare_aiohttp),
     *rates("lane", service),

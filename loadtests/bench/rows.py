@@ -167,6 +167,8 @@ ROWS = [
     figure("memory of a viewer", "viewer kb", KB, 15, less=True),
     *(row for part in PARTS for row in times(part)),
     figure("a small write and its sync, on this disk", "sync", MS),
+    figure("this machine stands still by itself, of a second of work", "lost", MS),
+    figure("the longest of these times", "longest", MS),
     figure("Valkey: one-hit batch, new visitor", "batch 1 new us", US, 80, 50, less=True),
     figure("Valkey: one-hit batch, known visitor", "batch 1 known us", US, 45, 30, less=True),
     figure("these alone in a round trip, and synced: new visitor", "alone new us", US),

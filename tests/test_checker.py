@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from time import process_time
 from typing import Any
 
 import pytest
@@ -74,11 +75,21 @@ async def test_nothing_today(service: Service) -> None:
         ("http://127.0.0.1/", {"Host": "127.0.0.1:8080"}, ["allowed"]),
         ("http://127.0.0.2/", {"Host": "127.0.0.1:8080"}, ["localhost", "allowed"]),
         ("http://localhost.vn/", {"Host": "["}, ["allowed"]),
+        ("http://127media.vn/", {"Referer": "https://count.example.vn/embed"}, ["allowed"]),
         (PAGE, {}, ["mixed", "allowed"]),
         (PAGE, {"X-Forwarded-Proto": "https"}, ["allowed"]),
         (PAGE, {"Referer": "https://count.example.vn/embed"}, ["allowed"]),
     ],
-    ids=["localhost", "both on it", "another loopback", "no host", "mixed", "TLS", "TLS untold"],
+    ids=[
+        "localhost",
+        "both on it",
+        "another loopback",
+        "no host",
+        "a name",
+        "mixed",
+        "TLS",
+        "TLS untold",
+    ],
 )
 async def test_a_page_that_its_browser_stops(
     service: Service, page: str, headers: dict[str, str], found: list[str]
@@ -174,6 +185,16 @@ async def test_it_speaks_as_its_reader_does(
     lang: dict[str, Any] = {"lang": query} if query else {}
     answer = await checked(service, headers={"Accept-Language": accepted}, **lang)
     assert said(answer, "never") == TEXTS[language].check["never"]
+
+
+async def test_a_language_of_nobody_takes_no_time(service: Service) -> None:
+    """What only looks like a language holds nobody up, from the header and from the URL."""
+    await service.site()
+    hostile = "a" * 60 + " " * 7900 + "!"
+    begun_s = process_time()
+    await checked(service, headers={"Accept-Language": hostile})
+    await checked(service, lang=hostile[:1800])
+    assert process_time() - begun_s < 0.2
 
 
 def test_both_languages_say_the_same() -> None:

@@ -130,14 +130,15 @@ async def test_the_first_party_id_counts_only_where_the_site_says_so(service: Se
 
 
 async def test_a_private_site_counts_without_showing(service: Service) -> None:
-    """public:false: POST counts, GET is 404 without the token and the counts with it."""
-    await service.site(public=False)
+    """public:false: POST counts, GET is 404 without the token and the counts with it; a page learns
+    how often to say that it is looked at."""
+    await service.site(public=False, online_window=60)
     answer = await service.hit()
     url = f"{service.url}/w/portal"
     stranger = await service.client.get(url)
     owner = await service.client.get(url, headers={"Authorization": f"Bearer {service.token}"})
 
-    assert answer == {"counted": True}
+    assert answer == {"counted": True, "online_window": 60}
     assert (stranger.status, owner.status) == (404, 200)
     assert (await owner.json())["total"]["pageviews"] == 1
 

@@ -103,12 +103,12 @@ class HitAnswers:
             last = self._last.get(site.id)
             if last and last[0] is site and last[1] is outcome.counts:
                 return last[2]
-            answer = self._counted(site, {"counted": True}, outcome, None)
+            answer = self._counted(site, _begun(site, counted=True), outcome, None)
             if len(self._last) >= MOST_RENDERED:
                 self._last.clear()
             self._last[site.id] = (site, outcome.counts, answer)
             return answer
-        body: dict[str, Any] = {"counted": isinstance(entry, Hit)}
+        body = _begun(site, counted=isinstance(entry, Hit))
         if isinstance(entry, Drop):
             body["reason"] = entry.reason.value
         if outcome is None:
@@ -136,6 +136,11 @@ class HitAnswers:
         if kept and site.settings.public:
             body |= counts_json(site, kept.counts, kept.as_of) | {"as_of": kept.as_of // 1000}
         return Answer(202, orjson.dumps(body))
+
+
+def _begun(site: Site, *, counted: bool) -> dict[str, Any]:
+    """What every answer says; by the window a page knows how often to say that it is looked at."""
+    return {"counted": counted, "online_window": site.settings.online_window}
 
 
 HIT_ANSWERS = web.AppKey("hit_answers", HitAnswers)

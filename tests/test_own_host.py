@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +77,13 @@ PROXIES: dict[str, tuple[str, Configure, str]] = {
 async def test_the_proxy_of_the_guide(
     valkey: Server, program: str, configure: Configure, prefix: str
 ) -> None:
-    """Two visitors are two, on the proxy's own host; scripts and streams pass, metrics do not."""
-    async with run_service(valkey.url, ops_listen="127.0.0.1:0") as service:
+    """Two visitors are two, on the proxy's own host; scripts and streams pass, metrics do not; a
+    frame tells those who embed it an address that the proxy has."""
+    async with run_service(valkey.url, ops_listen="127.0.0.1:0", base_path=prefix) as service:
         await service.site(origins=["self"])
         port = free_port()
-        configured = configure(service.url.removeprefix("http://"), port)
+        host = service.url.removeprefix("http://").removesuffix(prefix)
+        configured = configure(host, port)
         with running(program, configured):
             url = f"http://127.0.0.1:{port}{prefix}"
             await until(lambda: answers(service, f"{url}/healthz"), program)
@@ -87,6 +91,11 @@ async def test_the_proxy_of_the_guide(
             status = [await got(service, url, path) for path in ("/embed.js", "/metrics")]
             async with asyncio.timeout(5), service.client.get(f"{url}/w/portal/live") as stream:
                 first = await stream.content.readline()
+            async with service.client.get(f"{url}/w/portal/frame") as framed:
+                (found,) = re.findall(r'<link[^>]* href="([^"]*)"', await framed.text())
+            async with service.client.get(unescape(found)) as embedded:
+                html = (await embedded.json())["html"]
+    assert f'src="{url}/w/portal/frame"' in html
     assert [each["counted"] for each in counted] == [True, True]
     assert counted[-1]["today"] == {"pageviews": 2, "visits": 2, "visitors": 2}
     assert status == [200, 404]

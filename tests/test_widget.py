@@ -158,7 +158,7 @@ const isKey = (node, key) => (key === "property" || key === "key") && !node.comp
 
 function compare(written, packed, kind) {
   if (typeof written !== "object" || !written) {
-    if (written === packed) return;
+    if (written === packed || (written === "const" && packed === "let")) return;
     if (!kind) throw Error(`${written} became ${packed}`);
     changed[kind].push([written, packed]);
     return;
@@ -185,7 +185,8 @@ def node(*arguments: str) -> str:
 
 @pytest.mark.parametrize("name", ["embed.count.js", "embed.element.js"])
 def test_packing_changes_names_of_our_own_only(name: str) -> None:
-    """A packed script is what was written, node by node; but for our variables and properties."""
+    """A packed script is what was written, node by node; but for our variables and properties,
+    and that nothing is declared constant."""
     acorn = need_script("acorn/dist/acorn.js")
     code = scripts.source(name)
     changed = json.loads(node(CHANGES, str(acorn), code, scripts.packed(code)))

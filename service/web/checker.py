@@ -28,7 +28,7 @@ from service.web.languages import LANGUAGES, number
 from service.web.pictures.oembed import scheme_of
 from service.web.texts import TEXTS, language_of
 
-LOCAL = re.compile(r"localhost|127(\.\d+){3}")  # as the script has it
+LOCAL = re.compile(r"localhost|127\..*")  # as the script has it
 
 
 class Finding(NamedTuple):

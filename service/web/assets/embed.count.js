@@ -57,7 +57,7 @@ function whyNot() {
   if (!site) return "data-site";
   if (data.count === "off") return "data-count";
   if (self !== top) return "frame";
-  if (/^(localhost|127.*)?$/.test(hostname) && hostname !== base.hostname) return "localhost";
+  if (/^(localhost|127\..*)?$/.test(hostname) && hostname !== base.hostname) return "localhost";
 }
 
 /** Milliseconds between two signs of life; 0 if there are none, -1 until somebody sees the page. */
@@ -71,7 +71,8 @@ const after = (ms) => Date.now() + ms * (0.8 + 0.4 * Math.random());
 /** @param {"view" | "here" | "bye"} k */
 function send(k) {
   const key = "visit-counter-id";
-  const v = data.identity && kept(key, kept(key) || `${Math.random()}`);
+  let v;
+  if (data.identity === "browser") v = kept(key, kept(key) || `${Math.random()}`);
   // A text/plain body needs no preflight; keepalive lets "bye" outlive its page.
   const body = JSON.stringify({ k, p: path, v });
   return ask(site, { method: "POST", body, keepalive: true });
@@ -111,12 +112,12 @@ function beat() {
   timer = setTimeout(beat, due - now);
 }
 
-/** The path, and that of a "#/route". */
+/** The path, and that of a "#/route"; no query, which may tell of the visitor. */
 const where = () =>
-  (location.pathname + location.hash.replace(/^#!?(?=\/)|#.*/, "")).replace("//", "/");
+  (location.pathname + location.hash.replace(/^#!?(?=\/)|[?#].*/g, "")).replace("//", "/");
 let place = where();
 const { href = "" } = Object(document.querySelector("link[rel=canonical]"));
-let path = data.path || href.replace(/.*?\/\/[^/]*/, "") || place;
+let path = data.path || href.replace(/^.*?\/\/[^/]*|[?#].*/g, "") || place;
 
 /** In a page of one piece another path is another view; a rewritten address is none. @param {any} event */
 function move(event) {

@@ -124,3 +124,24 @@ async def test_silent_service_is_not_waited_for(
             heights.append(await block.bounding_box())
     assert heights[0] is not None
     assert heights == [heights[0]] * 3
+
+
+@pytest.mark.parametrize(
+    "attributes", ["layout=inline", "layout=badge", "layout=digits", "label-title"]
+)
+async def test_a_sentence_stands_where_no_title_does(
+    browser: Browser, scripted: Scripted, attributes: str
+) -> None:
+    """Also a block of one line says that there are no numbers, for all to see and not by a tip."""
+    scripted.status = 503
+    page = await browser.new_page()
+    body = TWO_LINES.replace("<visit-counter", f"<visit-counter {attributes}")
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        note = page.locator("visit-counter [part=note]")
+        await expect(note).to_have_text("Chưa lấy được số liệu.")
+        assert await note.evaluate("node => getComputedStyle(node).clipPath") == "none"
+        room = await note.bounding_box()
+    assert room
+    assert room["width"] > 100
+    assert room["height"] > 10

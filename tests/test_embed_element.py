@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from service.web.languages import FORMATS, LANGUAGES, number
-from tests.browser import TWO_LINES, rows
+from tests.browser import TWO_LINES, rows, until
 from tests.embedding import Scripted, embedded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -148,3 +148,51 @@ async def test_labels_in_each_language(browser: Browser, scripted: Scripted, lan
         direction = "getComputedStyle(document.querySelector('visit-counter').shadowRoot"
         direction += ".querySelector('ul')).direction"
         assert await page.evaluate(direction) == spoken.direction
+
+
+FORGOTTEN = """
+() => {
+  const held = [];
+  for (let n = 0; n < 20; n++) {
+    const block = document.body.appendChild(document.createElement("visit-counter"));
+    held.push(new WeakRef(block));
+    block.remove();
+  }
+  document.body.appendChild(document.createElement("visit-counter"));
+  globalThis.alive = () => held.filter((block) => block.deref()).length;
+}
+"""
+
+
+async def test_blocks_that_are_taken_out_are_forgotten(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """A page of one piece may make blocks and take them out without end."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await page.evaluate(FORGOTTEN)
+        session = await page.context.new_cdp_session(page)
+
+        async def forgotten() -> bool:
+            await session.send("HeapProfiler.collectGarbage")
+            return bool(await page.evaluate("alive() === 0"))
+
+        await until(forgotten, "blocks are collected")
+
+
+async def test_a_block_that_is_back_shows_what_came_meanwhile(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """Taken out while a view brings numbers, and put back."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await page.evaluate("block = document.querySelector('visit-counter'); block.remove()")
+        scripted.say(counted=True, today={"visits": 1887})
+        async with page.expect_response(lambda answer: answer.request.method == "POST"):
+            await page.evaluate("history.pushState(null, '', '/next')")
+        await page.evaluate("document.body.append(block)")
+        await expect(page.locator("visit-counter")).to_contain_text("1887")

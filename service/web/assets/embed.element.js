@@ -37,8 +37,10 @@
 
 /** @type {Map<string, Feed>} */
 const feeds = new Map();
-/** @type {Shown[]} */
-const mounted = [];
+/** Who is in the page, or was a while ago. @type {Shown[]} */
+let mounted = [];
+/** @type {WeakMap<HTMLElement, Shown>} */
+const known = new WeakMap();
 /** The last view: what else is asked for comes after it, and includes it. @type {Promise<any>} */
 let viewed = Promise.resolve();
 /** How far this browser's clock is ahead of the service's. */
@@ -87,9 +89,9 @@ function dashSoon(feed) {
   setTimeout(() => feed.counts || tell(feed), 2000);
 }
 
-/** @param {Feed} feed @param {Counts | null} [counts] @param {boolean} [isStale] */
+/** @param {Feed} feed @param {any} [counts] @param {boolean} [isStale] */
 function tell(feed, counts, isStale) {
-  feed.counts = counts && Number.isSafeInteger(counts.online) ? counts : null;
+  feed.counts = Number.isSafeInteger(Object(counts).online) ? counts : null;
   feed.isStale = isStale;
   for (const shown of shownOf(feed)) if (!shown.isPaused) fill(shown);
   steer(feed);
@@ -100,7 +102,9 @@ function steer(feed) {
   clearTimeout(feed.timer);
   const all = document.hidden ? [] : shownOf(feed);
   const modes = all.map((shown) => shown.isNear && !shown.isPaused && shown.live);
-  const isStreamed = modes.includes("sse") || (modes.includes("auto") && isMultiplexed());
+  // By HTTP/1.1 a browser has six connections, and a stream would keep one of them.
+  const isMultiplexed = /Protocol":"h[23]/.test(JSON.stringify(performance.getEntriesByName(src)));
+  const isStreamed = modes.includes("sse") || (modes.includes("auto") && isMultiplexed);
   if (isStreamed && feed.stream !== null) {
     feed.stream = feed.stream || stream(feed);
     return;
@@ -128,11 +132,6 @@ function refresh(feed) {
 /** @param {Counts | null | undefined} counts @param {number} ms */
 function isOld(counts, ms) {
   return !counts || Date.now() - aheadMs - counts.as_of * 1000 > ms;
-}
-
-/** By HTTP/1.1 a browser has six connections, and a stream would keep one of them. */
-function isMultiplexed() {
-  return /Protocol":"h[23]/.test(JSON.stringify(performance.getEntriesByName(src)));
 }
 
 /** @param {Feed} feed */
@@ -204,11 +203,9 @@ function siteOf(shown) {
 function join(shown, rows) {
   const own = read(shown, "path", "");
   const isOfPage = rows.includes("page");
-  const query = siteOf(shown);
-  const before = shown.feed;
-  shown.feed = feedOf(isOfPage ? `${query}?path=${encodeURIComponent(own || path)}` : query);
+  const query = isOfPage ? `?path=${encodeURIComponent(own || path)}` : "";
+  shown.feed = feedOf(siteOf(shown) + query);
   shown.isHere = isOfPage && !own;
-  if (before) steer(before);
 }
 
 // ---- building ----
@@ -221,28 +218,31 @@ function make(name, part, ...children) {
   return node;
 }
 
-/** @param {HTMLElement} host */
+/** Also one that was taken out, and is back. @param {HTMLElement} host */
 function mount(host) {
-  if (host.shadowRoot) return;
-  const root = host.attachShadow({ mode: "open" });
-  if (sheet) root.adoptedStyleSheets = [sheet];
-  const slot = make("slot", "");
-  const block = make("div", "");
-  root.append(slot, block);
-  const shown = /** @type {Shown} */ ({ host, slot, block });
+  const shown = known.get(host) || /** @type {Shown} */ ({ host });
+  if (!host.shadowRoot) {
+    const root = host.attachShadow({ mode: "open" });
+    if (sheet) root.adoptedStyleSheets = [sheet];
+    shown.slot = make("slot", "");
+    shown.block = make("div", "");
+    root.append(shown.slot, shown.block);
+    known.set(host, shown);
+    new MutationObserver(() => build(shown)).observe(host, { attributes: true });
+    new IntersectionObserver((entries) => {
+      for (const entry of entries) shown.isNear = entry.isIntersecting;
+      feeds.forEach(steer);
+    }).observe(host);
+  }
+  mounted = mounted.filter((each) => each !== shown && each.host.isConnected);
   mounted.push(shown);
   build(shown);
-  new MutationObserver(() => build(shown)).observe(host, { attributes: true });
-  new IntersectionObserver((entries) => {
-    for (const entry of entries) shown.isNear = entry.isIntersecting;
-    steer(shown.feed);
-  }).observe(host);
 }
 
 function mountAll() {
   /** @type {NodeListOf<HTMLElement>} */
   const hosts = document.querySelectorAll("div[data-visit-counter]");
-  if (canShow) hosts.forEach(mount);
+  for (const host of hosts) if (canShow && !host.shadowRoot) mount(host);
 }
 
 /** Makes all but the numbers. @param {Shown} shown */
@@ -280,7 +280,7 @@ function build(shown) {
   });
   if (read(shown, "how", null) !== null) block.append(howOf(shown));
   fill(shown);
-  steer(shown.feed);
+  feeds.forEach(steer);
 }
 
 /** @param {Shown} shown */
@@ -289,7 +289,7 @@ function buttonOf(shown) {
   button.onclick = () => {
     shown.isPaused = !shown.isPaused;
     fill(shown);
-    steer(shown.feed);
+    feeds.forEach(steer);
   };
   return button;
 }
@@ -331,7 +331,6 @@ function fill(shown) {
     const time = new Date(counts.as_of * 1000).toLocaleString(words.lang);
     note = words.as_of.replace("{time}", time);
   }
-  block.title = note;
   heading.textContent = note || shown.title;
   heading.part = note ? "note" : "title";
   for (const [row, value] of shown.rows) fillRow(shown, row, value);
@@ -353,7 +352,7 @@ function fillRow(shown, row, value) {
   const number = row === "online" ? counts[row] : Object(counts[row])[metric];
   const item = /** @type {HTMLElement} */ (value.parentNode);
   item.hidden = number === 0 && read(shown, "hide-zero", null) !== null;
-  const text = Number.isSafeInteger(number) && number >= 0 ? written(shown, number) : "–";
+  const text = number >= 0 && Number.isSafeInteger(number) ? written(shown, number) : "–";
   const isDrawn = shown.layout === "digits";
   value.textContent = isDrawn ? "" : text;
   if (!isDrawn) return;
@@ -398,7 +397,7 @@ if (sheet) {
     [part=title] { color: var(--visit-counter-title-color);
       font-weight: var(--visit-counter-title-weight, bold) }
     [part=value] { color: var(--visit-counter-value-color);
-      font-weight: var(--visit-counter-value-weight); }
+      font-weight: var(--visit-counter-value-weight) }
     .list ul { padding-inline-start: var(--visit-counter-indent, .75em) }
     .list li { list-style: var(--visit-counter-bullet, "•  ") inside }
     .table li { display: flex; align-items: baseline; justify-content: space-between; gap: 1em;
@@ -417,7 +416,7 @@ if (sheet) {
       background: none; color: inherit; font: bold 12px/24px sans-serif }
     details { flex-basis: 100% }
     .bare p { display: contents }
-    .bare p span, .digits li:only-child [part=label] { position: absolute; clip-path: inset(50%) }`);
+    .bare [part=title], .digits li:only-child [part=label] { position: absolute; clip-path: inset(50%) }`);
 }
 
 // Where one of these is missing the page keeps what it put into the element.

@@ -45,9 +45,14 @@ def two(**settings: str) -> Iterator[ServiceProcess]:
 def runs(pid: int) -> bool:
     """Whether a process is there, and no zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state(pid) != "Z"
     except OSError:
         return False
+
+
+def state(pid: int) -> str:
+    """The letter of what a process does: proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def valkey_of(place: Path) -> int:
@@ -56,9 +61,11 @@ def valkey_of(place: Path) -> int:
 
 @contextmanager
 def holding(pids: list[int]) -> Iterator[None]:
-    """These processes do nothing meanwhile."""
+    """These processes do nothing meanwhile: any other signal waits."""
     signal_all(pids, signal.SIGSTOP)
     try:
+        # One that is in the kernel stops when it leaves it, and would take a lower signal first.
+        until(lambda: all(state(pid) == "T" for pid in pids), 5)
         yield
     finally:
         signal_all(pids, signal.SIGCONT)

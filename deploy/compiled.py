@@ -18,8 +18,9 @@ from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
 MODULES = (
-    *("web/connection", "web/request", "web/answering", "web/collect"),
-    *("addresses", "limits", "visitors", "recorder", "flow", "queues", "batch", "ledger"),
+    *("web/connection", "web/request", "web/heads", "web/answering", "web/collect"),
+    *("addresses", "hit", "limits", "visitors", "waiters", "recorder", "flow", "queues"),
+    *("batch", "ledger"),
 )
 
 

@@ -11,41 +11,40 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import Final
 
 NOWHERE = "0.0.0.0"
 """Stands for a peer without an address (a unix socket); trusted only where it is listed."""
 
-MAX_FORWARDED = 1024
-MAX_ADDRESS = 64  # longer than any
+MAX_FORWARDED: Final = 1024
+MAX_ADDRESS: Final = 64  # longer than any
 
-_MAPPED = b"\0" * 10 + b"\xff\xff"
+_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 _MAPPED_NETWORK = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
-@dataclass
 class Address:
     """An address: what one household or server holds of its kind, and its value."""
 
-    network: str
-    """An IPv4 address itself, of an IPv6 address its /64; the one way to write it."""
-    size: int
-    """In bytes."""
-    number: int
+    def __init__(self, network: str, size: int, number: int) -> None:
+        self.network = network
+        """An IPv4 address itself, of an IPv6 address its /64; the one way to write it."""
+        self.size = size
+        """In bytes."""
+        self.number = number
 
 
-@dataclass
 class Peer:
     """Who holds the other end of a connection."""
 
-    address: Address
-    trusted: bool
-    """Their X-Forwarded-For is believed."""
+    def __init__(self, address: Address, *, trusted: bool) -> None:
+        self.address = address
+        self.trusted = trusted
+        """Their X-Forwarded-For is believed."""
 
 
-_NOWHERE = Address(NOWHERE, 4, 0)
+_NOWHERE: Final = Address(NOWHERE, 4, 0)
 
 
 class Networks:
@@ -67,7 +66,7 @@ class Networks:
     def peer(self, text: str) -> Peer:
         """Of these networks or not."""
         address = parsed(text) or _NOWHERE
-        return Peer(address, self.holds(address))
+        return Peer(address, trusted=self.holds(address))
 
     def holds(self, address: Address) -> bool:
         for mask, known in self._masks[address.size]:  # noqa: SIM110 - a generator costs thrice
@@ -116,7 +115,6 @@ def _host(hop: str) -> str:
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
-@lru_cache(maxsize=16_384)
 def parsed(text: str) -> Address | None:
     """None if *text* is no address; a mapped IPv4 address counts as IPv4, a zone id is dropped."""
     try:

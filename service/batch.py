@@ -8,30 +8,38 @@ so that it needs no settings of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
-from service.model import Counts, Drop, Hit, Kind, Site
+from service.hit import Drop, Hit, Site
+from service.model import Counts, Kind
 from service.segment import Record
 
-BYE, KNOWN_ONLY = 1, 2  # flags of a hit, as counter.lua reads them
-PLAIN, NEW, HELD = b"012"  # what became of a hit, as it says
-VIEW, BYE_KIND = Kind.VIEW, Kind.BYE  # to find them in their enum takes longer
-MINUTE_MS = 60_000
+# What became of a hit, as counter.lua says it.
+PLAIN: Final = ord("0")
+NEW: Final = ord("1")
+HELD: Final = ord("2")
+# Flags of a hit, as it reads them.
+BYE: Final = 1
+KNOWN_ONLY: Final = 2
+
+MINUTE_MS: Final = 60_000
+VIEW: Final = Kind.VIEW  # to find it in its enum takes longer
+LEFT: Final = Kind.BYE
 
 
-class Outcome(NamedTuple):
+class Outcome:
     """What became of one hit or drop. Hits of a site that fared alike share one."""
 
-    counts: Counts
-    page: int | None
-    """Pageviews of the hit's path, if it asked for them."""
-    new: bool
-    """The visitor was not among those seen."""
-    held: bool
-    """The visitor was held back."""
+    def __init__(self, counts: Counts, page: int | None, *, new: bool, held: bool) -> None:
+        self.counts = counts
+        self.page = page
+        """Pageviews of the hit's path, if it asked for them."""
+        self.new = new
+        """The visitor was not among those seen."""
+        self.held = held
+        """The visitor was held back."""
 
 
 class Packed(NamedTuple):
@@ -79,8 +87,9 @@ class Batch:
     def clamp(self, now: int) -> None:
         """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
         of the batch may have been counted yet."""
-        entries = [replace(entry, at=min(entry.at, now)) for entry in self.entries]
-        self._pack(self.packed.partition, self.packed.seq, entries, now)
+        for entry in self.entries:
+            entry.at = min(entry.at, now)
+        self._pack(self.packed.partition, self.packed.seq, self.entries, now)
 
     def outcomes(self, reply: Sequence[Any]) -> tuple[Applied, list[Outcome]]:
         """The reply, and what it means for each entry, in the entries' order."""
@@ -160,7 +169,7 @@ class _Part:
         """Hits of the same instant, one behind the other, make a run."""
         visitors = self.visitors
         self._whose.append(visitors.setdefault(hit.visitor, len(visitors) + 1))
-        run = ((hit.kind is BYE_KIND) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
+        run = ((hit.kind is LEFT) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
         if run == self._run:
             self._runs[-1] += 1
         else:
@@ -202,4 +211,5 @@ class _Part:
             outcomes[index] = others.get(next(marks, PLAIN), plain)
         for indexes, pageviews in zip(self._asking.values(), counts.pages, strict=True):
             for index in indexes:
-                outcomes[index] = outcomes[index]._replace(page=pageviews)
+                told = outcomes[index]
+                outcomes[index] = Outcome(counts, pageviews, new=told.new, held=told.held)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from service.batch import Outcome
 from service.errors import StoreError
 from service.queues import AHEAD, Queue, Sealed
 
-PART = 1
-
-MOMENT_S = 0.02  # so often there is a look at what rests or waits too long
+MOMENT_S: Final = 0.02  # so often there is a look at what rests or waits too long
 
 Answers = list[list[Outcome] | StoreError]
 

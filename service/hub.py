@@ -18,7 +18,7 @@ import structlog
 from service import metrics
 from service.clock import Clock
 from service.errors import StoreError
-from service.model import Site
+from service.hit import Site
 from service.reader import Reader, Reading
 from service.sites import Sites
 from service.tasks import supervised

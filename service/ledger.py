@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
 
@@ -22,7 +22,8 @@ from service.aside import Aside
 from service.batch import Batch, Outcome, Packed
 from service.errors import StartError, StoreError, StoreUnavailable
 from service.gate import Gate
-from service.model import PARTITIONS, Drop, Hit
+from service.hit import Drop, Hit
+from service.model import PARTITIONS
 from service.producer import Producer
 from service.refusals import Fenced, Gap, Rejected
 from service.store import Store
@@ -30,11 +31,11 @@ from service.tasks import supervised
 
 RETAIN_S = 60.0
 RETAIN_BYTES = 64 * 1024 * 1024
-VERIFY_S = 5.0
-TOUCH_S = 86_400.0
+VERIFY_S: Final = 5.0
+TOUCH_S: Final = 86_400.0
 
-_TAKEN = StoreUnavailable("earlier batches of the partition are being sent again")
-_BEHIND = StoreUnavailable("an earlier batch of the partition was not answered for")
+_TAKEN: Final = StoreUnavailable("earlier batches of the partition are being sent again")
+_BEHIND: Final = StoreUnavailable("an earlier batch of the partition was not answered for")
 
 log = structlog.get_logger()
 

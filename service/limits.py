@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.model import Allowance
+from service.hit import Allowance
 
 _ROUNDING = 1e-6
 """Tokens: what adding floats may lose before a bucket that has one left would refuse it."""

@@ -1,7 +1,7 @@
-"""What the service talks about: sites, hits, drops, counts.
+"""What the service talks about: what is set of a site, kinds of hits, reasons of drops, counts.
 
-A request becomes a `Hit` or a `Drop` in `web.collect`; `batch` packs them for the store; `Counts`
-are what comes back. Values only: nothing here reads a clock, a socket or the environment.
+`hit.py` has what is made anew for each request. Values only: nothing here reads a clock, a socket
+or the environment.
 """
 
 from __future__ import annotations
@@ -96,65 +96,6 @@ class StoredSite(Struct, frozen=True):
 
     settings: SiteSettings
     calendar: Calendar
-
-
-class Site:
-    """A site as the hit path uses it: parsed once, replaced whole when a setting changes."""
-
-    __slots__ = (
-        "calendar",
-        "generation",
-        "id",
-        "origins",
-        "partition",
-        "raw",
-        "settings",
-        "trusted",
-    )
-
-    def __init__(self, stored: StoredSite, generation: int, raw: bytes = b"") -> None:
-        self.raw = raw  # as the store has it: a change is made to exactly this
-        self.settings = stored.settings
-        self.calendar = stored.calendar
-        self.generation = generation
-        self.id = stored.settings.id
-        self.partition = partition_of(self.id)
-        self.origins = Origins.parse(self.settings.origins)
-        self.trusted = Networks.parse(self.settings.trusted_networks)
-
-
-class Allowance(Struct, gc=False):
-    """What is left to a network: when each of its buckets is full again (see limits.py)."""
-
-    views_s: float = 0.0
-    presence_s: float = 0.0
-    visitors_s: float = 0.0
-
-
-class Hit(Struct, frozen=True, eq=False, gc=False):
-    """One report from a page, ready to be counted."""
-
-    site: Site
-    kind: Kind
-    at: int
-    """The instant it was accepted, in ms since the epoch, by the store's clock."""
-    visitor: bytes = b""
-    """8 bytes, or none: the pageview counts and nobody is remembered."""
-    path: str = "/"
-    known_only: bool = False
-    """Hold the visitor back if the store has not seen them."""
-    charged: Allowance | None = None
-    """Who is charged if the visitor is new; nobody for a trusted network."""
-    wants_page: bool = False
-    """The answer shall carry this path's pageviews."""
-
-
-class Drop(Struct, frozen=True, eq=False, gc=False):
-    """A hit that is not counted, and why."""
-
-    site: Site
-    reason: Reason
-    at: int
 
 
 class Numbers(Struct, frozen=True, array_like=True):

@@ -8,36 +8,39 @@ spools; what the recorder learns of a batch, it tells here.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
 from service import metrics
 from service.batch import Batch, Outcome
 from service.errors import StoreError
-from service.model import Drop, Hit
+from service.hit import Drop, Hit
 from service.waiters import Waiting
 
-MAX_BATCH = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
-AHEAD = 2  # batches of a partition, and flushes to a server
-AGAIN_MIN_S, AGAIN_MAX_S = 0.02, 0.5
+MAX_BATCH: Final = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
+AHEAD: Final = 2  # batches of a partition, and flushes to a server
+AGAIN_MIN_S: Final = 0.02
+AGAIN_MAX_S: Final = 0.5
 
 log = structlog.get_logger()
 
 
-@dataclass(eq=False)
 class Sealed:
     """A numbered batch that was not yet answered for, who waits for it, and since when."""
 
-    batch: Batch
-    waiting: list[Waiting]
-    since_s: float
-    for_spool: bool
-    """It stands behind batches in the spool, and goes there too."""
-    under_way: bool = False
-    """It was sent, and no answer has come."""
+    def __init__(
+        self, batch: Batch, waiting: list[Waiting], since_s: float, *, for_spool: bool
+    ) -> None:
+        self.batch = batch
+        self.waiting = waiting
+        self.since_s = since_s
+        self.for_spool = for_spool
+        """It stands behind batches in the spool, and goes there too."""
+        self.under_way = False
+        """It was sent, and no answer has come."""
 
 
 class Queue:
@@ -45,7 +48,7 @@ class Queue:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self.pending: deque[Waiting] = deque()
+        self.pending: list[Waiting] = []
         self.sealed: deque[Sealed] = deque()
         self.rests_until_s = 0.0
         self._pause_s = AGAIN_MIN_S
@@ -73,7 +76,8 @@ class Queue:
 
     def take(self) -> list[Waiting]:
         """The hits of the next batch."""
-        return [self.pending.popleft() for _ in range(min(MAX_BATCH, len(self.pending)))]
+        taken, self.pending = self.pending[:MAX_BATCH], self.pending[MAX_BATCH:]
+        return taken
 
     def settle(self, outcomes: Sequence[Outcome | None]) -> None:
         """The oldest batch is counted, or in the spool."""
@@ -96,9 +100,10 @@ class Queue:
 
     def pending_since(self, oldest_s: float) -> list[Waiting]:
         """Takes out those that have waited for a batch since then or longer."""
-        late = []
-        while self.pending and self.pending[0].since_s <= oldest_s:
-            late.append(self.pending.popleft())
+        if not self.pending or self.pending[0].since_s > oldest_s:
+            return []
+        late = [each for each in self.pending if each.since_s <= oldest_s]
+        del self.pending[: len(late)]  # they stand in the order in which they came
         return late
 
     def sealed_since(self, oldest_s: float) -> list[Waiting]:
@@ -113,11 +118,12 @@ def refuse(waiting: Sequence[Waiting], error: StoreError) -> None:
 
 
 def _settle(waiting: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> None:
-    became: Counter[str] = Counter()
+    became: dict[str, int] = {}
     for each, outcome in zip(waiting, outcomes, strict=True):
         waiter, each.waiter = each.waiter, None
         if waiter is not None:
-            became[_what_became(each.entry, outcome)] += 1
+            what = _what_became(each.entry, outcome)
+            became[what] = became.get(what, 0) + 1
             try:
                 waiter.settled(outcome)
             except Exception:  # a mistake of ours: the others shall have their answers

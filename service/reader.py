@@ -17,7 +17,8 @@ import structlog
 
 from service.clock import Clock
 from service.errors import StoreError, StoreUnavailable
-from service.model import Counts, Numbers, Site
+from service.hit import Site
+from service.model import Counts, Numbers
 from service.store import Store
 
 FRESH_MS = 1000

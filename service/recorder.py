@@ -22,8 +22,9 @@ from service.batch import Outcome
 from service.clock import Clock
 from service.errors import OutcomeUnknown, SpoolBroken, SpoolFull, StoreError, StoreUnavailable
 from service.flow import Flow, Flush
+from service.hit import Drop, Hit
 from service.ledger import Ledger
-from service.model import PARTITIONS, Drop, Hit
+from service.model import PARTITIONS
 from service.queues import MAX_BATCH, Queue, Sealed, refuse
 from service.refusals import Fenced, Rejected
 from service.replay import Replay
@@ -199,7 +200,7 @@ class Recorder:
         except Exception:
             refuse(waiting, StoreUnavailable("a batch could not be made of these hits"))
             raise
-        queue.sealed.append(Sealed(batch, waiting, time.monotonic(), spooling))
+        queue.sealed.append(Sealed(batch, waiting, time.monotonic(), for_spool=spooling))
 
     def _send(self, flow: Flow, batches: list[tuple[Queue, Sealed]]) -> None:
         for _, sealed in batches:

@@ -16,9 +16,9 @@ import structlog
 from service import metrics
 from service.clock import Clock
 from service.errors import Problem, StoreError
+from service.hit import Site
 from service.model import (
     PARTITIONS,
-    Site,
     SiteSettings,
     StoredSite,
     decode_site,

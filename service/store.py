@@ -23,7 +23,8 @@ from service.checks import Check, examine, merged, refusals
 from service.clock import Clock, skew
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.functions import Functions, speaking
-from service.model import PARTITIONS, Counts, Metric, Numbers, Site, numbers_of
+from service.hit import Site
+from service.model import PARTITIONS, Counts, Metric, Numbers, numbers_of
 from service.producer import Producer
 from service.refusals import Again, Early, is_final
 from service.shards import Shard, Shards

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from msgspec import Struct
-
 from service.batch import Outcome
 from service.errors import StoreError
-from service.model import Drop, Hit
+from service.hit import Drop, Hit
 
 
 class Waiter(Protocol):
@@ -50,10 +48,11 @@ class Nobody:
 NOBODY = Nobody()
 
 
-class Waiting(Struct, gc=False):
+class Waiting:
     """A hit or drop, who waits for its outcome, and since when (monotonic seconds)."""
 
-    entry: Hit | Drop
-    waiter: Waiter | None
-    """None once they were told."""
-    since_s: float
+    def __init__(self, entry: Hit | Drop, waiter: Waiter, since_s: float) -> None:
+        self.entry = entry
+        self.waiter: Waiter | None = waiter
+        """None once they were told."""
+        self.since_s = since_s

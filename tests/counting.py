@@ -15,8 +15,9 @@ import msgspec
 from service.batch import Batch, Outcome
 from service.clock import Clock
 from service.errors import StoreError
+from service.hit import Drop, Hit, Site
 from service.ledger import Ledger
-from service.model import Counts, Drop, Hit, Kind, Site, SiteSettings, StoredSite, weekday_number
+from service.model import Counts, Kind, SiteSettings, StoredSite, weekday_number
 from service.periods import Calendar
 from service.producer import Producer
 from service.recorder import Recorder

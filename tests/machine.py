@@ -35,7 +35,8 @@ from hypothesis.stateful import (
 
 from service.clock import Clock
 from service.errors import StoreError
-from service.model import Drop, Hit, Kind, Metric, Reason, Site, SiteSettings, StoredSite
+from service.hit import Drop, Hit, Site
+from service.model import Kind, Metric, Reason, SiteSettings, StoredSite
 from service.periods import Calendar, Periods
 from service.producer import Producer
 from service.reader import DAYS

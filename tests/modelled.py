@@ -14,7 +14,8 @@ from redis.exceptions import ResponseError
 from service.batch import Batch, Outcome, Packed
 from service.clock import Clock
 from service.errors import OutcomeUnknown, StoreError
-from service.model import PARTITIONS, Metric, Site
+from service.hit import Site
+from service.model import PARTITIONS, Metric
 from service.producer import Producer
 from service.refusals import Early, meaning
 from service.store import Store
@@ -229,7 +230,9 @@ def _raised(answer: int | str) -> int:
 def _outcomes(answer: Answer, entries: int) -> list[Outcome]:
     """As many as the entries, that many of them new and held: who it is the model does not say."""
     no_counts = cast(Any, None)
-    return [Outcome(no_counts, None, n < answer.new, n < answer.held) for n in range(entries)]
+    return [
+        Outcome(no_counts, None, new=n < answer.new, held=n < answer.held) for n in range(entries)
+    ]
 
 
 async def _alike(found: Awaitable[T], expected: Awaitable[T]) -> T:

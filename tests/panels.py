@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from xml.etree import ElementTree
 
-from service.model import Counts, Numbers, Seed, Site, SiteSettings, StoredSite
+from service.hit import Site
+from service.model import Counts, Numbers, Seed, SiteSettings, StoredSite
 from service.periods import Calendar
 from service.reader import DAYS, Reading
 from service.web.pictures import badge, block, button, digits, frame, spark

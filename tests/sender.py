@@ -17,8 +17,9 @@ from typing import NamedTuple, cast
 from service import segment, spool_files
 from service.batch import Batch, Outcome, Packed
 from service.errors import StartError, StoreError
+from service.hit import Drop, Hit, Site
 from service.ledger import Ledger
-from service.model import PARTITIONS, Drop, Hit, Kind, Site
+from service.model import PARTITIONS, Kind
 from service.producer import Producer
 from service.refusals import Fenced, Rejected
 from service.replay import Replay

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batch import BYE, KNOWN_ONLY, Batch, Packed
-from service.model import Drop, Hit, Kind, Reason, Site, SiteSettings, StoredSite
+from service.hit import Drop, Hit, Site
+from service.model import Kind, Reason, SiteSettings, StoredSite
 from service.periods import Calendar
 from service.segment import Record
 from tests.counting import Counted, at, counting, visitor

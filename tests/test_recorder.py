@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from service.model import Drop, Numbers, Reason
+from service.hit import Drop
+from service.model import Numbers, Reason
 from service.recorder import Recorder
 from tests.counting import counting, make_site, recorded
 from tests.servers import Server, run_server, server_binaries

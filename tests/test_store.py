@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from os import fsdecode
 
 import pytest
-from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from service.errors import StoreUnavailable
 from service.functions import library
-from service.model import Drop, Hit, Numbers, Reason, Seed
+from service.hit import Drop, Hit
+from service.model import Kind, Numbers, Reason, Seed
 from service.refusals import EXISTS, NEWER, NO_OPERATION, Refused
 from service.visitors import browser_hash, visitor_id
 from tests.counting import Counted, at, counting, make_site, open_store, visitor
@@ -365,9 +365,8 @@ async def test_ids_are_as_good_as_random_for_the_sketch(store_server: Server) ->
         browser = browser_hash(counted.store.secret, "portal", "ua", "vi")
         ids = [visitor_id(browser, f"10.0.{n >> 8}.{n & 255}") for n in range(20_000)]
         for start in range(0, len(ids), 1000):
-            hits = [
-                replace(counted.hit(1, NOON), visitor=each) for each in ids[start : start + 1000]
-            ]
+            some = ids[start : start + 1000]
+            hits = [Hit(counted.site, Kind.VIEW, NOON, visitor) for visitor in some]
             await counted.record(*hits)
         counts = await counted.counts(NOON)
 

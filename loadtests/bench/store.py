@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from loadtests.bench import cores
 from service.batch import Packed
-from service.model import Drop, Reason
+from service.hit import Drop
+from service.model import Reason
 from tests.counting import Counted, counting, make_site
 from tests.servers import run_server, server_binaries
 

@@ -19,7 +19,8 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from service.errors import OutcomeUnknown, Problem
-from service.model import Metric, Site, SiteSettings
+from service.hit import Site
+from service.model import Metric, SiteSettings
 from service.refusals import NEWER, NO_OPERATION, USED, Refused
 from service.sites import Put
 from service.web.appkeys import CLOCK, SITES, STORE

@@ -11,6 +11,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from time import perf_counter
+from typing import Final
 
 import orjson
 from aiohttp.http import SERVER_SOFTWARE
@@ -19,7 +20,8 @@ from service import metrics
 from service.addresses import Peer
 from service.batch import Outcome
 from service.errors import Problem, StoreError, StoreUnavailable
-from service.model import MAX_SITE_ID, Drop, Hit, Reason, Site
+from service.hit import Drop, Hit, Site
+from service.model import MAX_SITE_ID, Reason
 from service.reader import Reader, Reading
 from service.sites import Sites
 from service.waiters import NOBODY
@@ -31,23 +33,23 @@ from service.web.counts import MOST_RENDERED, HitAnswers, Shown, show
 from service.web.heads import Request
 from service.web.middleware import OUR_MISTAKE, problem_json, store_problem
 
-STATUS = {
+STATUS: Final = {
     200: b"HTTP/1.1 200 OK\r\n",
     202: b"HTTP/1.1 202 Accepted\r\n",
     304: b"HTTP/1.1 304 Not Modified\r\n",
     500: b"HTTP/1.1 500 Internal Server Error\r\n",
     503: b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n",
 }
-COMMON = (
+COMMON: Final = (
     b"X-Content-Type-Options: nosniff\r\n"
     b"Access-Control-Allow-Origin: *\r\n"
     b"Cross-Origin-Resource-Policy: cross-origin\r\n"
     b"Server: " + SERVER_SOFTWARE.encode() + b"\r\n"
 )
-JSON = b"Content-Type: application/json\r\n"
-PROBLEM = b"Content-Type: application/problem+json\r\n"
-NO_STORE = b"Cache-Control: no-store\r\n"
-SHORTLY = b"Cache-Control: public, max-age=1\r\n"
+JSON: Final = b"Content-Type: application/json\r\n"
+PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
+NO_STORE: Final = b"Cache-Control: no-store\r\n"
+SHORTLY: Final = b"Cache-Control: public, max-age=1\r\n"
 
 
 class Desk:
@@ -221,8 +223,8 @@ class Answering(Connection):
         self.send(answer)
 
 
-ANSWERED = metrics.LANE_REQUESTS.labels("answered")
-SECONDS = {
+ANSWERED: Final = metrics.LANE_REQUESTS.labels("answered")
+SECONDS: Final = {
     (method, hundreds): metrics.REQUEST_SECONDS.labels(
         "/w/{site}", method.decode(), f"{hundreds}xx"
     )

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from service.errors import Problem, StoreError
-from service.model import Counts, Reason, Site
+from service.hit import Site
+from service.model import Counts, Reason
 from service.origins import origin_of
 from service.periods import zone
 from service.web.appkeys import CLOCK, READER, SITES, STORE

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final
 
 import structlog
 from aiohttp import web
 
 from service import metrics
 from service.errors import Problem
-from service.model import SITE_ID, Site
+from service.hit import Site
+from service.model import SITE_ID
 from service.web.appkeys import SITES
 
-MAX_BODY = 16 * 1024
+MAX_BODY: Final = 16 * 1024
 BODY_S = 5.0
 HINT_S = 3600.0
 

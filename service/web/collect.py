@@ -20,8 +20,9 @@ from service.batch import Outcome
 from service.bots import is_bot
 from service.clock import Clock
 from service.errors import Problem, StoreError
+from service.hit import Drop, Hit, Site
 from service.limits import Limits
-from service.model import Drop, Hit, Kind, Reason, Site, clean_path
+from service.model import Kind, Reason, clean_path
 from service.origins import origin_of, wrong_fetch
 from service.recorder import Recorder
 from service.visitors import browser_hash, visitor_id

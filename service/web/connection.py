@@ -10,7 +10,7 @@ or beyond repair, since aiohttp would wait too long for the rest.
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -20,14 +20,14 @@ from service.web.connections import STALL_S, Connections, Lent
 from service.web.heads import Request
 from service.web.request import read_request
 
-HEAD_ENDS = b"\r\n\r\n"
-MAX_HEAD = 8 * 1024  # of what is answered here
-MAX_HELD = 64 * 1024  # a longer head is nobody's
+HEAD_ENDS: Final = b"\r\n\r\n"
+MAX_HEAD: Final = 8 * 1024  # of what is answered here
+MAX_HELD: Final = 64 * 1024  # a longer head is nobody's
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 IDLE_S = 75.0
-FOREVER_S = float("inf")
-TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n"
+FOREVER_S: Final = float("inf")
+TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n"
 
 log = structlog.get_logger()
 

@@ -16,7 +16,8 @@ from aiohttp import web
 from service.batch import Outcome
 from service.clock import Clock
 from service.errors import Problem
-from service.model import Counts, Drop, Hit, Numbers, Site, clean_path
+from service.hit import Drop, Hit, Site
+from service.model import Counts, Numbers, clean_path
 from service.periods import WEEKDAYS
 from service.reader import Reader, Reading
 from service.web.appkeys import READER

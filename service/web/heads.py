@@ -6,40 +6,61 @@ The lane makes a head from bytes, the routes from aiohttp's request; what judges
 from __future__ import annotations
 
 from aiohttp import web
-from msgspec import Struct
 
 PREFETCH = ("Sec-Purpose", "Purpose", "X-Moz")
 
 
-class Head(Struct, frozen=True, eq=False, gc=False):
+class Head:
     """Values as they were sent; what was not sent is empty."""
 
-    host: str
-    origin: str
-    referer: str
-    user_agent: str
-    language: str
-    fetch_mode: str
-    fetch_dest: str
-    prefetch: bool
-    no_identity: bool
-    """DNT or Global Privacy Control."""
-    kept: bool = False
-    """The same head comes again with every request that says the same."""
+    def __init__(
+        self,
+        host: str,
+        origin: str,
+        referer: str,
+        user_agent: str,
+        language: str,
+        fetch_mode: str,
+        fetch_dest: str,
+        prefetch: bool,
+        no_identity: bool,
+        kept: bool = False,
+    ) -> None:
+        self.host = host
+        self.origin = origin
+        self.referer = referer
+        self.user_agent = user_agent
+        self.language = language
+        self.fetch_mode = fetch_mode
+        self.fetch_dest = fetch_dest
+        self.prefetch = prefetch
+        self.no_identity = no_identity
+        """DNT or Global Privacy Control."""
+        self.kept = kept
+        """The same head comes again with every request that says the same."""
 
 
-class Request(Struct, frozen=True, gc=False):
+class Request:
     """What a head asks for."""
 
-    method: bytes
-    target: bytes
-    """As it was sent: whoever answers must know exactly this."""
-    length: int
-    """Bytes of the body."""
-    head: Head
-    if_none_match: str
-    forwarded: str
-    """All X-Forwarded-For headers, in their order."""
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        length: int,
+        head: Head,
+        if_none_match: str,
+        forwarded: str,
+    ) -> None:
+        self.method = method
+        self.target = target
+        """As it was sent: whoever answers must know exactly this."""
+        self.length = length
+        """Bytes of the body."""
+        self.head = head
+        self.if_none_match = if_none_match
+        self.forwarded = forwarded
+        """All X-Forwarded-For headers, in their order."""
 
 
 def head_of(request: web.Request) -> Head:

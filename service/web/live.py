@@ -16,8 +16,8 @@ from aiohttp import web
 
 from service import metrics
 from service.errors import Problem
+from service.hit import Site
 from service.hub import Hub, Mailbox, Message, Watched
-from service.model import Site
 from service.reader import Reading
 from service.web.appkeys import HUB
 from service.web.client import known_site

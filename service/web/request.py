@@ -11,32 +11,34 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Final
 
 from service.web.heads import Head, Request
 
-METHODS = (b"POST", b"GET")
-MAX_HEADERS = 100
-MAX_KNOWN = 2048  # bytes of a head that is worth keeping
+METHODS: Final = (b"POST", b"GET")
+MAX_HEADERS: Final = 100
+MAX_KNOWN: Final = 2048  # bytes of a head that is worth keeping
 
 # What proxies write of each client, as they spell it or in lower case. The second is not read.
-FORWARDED = (b"\r\nX-Forwarded-For:", b"\r\nx-forwarded-for:")
-REAL_IP = (b"\r\nX-Real-IP:", b"\r\nx-real-ip:")
+FORWARDED: Final = (b"\r\nX-Forwarded-For:", b"\r\nx-forwarded-for:")
+REAL_IP: Final = (b"\r\nX-Real-IP:", b"\r\nx-real-ip:")
 
-NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-LENGTH = re.compile(r"[0-9]{1,5}")
+NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+LENGTH: Final = re.compile(r"[0-9]{1,5}")
 
 # Headers that are read, in the order of their values; each may be sent once, but for one.
-READ = (
+READ: Final = (
     *("host", "origin", "referer", "user-agent", "accept-language", "sec-fetch-mode"),
     *("sec-fetch-dest", "x-forwarded-for", "sec-purpose", "purpose", "x-moz", "dnt", "sec-gpc"),
     *("content-type", "content-length", "if-none-match"),
 )
-SLOTS = {name.encode(): slot for slot, name in enumerate(READ)}
-NOTHING = [""] * len(READ)
-IGNORED, ODD = -1, -2
+SLOTS: Final = {name.encode(): slot for slot, name in enumerate(READ)}
+NOTHING: Final = [""] * len(READ)
+IGNORED: Final = -1
+ODD: Final = -2
 # Headers that no page sends with a hit.
-ODD_HEADERS = frozenset(
+ODD_HEADERS: Final = frozenset(
     name.encode()
     for name in (
         *("transfer-encoding", "expect", "upgrade", "content-encoding", "authorization", "server"),

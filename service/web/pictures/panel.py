@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from service.model import METRICS, Numbers, Site
+from service.hit import Site
+from service.model import METRICS, Numbers
 from service.periods import zone
 from service.reader import Reading
 from service.web.counts import PERIODS

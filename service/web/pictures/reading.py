@@ -7,7 +7,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from service.errors import StoreError
-from service.model import Site
+from service.hit import Site
 from service.reader import Reading
 from service.web.appkeys import CLOCK, READER
 from service.web.counts import allowed

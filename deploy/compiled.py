@@ -18,9 +18,10 @@ from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
 MODULES = (
-    *("web/connection", "web/request", "web/heads", "web/answering", "web/collect"),
+    *("web/connection", "web/request", "web/heads", "web/answering", "web/hit_answers"),
+    "web/collect",
     *("addresses", "hit", "limits", "visitors", "waiters", "recorder", "flow", "queues"),
-    *("batch", "ledger"),
+    *("batch", "ledger", "writer"),
 )
 
 

@@ -61,7 +61,7 @@ from service.web.auth import WRONG, WrongTokens
 from service.web.client import MAX_BODY, Forwarding
 from service.web.collect import INTAKE, Intake
 from service.web.connections import Connections
-from service.web.counts import HIT_ANSWERS, HitAnswers
+from service.web.hit_answers import HIT_ANSWERS, HitAnswers
 from service.web.lane import Lane
 from service.web.live import event
 from service.web.middleware import answer_errors, end_connection, measure
@@ -331,8 +331,10 @@ async def run(
         listening(parts) as urls,
     ):
         # What is here stays: a full collection that looked at it would stop everything for 40 ms.
+        # What a hit makes is gone behind its answer, without cycles: not to be looked for so often.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000)
         if parent is None:
             welcome(parts.token, urls["pages"], urls["ops"])
         else:

@@ -37,7 +37,8 @@ class Flow:
         self.queues: set[Queue] = set()
         self.flushes: deque[Flush] = deque()
         self.task: asyncio.Task[None] | None = None
-        self._stirred = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stirred = self._loop.create_future()
         self._moment: asyncio.TimerHandle | None = None
         self._gathered = 0
         self._enough = 1.0
@@ -51,11 +52,12 @@ class Flow:
         self.queues.add(queue)
         self._gathered += 1
         if self._gathered >= self._enough:
-            self._stirred.set()
+            self.stir()
 
     def stir(self) -> None:
         """There may be something to do."""
-        self._stirred.set()
+        if not self._stirred.done():
+            self._stirred.set_result(None)
 
     def rested(self) -> list[Queue]:
         now_s = time.monotonic()
@@ -94,9 +96,9 @@ class Flow:
         """Until something arrives or lands, and a moment at most while there is something."""
         self.queues = {queue for queue in self.queues if queue}
         if self.queues and self._moment is None:
-            self._moment = asyncio.get_running_loop().call_later(MOMENT_S, self._pass)
-        await self._stirred.wait()
-        self._stirred.clear()
+            self._moment = self._loop.call_later(MOMENT_S, self._pass)
+        await self._stirred
+        self._stirred = self._loop.create_future()
 
     def _pass(self) -> None:
         """One timer for all waits of a moment, and not one for each."""

@@ -73,10 +73,10 @@ class Calendar(msgspec.Struct, frozen=True, cache_hash=True):
         return [(today - n * _DAY).isoformat() for n in reversed(range(number))]
 
     def timezone_at(self, at: int) -> str:
-        return _until(self.zones, at)[-1][1]
+        return _rules(self, at // _MINUTE_MS)[0]
 
     def week_start_at(self, at: int) -> int:
-        return _until(self.week_starts, _today(self, at).isoformat())[-1][1]
+        return _rules(self, at // _MINUTE_MS)[1]
 
     def with_timezone(self, name: str, at: int) -> Self:
         """Change at `at` to a zone that takes over at its first midnight of a later date.
@@ -133,6 +133,13 @@ def _periods(calendar: Calendar, minute: int) -> Periods:
     return _periods_of_day(calendar, _today(calendar, minute * _MINUTE_MS))
 
 
+@lru_cache(maxsize=4096)
+def _rules(calendar: Calendar, minute: int) -> tuple[str, int]:
+    """The timezone and the first day of the week in force then."""
+    at = minute * _MINUTE_MS
+    return _zone_at(calendar, at), _week_start(calendar, _today(calendar, at))
+
+
 @lru_cache(maxsize=1024)
 def _periods_of_day(calendar: Calendar, today: date) -> Periods:
     week = _week(calendar, today)
@@ -147,14 +154,21 @@ def _periods_of_day(calendar: Calendar, today: date) -> Periods:
     )
 
 
+def _zone_at(calendar: Calendar, at: int) -> str:
+    return _until(calendar.zones, at)[-1][1]
+
+
 def _today(calendar: Calendar, at: int) -> date:
-    return datetime.fromtimestamp(at // 1000, zone(calendar.timezone_at(at))).date()
+    return datetime.fromtimestamp(at // 1000, zone(_zone_at(calendar, at))).date()
+
+
+def _week_start(calendar: Calendar, day: date) -> int:
+    return _until(calendar.week_starts, day.isoformat())[-1][1]
 
 
 def _week(calendar: Calendar, day: date) -> date:
     """The first day of the week that `day` is in."""
-    start = _until(calendar.week_starts, day.isoformat())[-1][1]
-    return day - timedelta(days=(day.weekday() - start) % 7)
+    return day - timedelta(days=(day.weekday() - _week_start(calendar, day)) % 7)
 
 
 def _day_before(calendar: Calendar, day: date) -> date:

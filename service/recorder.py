@@ -49,6 +49,7 @@ class Recorder:
         self._ledger = ledger
         self._replay = replay
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._queues = [Queue(partition) for partition in range(PARTITIONS)]
         self._flows: dict[str, Flow] = {}
         self._flow_of: list[Flow] = []
@@ -207,7 +208,7 @@ class Recorder:
             sealed.under_way = True
         before = flow.flushes[-1].answers if flow.flushes else None
         commit = self._ledger.commit([sealed.batch for _, sealed in batches], before)
-        flow.leave(Flush(batches, asyncio.create_task(commit), time.perf_counter()))
+        flow.leave(Flush(batches, self._loop.create_task(commit), time.perf_counter()))
 
     def _learn(self, flush: Flush) -> None:
         """What has become of the batches, where they are not in the spool meanwhile."""

@@ -33,6 +33,8 @@ class Writer:
         self._make_connection = make_connection
         self._link: Link | None = None
         self._turn = asyncio.Lock()
+        self._connecting = 0
+        """How many wait for a link."""
         self._ended = False
 
     def end(self) -> None:
@@ -43,12 +45,17 @@ class Writer:
 
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """For each call its reply, or a StoreError."""
+        link = self._link
+        if link is not None and not link.lost and not self._connecting:
+            return await link.send(calls)
+        self._connecting += 1
         try:
             async with self._turn:  # who came first writes first
-                link = await self._linked()
-                answers = link.send(calls)
+                answers = (await self._linked()).send(calls)
         except LOST as error:
             return [StoreUnavailable(str(error))] * len(calls)
+        finally:
+            self._connecting -= 1
         return await answers
 
     async def _linked(self) -> Link:

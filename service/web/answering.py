@@ -29,8 +29,9 @@ from service.web.client import Malformed
 from service.web.collect import Intake
 from service.web.connection import Connection
 from service.web.connections import Connections
-from service.web.counts import MOST_RENDERED, HitAnswers, Shown, show
+from service.web.counts import Shown, show
 from service.web.heads import Request
+from service.web.hit_answers import MOST_RENDERED, HitAnswers
 from service.web.middleware import OUR_MISTAKE, problem_json, store_problem
 
 STATUS: Final = {
@@ -169,7 +170,7 @@ class Answering(Connection):
         try:
             desk.intake.settle(entry, outcome)
             answer = desk.answers.of(entry, outcome)
-            if answer.http is None:
+            if not answer.http:
                 answer.http = desk.write(answer.status, JSON + NO_STORE, answer.body)
             self._answer(answer.status, answer.http)
         except Exception:  # nobody else would end the waiting

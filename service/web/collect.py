@@ -29,8 +29,9 @@ from service.visitors import browser_hash, visitor_id
 from service.waiters import Awaited, Waiter
 from service.web.beacon import VIEW, Beacon, named_path, read_beacon
 from service.web.client import Forwarding, Malformed, known_site, read_body
-from service.web.counts import HIT_ANSWERS, json_answer
+from service.web.counts import json_answer
 from service.web.heads import Head, head_of
+from service.web.hit_answers import HIT_ANSWERS
 
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"

@@ -26,8 +26,10 @@ class Clock:
 
     def observe(self, sent: int, store_time: int, received: int) -> None:
         """Learn from a reply; `sent` and `received` are this machine's instants around it."""
-        self._offset = min(max(self._offset, store_time - received), store_time - sent)
-        metrics.CLOCK_SKEW.set(self._offset / 1000)
+        offset = min(max(self._offset, store_time - received), store_time - sent)
+        if offset != self._offset:
+            self._offset = offset
+            metrics.CLOCK_SKEW.set(offset / 1000)
 
 
 def skew(sent: int, store_time: int, received: int) -> int:

@@ -6,18 +6,40 @@ No series carries a site, a path or an address: their number would be the visito
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.samples import Sample
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Seconds(Histogram):
-    """A histogram that takes many observations at once: one by one each costs a lock and more."""
+MOST_NOTED = 1000
 
-    def observe_all(self, amounts: Sequence[float]) -> None:
-        ordered, below = sorted(amounts), 0
+
+class Noted(Histogram):
+    """A histogram for what happens often: amounts are only noted, and sorted into their buckets
+    many at once, at last when somebody looks. One by one each costs several locks."""
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._noted: list[float] = []
+
+    def note(self, amount: float) -> None:
+        self.note_all((amount,))
+
+    def note_all(self, amounts: Sequence[float]) -> None:
+        self._noted += amounts
+        if len(self._noted) >= MOST_NOTED:
+            self._sort_in()
+
+    def _child_samples(self) -> Iterable[Sample]:
+        self._sort_in()
+        return super()._child_samples()
+
+    def _sort_in(self) -> None:
+        ordered, below = sorted(self._noted), 0
+        self._noted.clear()
         self._sum.inc(sum(ordered))
         for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
             upto = bisect_right(ordered, bound)
@@ -49,18 +71,18 @@ DROPS = Counter(
     "Hits that were not counted, by reason; unknown_site hits belong to no site.",
     ["reason"],
 )
-BATCH_HITS = Histogram(
+BATCH_HITS = Noted(
     "visitcounter_batch_hits",
     "Hits and drops in one batch.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
-FLUSH_SECONDS = Histogram(
+FLUSH_SECONDS = Noted(
     "visitcounter_flush_seconds",
     "Time from sending batches to the store until all are answered.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 PENDING = Gauge("visitcounter_pending_hits", "Hits that wait for a batch.")
-REQUEST_SECONDS = Seconds(
+REQUEST_SECONDS = Noted(
     "visitcounter_request_seconds",
     "Time to answer a request, by route template, method and status class.",
     ["route", "method", "status"],

@@ -25,6 +25,10 @@ AHEAD: Final = 2  # batches of a partition, and flushes to a server
 AGAIN_MIN_S: Final = 0.02
 AGAIN_MAX_S: Final = 0.5
 
+BECAME: Final = {
+    what: metrics.HITS.labels(what) for what in ("counted", "held", "spooled", "dropped")
+}
+
 log = structlog.get_logger()
 
 
@@ -129,7 +133,7 @@ def _settle(waiting: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> N
             except Exception:  # a mistake of ours: the others shall have their answers
                 log.exception("an answer failed")
     for what, hits in became.items():
-        metrics.HITS.labels(what).inc(hits)
+        BECAME[what].inc(hits)
 
 
 def _refuse(waiting: Sequence[Waiting], error: StoreError) -> None:

@@ -194,7 +194,7 @@ class Recorder:
             return
         waiting = queue.take()
         self._number_pending -= len(waiting)
-        metrics.BATCH_HITS.observe(len(waiting))
+        metrics.BATCH_HITS.note(len(waiting))
         entries = [each.entry for each in waiting]
         try:
             batch = self._ledger.seal(queue.partition, entries, self._clock.now())
@@ -212,7 +212,7 @@ class Recorder:
 
     def _learn(self, flush: Flush) -> None:
         """What has become of the batches, where they are not in the spool meanwhile."""
-        metrics.FLUSH_SECONDS.observe(time.perf_counter() - flush.began_s)
+        metrics.FLUSH_SECONDS.note(time.perf_counter() - flush.began_s)
         for _, sealed in flush.batches:
             sealed.under_way = False
         for (queue, sealed), result in zip(flush.batches, flush.answers.result(), strict=True):

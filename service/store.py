@@ -184,7 +184,8 @@ class Store:
             return reply
         applied, outcomes = batch.outcomes(reply)
         self._learn(sent, applied.now)
-        metrics.VISITORS_FULL.inc(applied.full)
+        if applied.full:
+            metrics.VISITORS_FULL.inc(applied.full)
         return outcomes
 
     def _learn(self, sent: int, store_time: int) -> None:

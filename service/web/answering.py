@@ -111,7 +111,7 @@ class Desk:
         self._telling = False
         for key, took in self._took.items():
             if took:
-                SECONDS[key].observe_all(took)
+                SECONDS[key].note_all(took)
                 ANSWERED.inc(len(took))
                 took.clear()
 

@@ -25,7 +25,7 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
-STATE = Struct("<10s10s10s10s7s7s4s10s40d")  # counter.lua's STATE
+STATE = Struct("<10s10s10s10s7s7s4s10s41d")  # counter.lua's STATE
 LABELS = 8  # before the numbers
 
 

@@ -69,14 +69,15 @@ local DAY, WEEK, MONTH, YEAR, TOTAL = 1, 3, 5, 7, 8 -- those that run; the total
 -- of the periods, of one that does not run as far as it was asked for. Then come the week that the
 -- running day was started with, and pageviews, visits and visitors of each period.
 local VIEW, VIEW_TO = '<c10c10c10c10c7c7c4', 58 -- the labels of all periods, as of an instant
-local STATE = VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'dddddddddddddddd'
+local STATE = VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'ddddddddddddddddd'
 local SHOWN_FROM, SHOWN_TO = 69, 292 -- in it, the numbers up to PEAK_AT
 local BEGAN = 8
 local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
 local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
 local CHANGES = 36 -- at CHANGES + n: of a sketch, since the visitors were read from it
 local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may be `left`, it runs
-local PACKED = 49 -- all of them as they lie in the store; false: but for some of the labels
+local SKETCHED = 49 -- who was seen since then is in the running day's sketches
+local PACKED = 50 -- all of them as they lie in the store; false: but for some of the labels
 
 -- Of a producer's entry in the ledger: epoch, seq, day; behind them are the numbers of batches that
 -- were rejected, each with a colon before it.
@@ -268,18 +269,21 @@ end
 
 --------------------------------------------------------------------------------- visitors of a hit
 
--- The last view or here of each member, false for one who is not there; and how many are not.
-local function last_of(key, members)
-  local last, missing, number = call('ZMSCORE', key, unpack_list(members)), 0, tonumber
+-- The last view or here of each member, false for one who is not there; how many are not; and who
+-- was seen since an instant.
+local function last_of(key, members, since)
+  local last, missing, lately = call('ZMSCORE', key, unpack_list(members)), 0, {}
+  local number = tonumber
   for m = 1, #members do
     local score = last[m]
     if score then
-      last[m] = number(score)
+      score = number(score)
+      last[m], lately[m] = score, score >= since
     else
       missing = missing + 1
     end
   end
-  return last, missing
+  return last, missing, lately
 end
 
 -- Plays a part's hits in their order; brings `last` up to date, and notes in batch.marks what
@@ -358,32 +362,41 @@ local function trim(part, newest, is_new)
   end
 end
 
--- Brings the sets of visitors up to date with a part's hits. Answers how many visits began and
--- who is to be added to the sketches.
+-- Since when visitors of a part's day are in its sketches, as far as is known: who was seen on the
+-- running day is there, but for its first moments and where the week has changed under it.
+local function sketched_since(part)
+  local state, labels = part.state, part.labels
+  local runs = labels[DAY] == state[DAY] and labels[WEEK] == state[BEGAN]
+  return runs and state[SKETCHED] or math.huge
+end
+
+-- Brings the sets of visitors up to date with a part's hits. Answers how many visits began, how
+-- many visitors were there, and who of them is to be added to the sketches.
 local function attend(part, batch)
   local key, number, scores = part.base .. 'seen', part.visitors, {}
   local members = {unpack_from(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
-  local last, strangers = last_of(key, members)
+  local last, strangers, sketched = last_of(key, members, sketched_since(part))
   local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0
   local visits, newest, counted, left = play(part, last, room, batch)
   if next(left) or part.state[LEFT] == 1 then
     take_leave(part, members, last, counted, left)
   end
-  local n = 0
-  for m = 1, number do -- `members` loses whom no hit counted
-    local member = members[m]
-    members[m] = nil
+  local n, added = 0, {}
+  for m = 1, number do
     if counted[m] then
       n = n + 1
-      scores[2 * n - 1], scores[2 * n], members[n] = last[m], member, member
+      scores[2 * n - 1], scores[2 * n] = last[m], members[m]
+      if not sketched[m] then
+        added[#added + 1] = members[m]
+      end
     end
   end
   if n > 0 then
     call('ZADD', key, unpack_list(scores))
   end
   trim(part, newest, room == MAX_IDS)
-  return visits, members
+  return visits, n, added
 end
 
 ------------------------------------------------------------------------------------------- periods
@@ -434,7 +447,7 @@ local function turn_periods(part, now)
       remember(base, (place(kind, label)))
       remember(base, 'visitors:' .. kind .. ':' .. label)
       if n == DAY then
-        state[BEGAN] = labels[WEEK]
+        state[BEGAN], state[SKETCHED] = labels[WEEK], min(part.newest, now)
         call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
       end
     end
@@ -613,18 +626,18 @@ end
 
 -- Counts the hits and drops of a part.
 local function add_hits(part, batch)
-  local state, visits, visitors = part.state, 0, {}
+  local state, visits, there, added = part.state, 0, 0, {}
   if part.visitors > 0 then
-    visits, visitors = attend(part, batch)
+    visits, there, added = attend(part, batch)
   end
-  if part.pageviews > 0 or #visitors > 0 then
+  if part.pageviews > 0 or there > 0 then
     turn_periods(part, batch.now)
     add_numbers(part, visits)
     if part.paths then
       add_pages(part)
     end
-    if #visitors > 0 then
-      add_visitors(part, visitors, batch.now)
+    if #added > 0 then
+      add_visitors(part, added, batch.now)
     end
     state[LAST] = max(state[LAST], min(part.newest, batch.now))
   end
@@ -831,6 +844,7 @@ local function merge_running(into, theirs, ours, now)
   elseif theirs[DAY] == ours[DAY] and theirs[BEGAN] ~= ours[BEGAN] then
     ours[BEGAN] = NEVER[WEEK]
   end
+  ours[SKETCHED] = now
   for n = DAY, YEAR, 2 do
     local older, newer = theirs[n], ours[n]
     if older > newer then

@@ -29,7 +29,7 @@ from service.producer import Producer
 from service.refusals import Again, Early, is_final
 from service.shards import Shard, Shards
 
-SCHEMA = 3
+SCHEMA = 4
 START_WAIT_S = 30.0
 AT_ONCE = 200  # batches that are sent again in one round trip
 

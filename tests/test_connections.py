@@ -178,7 +178,7 @@ def broken(*_: object, **__: object) -> Any:
     ("place", "request_"),
     [
         ("service.web.collect.read_beacon", plain_hit()),
-        ("service.web.counts.HitAnswers.of", plain_hit()),
+        ("service.web.hit_answers.counts_json", plain_hit()),
         ("service.web.answering.show", LOOK),
         ("service.web.request._known", LOOK),
     ],

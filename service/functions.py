@@ -62,12 +62,13 @@ class Functions:
     async def write(self, name: str, calls: Sequence[TagCall]) -> list[Any]:
         """For each call its reply or a StoreError; one round trip to each server, all at once."""
         groups = self._by_shard(calls)
+        if len(groups) == 1:  # as a flow's: not by a task of its own
+            (shard,) = groups
+            return await self._exchange(shard, [self._fcall(name, *call) for call in calls])
         exchanges = [
             self._exchange(shard, [self._fcall(name, *calls[n]) for n in numbers])
             for shard, numbers in groups.items()
         ]
-        if len(exchanges) == 1:  # as a flow's: not by a task of its own
-            return await exchanges[0]
         return _in_order(groups.values(), await asyncio.gather(*exchanges))
 
     async def _exchange(self, shard: Shard, calls: list[Call]) -> list[Any]:

@@ -177,7 +177,7 @@ def broken(*_: object, **__: object) -> Any:
 @pytest.mark.parametrize(
     ("place", "request_"),
     [
-        ("service.web.collect.read_beacon", plain_hit()),
+        ("service.web.collect.known_beacon", plain_hit()),
         ("service.web.hit_answers.counts_json", plain_hit()),
         ("service.web.answering.show", LOOK),
         ("service.web.request._known", LOOK),

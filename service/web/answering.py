@@ -66,7 +66,7 @@ class Desk:
         """Headers of every answer."""
         self._prefix = f"{base_path}/w/".encode()
         self._named = lru_cache(maxsize=4096)(self._name)
-        self._sites = sites
+        self._sites = sites.by_id
         self._shown: dict[str, tuple[Site, Reading, Shown]] = {}
         self._took: dict[tuple[bytes, int], list[float]] = {key: [] for key in SECONDS}
         self._telling = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from service.model import Kind, clean_path
 from service.web.client import Malformed
 
-MAX_KEPT_BODY = 256  # bytes of a body that is worth keeping
+MAX_KEPT_BODY: Final = 256  # bytes of a body that is worth keeping
 
 
 class Beacon(Struct, frozen=True):
@@ -30,10 +30,6 @@ VIEW = Beacon()
 
 def read_beacon(body: bytes) -> Beacon:
     """With the path as it is counted; raises Malformed."""
-    return _kept(body) if len(body) <= MAX_KEPT_BODY else _read(body)
-
-
-def _read(body: bytes) -> Beacon:
     if not body:
         return VIEW
     try:
@@ -50,7 +46,8 @@ def _read(body: bytes) -> Beacon:
     return msgspec.structs.replace(beacon, p=named_path(beacon.p))
 
 
-_kept = lru_cache(maxsize=4096)(_read)
+known_beacon = lru_cache(maxsize=4096)(read_beacon)
+"""The same, for bodies up to MAX_KEPT_BODY: they come again and again."""
 
 
 def named_path(path: str) -> str:

@@ -27,7 +27,14 @@ from service.origins import origin_of, wrong_fetch
 from service.recorder import Recorder
 from service.visitors import browser_hash, visitor_id
 from service.waiters import Awaited, Waiter
-from service.web.beacon import VIEW, Beacon, named_path, read_beacon
+from service.web.beacon import (
+    MAX_KEPT_BODY,
+    VIEW,
+    Beacon,
+    known_beacon,
+    named_path,
+    read_beacon,
+)
 from service.web.client import Forwarding, Malformed, known_site, read_body
 from service.web.counts import json_answer
 from service.web.heads import Head, head_of
@@ -79,7 +86,7 @@ class Intake:
 
     def read(self, site: Site, head: Head, client: Address, body: bytes) -> Hit | Drop:
         """What a page posted; raises Malformed."""
-        beacon = read_beacon(body)
+        beacon = known_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
         path = referred_path(site, head) if beacon.p is None else beacon.p
         return self.judge(site, head, client, beacon, path, "empty")
 

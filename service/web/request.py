@@ -62,7 +62,9 @@ def read_request(head: bytes) -> Request | None:
         return None
     if forwarded is None:
         return request
-    if not forwarded.strip(b" \t") or not VALUE.fullmatch(forwarded):
+    value = forwarded.strip(b" \t").decode("utf-8", "surrogateescape")
+    is_plain = value.isascii() and value.isprintable()  # nearly always
+    if not value or not (is_plain or VALUE.fullmatch(forwarded)):
         return None
     if request.forwarded:  # there are two
         return _read(head, _known_line, kept=False)
@@ -72,7 +74,7 @@ def read_request(head: bytes) -> Request | None:
         request.length,
         request.head,
         request.if_none_match,
-        forwarded.strip(b" \t").decode("utf-8", "surrogateescape"),
+        value,
     )
 
 

@@ -193,6 +193,26 @@ async def test_keyboard_reaches_all(browser: Browser, scripted: Scripted) -> Non
         await expect(page.locator("details p")).to_have_text([HOW])
 
 
+async def test_looks_that_the_page_gives_build_nothing_anew(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """How we count stays open where the page sets a class or a style, as many do while one scrolls;
+    what an attribute of ours says is shown at once."""
+    page = await browser.new_page()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter how lang=en>")
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        await expect(page.locator(READY).last).not_to_be_empty()
+        await page.locator("summary").click()
+        await expect(page.locator("details p")).to_have_text([HOW])
+        block = page.locator("visit-counter")
+        await block.evaluate("async node => { node.className = 'seen'; node.style.margin = '1px' }")
+        await expect(page.locator("details p")).to_have_text([HOW])
+        await block.evaluate("async node => { node.lang = 'vi'; node.className = 'again' }")
+        await expect(page.locator("details p")).to_have_count(0)
+        await expect(page.locator("visit-counter [part=row]").first).to_contain_text("Đang online")
+
+
 async def test_polling_until_paused(browser: Browser, scripted: Scripted) -> None:
     """Every 30 s numbers are asked for, while the tab is seen and nobody has paused them."""
     page = await browser.new_page()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser import TWO_LINES, listen, rows
+from tests.browser import TWO_LINES, listen, rows, until
 from tests.embedding import NO_NUMBERS, Scripted, clean, embedded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -124,6 +125,53 @@ async def test_silent_service_is_not_waited_for(
             heights.append(await block.bounding_box())
     assert heights[0] is not None
     assert heights == [heights[0]] * 3
+
+
+async def test_service_that_hangs_behind_its_numbers(browser: Browser, scripted: Scripted) -> None:
+    """A poll that is not answered makes no error: after 10 s the old numbers are dated all the
+    same, and when it is answered they are new."""
+    page = await browser.new_page()
+    await page.clock.install()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter live=poll>")
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        block = page.locator("visit-counter")
+        await expect(block).to_contain_text("1,891,451")
+        scripted.open.clear()
+        await page.clock.run_for(37_000)  # a poll is on its way by then
+
+        async def polled() -> bool:
+            return "GET portal" in scripted.asked
+
+        await until(polled, "a poll")
+        note = block.locator("[part=note]")
+        await page.clock.run_for(12_000)
+        await expect(note).to_contain_text("Số liệu lúc ")
+        await expect(block).to_contain_text("1,891,451")
+        scripted.say(online=82, as_of=int(time.time()) + 60)
+        scripted.open.set()
+        await expect(block).to_contain_text("Đang online: 82")
+        await expect(note).to_have_count(0)
+
+
+async def test_error_that_lasts(browser: Browser, scripted: Scripted) -> None:
+    """A view that is answered 500 shows dashes; a poll that is keeps the numbers, with their
+    instant."""
+    page = await browser.new_page()
+    await page.clock.install()
+    body = TWO_LINES.replace("<visit-counter>", "<visit-counter live=poll>")
+    scripted.status = 500
+    async with embedded(scripted, body) as host:
+        await page.goto(host.url)
+        block = page.locator("visit-counter")
+        await expect(block.locator("[part=note]")).to_have_text("Chưa lấy được số liệu.")
+        scripted.status = 200
+        await page.clock.run_for(7_000)
+        await expect(block).to_contain_text("1,891,451")
+        scripted.status = 500
+        await page.clock.run_for(37_000)
+        await expect(block.locator("[part=note]")).to_contain_text("Số liệu lúc ")
+        await expect(block).to_contain_text("1,891,451")
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,12 @@ GIVEN = re.compile(rf"\b(?:const|let|function) ({NAME})|\(([\w\s,]*(?:\.{{3}}\w+
 # What one statement gives and no other one knows may be called the same in all of them.
 STATEMENT = re.compile(r"^(?=[\w(])", re.M)
 SHARED = re.compile(rf"^(?:const|let|(?:async )?function) ({NAME})", re.M)
-MOST_LOCAL = 8
+MOST_LOCAL = 7
 KEY = re.compile(rf"(?:(?<!\$){{|,)\s*({NAME})(?=\s*[:,=}}])|(?<!\.\.)\.({NAME})")
 # What our own records hold, but for what others' hold too.
 OWNED = re.compile(rf"@property {{.*?}} \[?(?!(?:title|values|words)\b)({NAME})")
+# What the end of a block, of arguments and of a keyword can do without.
+NEEDLESS = re.compile(r";(?=})|,(?=\))|(?<=return) (?=[\"\[`/])")
 RULES = re.compile(r"\s*([{};,>])\s*|(?<=:)\s+")
 
 
@@ -135,17 +137,20 @@ def packed(code: str) -> str:
     def often(name: str) -> tuple[int, str]:
         return -names[name], name
 
-    free = ("".join(some) for size in (1, 2) for some in product(ascii_letters, repeat=size))
+    # Letters that stand there often already are coded by fewer bits.
+    letters = sorted(ascii_letters, key=lambda letter: -code.count(letter))
+    free = ("".join(some) for size in (1, 2) for some in product(letters, repeat=size))
     unused = (name for name in free if name not in names)
-    letters = list(islice(unused, MOST_LOCAL))
+    local_names = list(islice(unused, MOST_LOCAL))
     short = dict(zip(sorted(shared, key=often), unused, strict=False))
 
     def pack(statement: str) -> str:
         given = _found(GIVEN, statement) - _found(KEY, statement) - known
-        local = dict(zip(sorted(given, key=often), letters, strict=False))
+        local = dict(zip(sorted(given, key=often), local_names, strict=False))
         return _renamed(statement, short | local)
 
-    return "".join(map(pack, STATEMENT.split(code))).strip().replace("const ", "let ")
+    text = "".join(map(pack, STATEMENT.split(code))).strip()
+    return NEEDLESS.sub("", text.replace("const ", "let "))
 
 
 def _renamed(code: str, short: dict[str, str]) -> str:
@@ -154,7 +159,7 @@ def _renamed(code: str, short: dict[str, str]) -> str:
             inner = re.sub(r"\$\{(.*?)\}", lambda hole: TOKEN.sub(pack, hole[0]), token["template"])
             return f"`{inner if len(inner.splitlines()) < 2 else _sheet(inner)}`"
         if token["sign"]:
-            return token["sign"].replace(";}", "}")
+            return token["sign"]
         if token["quoted"]:
             return token["quoted"]
         dot = "." * token["name"].startswith(".")

@@ -58,11 +58,12 @@ share = (answer) => {
   take(feedOf(site || ""), answer);
 };
 
-/** @param {string} query */
+/** Without numbers within two seconds it has none. @param {string} query */
 function feedOf(query) {
   /** @type {Feed} */
   const feed = feeds.get(query) || { query, failures: 0, due: 0 };
   feeds.set(query, feed);
+  setTimeout(() => feed.counts || tell(feed), 2e3);
   return feed;
 }
 
@@ -75,8 +76,10 @@ function shownOf(feed) {
 async function take(feed, answer) {
   feed.due = Infinity;
   steer(feed);
-  dashSoon(feed);
+  // A service that hangs makes no error.
+  const late = setTimeout(tell, 1e4, feed, feed.counts, true);
   const counts = await answer;
+  clearTimeout(late);
   const isGood = Number.isSafeInteger(counts.online);
   if (counts.counted && !counts.spooled && isGood) aheadMs = Date.now() - counts.as_of * 1000;
   feed.failures = isGood ? 0 : feed.failures + 1;
@@ -84,16 +87,13 @@ async function take(feed, answer) {
   tell(feed, isGood ? counts : feed.counts, !isGood || isOld(counts, 6e4));
 }
 
-/** @param {Feed} feed */
-function dashSoon(feed) {
-  setTimeout(() => feed.counts || tell(feed), 2000);
-}
-
 /** @param {Feed} feed @param {any} [counts] @param {boolean} [isStale] */
 function tell(feed, counts, isStale) {
   feed.counts = Number.isSafeInteger(Object(counts).online) ? counts : null;
   feed.isStale = isStale;
-  for (const shown of shownOf(feed)) if (!shown.isPaused) fill(shown);
+  shownOf(feed)
+    .filter((shown) => !shown.isPaused)
+    .forEach(fill);
   steer(feed);
 }
 
@@ -113,7 +113,7 @@ function steer(feed) {
     feed.stream.close();
     feed.stream = undefined;
   }
-  const isWanted = modes.some(Boolean) || feed.failures || feed.counts === undefined;
+  const isWanted = modes.some(Boolean) || feed.failures || !feed.counts;
   if (all.length && isWanted && feed.due < Infinity && /^[^?]/.test(feed.query)) {
     feed.timer = setTimeout(refresh, feed.due - Date.now(), feed);
   }
@@ -137,7 +137,6 @@ function isOld(counts, ms) {
 /** @param {Feed} feed */
 function stream(feed) {
   const source = new EventSource(`${base}w/${feed.query.replace(/\?|$/, "/live$&")}`);
-  dashSoon(feed);
   source.onmessage = (event) => {
     /** @type {Counts | undefined} */
     let counts;
@@ -228,14 +227,16 @@ function mount(host) {
     shown.block = make("div", "");
     root.append(shown.slot, shown.block);
     known.set(host, shown);
-    new MutationObserver(() => build(shown)).observe(host, { attributes: true });
+    // How the page has it look is no reason to build it anew.
+    new MutationObserver((changes) => {
+      if (changes.some((each) => !/class|style/.test(`${each.attributeName}`))) build(shown);
+    }).observe(host, { attributes: true });
     new IntersectionObserver((entries) => {
       for (const entry of entries) shown.isNear = entry.isIntersecting;
       feeds.forEach(steer);
     }).observe(host);
   }
-  mounted = mounted.filter((each) => each !== shown && each.host.isConnected);
-  mounted.push(shown);
+  mounted = [shown, ...mounted.filter((each) => each !== shown && each.host.isConnected)];
   build(shown);
 }
 

@@ -42,6 +42,14 @@ TWO_LINES = """
 <visit-counter></visit-counter>
 """
 
+# Adds up how far a page moves what is there already, as `moved`.
+SHIFTS = """
+window.moved = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.moved += entry.value;
+}).observe({type: 'layout-shift', buffered: true});
+"""
+
 
 @asynccontextmanager
 async def chromium(language: str = "vi-VN", *, whole: bool = False) -> AsyncIterator[Browser]:

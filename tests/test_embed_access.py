@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import TWO_LINES, chromium, rows, until
+from tests.browser import SHIFTS, TWO_LINES, rows, until
 from tests.embedding import HOW, NO_NUMBERS, PORTAL, Scripted, embedded, equal
 from tests.servers import Server
 from tests.services import run_service
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 LAYOUTS = ("list", "inline", "table", "digits", "badge", "spark")
 ROOM = "visit-counter:not(:defined) { display: block; min-block-size: %sem }"
 READY = "visit-counter [part=value]"
-
-WATCH = """
-window.moved = 0;
-new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) window.moved += entry.value;
-}).observe({type: 'layout-shift', buffered: true});
-"""
 
 
 def element(layout: str, more: str = "") -> str:
@@ -53,22 +46,6 @@ async def test_axe_finds_nothing(
         await page.screenshot(path=tmp_path / f"{lang}-{scheme}.png", full_page=True)
         await page.evaluate(axe.read_text())
         found = await page.evaluate("axe.run('main')")
-    assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("lang", ["vi", "en"])
-async def test_axe_finds_nothing_on_the_demo_page(valkey: Server, lang: str, scheme: str) -> None:
-    """In either colours, for a visitor of either language, with how we count opened."""
-    axe = need_script("axe-core/axe.min.js")
-    async with run_service(valkey.url) as service, chromium(lang) as browser:
-        page = await browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
-        await page.goto(f"{service.url}/demo")
-        await expect(page.locator(READY).last).not_to_be_empty()
-        await page.locator("summary").click()
-        await expect(page.locator("details p").last).to_be_visible()
-        await page.evaluate(axe.read_text())
-        found = await page.evaluate("axe.run()")
     assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
 
 
@@ -142,7 +119,7 @@ async def test_nothing_moves_by_itself(browser: Browser, scripted: Scripted) -> 
 async def test_nothing_jumps(browser: Browser, scripted: Scripted, layout: str) -> None:
     """With the room that the docs reserve, all stays where it is, and the script is done soon."""
     page = await browser.new_page()
-    await page.add_init_script(WATCH)
+    await page.add_init_script(SHIFTS)
     heads = TWO_LINES.split("<visit")[0]
     busy = []
     async with embedded(scripted, f"{heads}{element(layout, 'live=poll')}<p>behind</p>") as host:

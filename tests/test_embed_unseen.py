@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.browser import CHROMIUM_ARGS, TWO_LINES, listening, no_content, until
+from tests.browser import CHROMIUM_ARGS, TWO_LINES, HostPage, listening, no_content, until
 from tests.embedding import equal
 from tests.nodes import wait_until
 from tests.services import Service
@@ -73,7 +73,8 @@ async def ask(browser: aiohttp.ClientWebSocketResponse, method: str, **params: o
 
 @dataclass
 class Website:
-    """Its first page leads to the next one when the test says so; only the next one counts."""
+    """Its first page leads to the next one when the test says so; only the next one counts, and is
+    as strict as a page can be."""
 
     counter: str
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +103,14 @@ class Website:
         html = "<!doctype html><title>next</title>"
         html += TWO_LINES.replace("{counter}", self.counter).replace("async ", "")
         html += "<iframe src=/after></iframe>"
-        return web.Response(text=html, content_type="text/html")
+        policy = HostPage(self.counter, frames="'self'").policy()
+        headers = {"Content-Security-Policy": policy}
+        return web.Response(text=html, content_type="text/html", headers=headers)
+
+    async def report(self, request: web.Request) -> web.Response:
+        """What the policy did not let in."""
+        self.asked.append((request.path, await request.text()))
+        return web.Response(status=204)
 
     async def after(self, request: web.Request) -> web.Response:
         """A frame, which no browser loads before the scripts in front of it have run."""
@@ -119,6 +127,7 @@ async def website(service: Service) -> AsyncIterator[tuple[str, Website]]:
     app.router.add_get("/rules", site.rules)
     app.router.add_get("/next", site.next)
     app.router.add_get("/after", site.after)
+    app.router.add_post("/csp", site.report)
     app.router.add_get("/favicon.ico", no_content)
     async with listening(app) as url:
         await service.site("portal", origins=[url])

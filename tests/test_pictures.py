@@ -246,6 +246,12 @@ def test_themes_can_be_read(theme: str) -> None:
     assert contrast(colors.accent, colors.ground) >= 3
 
 
+def test_bars_are_seen_on_any_page() -> None:
+    """The element draws them without a ground where it has no theme: 3 to 1 on white and on dark."""
+    for bars in (THEMES["clear"].soft, THEMES["clear"].accent):
+        assert min(contrast(bars, "#ffffff"), contrast(bars, DARK.ground)) >= 3
+
+
 @given(st.integers(0, 0xFFFFFF).map("#{:06x}".format) | st.sampled_from([*NAMED.values()]))
 def test_badges_can_be_read_on_any_colour(color: str) -> None:
     """Black or white always reaches 4.5 to 1."""

@@ -79,8 +79,6 @@ def counting() -> Script:
 @lru_cache(maxsize=256)
 def embedding(languages: tuple[str, ...] = SPOKEN) -> Script:
     """Counting and the element, in some languages: that of the page, else the first."""
-    setup, start = source("embed.count.js").split(START)
-    code = packed(setup + source("embed.element.js") + start)
     spoken = {"en", "vi", *languages}
     formats = {
         name: f"{each.grouped_from}{each.group}{each.digits.lstrip(digits)}"
@@ -91,7 +89,13 @@ def embedding(languages: tuple[str, ...] = SPOKEN) -> Script:
         "formats": NOTHING_ELSE | formats,
         "words": [words(language) for language in languages],
     }
-    return Script(f"(bundle=>{{{code}}})({orjson.dumps(bundle).decode()});")
+    return Script(f"(bundle=>{{{_showing()}}})({orjson.dumps(bundle).decode()});")
+
+
+@cache
+def _showing() -> str:
+    setup, start = source("embed.count.js").split(START)
+    return packed(setup + source("embed.element.js") + start)
 
 
 def snippet(

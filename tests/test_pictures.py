@@ -247,7 +247,7 @@ def test_themes_can_be_read(theme: str) -> None:
 
 
 def test_bars_are_seen_on_any_page() -> None:
-    """The element draws them without a ground where it has no theme: 3 to 1 on white and on dark."""
+    """The element draws them without a ground where it has no theme: on white and on dark pages."""
     for bars in (THEMES["clear"].soft, THEMES["clear"].accent):
         assert min(contrast(bars, "#ffffff"), contrast(bars, DARK.ground)) >= 3
 

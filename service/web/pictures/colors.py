@@ -19,8 +19,8 @@ class Theme(NamedTuple):
 LIGHT = Theme("#ffffff", "#d5dae0", "#1f2733", "#5a6472", "#0b5cad")
 DARK = Theme("#1c2026", "#3d454f", "#e4e7eb", "#a0a9b5", "#7fb8f0")
 
-# `auto` is light or dark, as the system of whoever looks at it is; the clear ones have no ground. What
-# is drawn in `clear` is seen on dark pages too, where an element without a theme may stand.
+# `auto` is light or dark, as the system of whoever looks at it is; the clear ones have no ground.
+# What is drawn in `clear` is seen on dark pages too, where an element without a theme may stand.
 THEMES = {
     "auto": LIGHT,
     "light": LIGHT,

@@ -124,7 +124,7 @@ def test_a_stall_shows_in_the_times_of_all_who_arrive_meanwhile() -> None:
     """Hits come in spite of a stall, and their times begin when they were due."""
     with service() as server, ThreadPoolExecutor() as thread:
         assert server.service
-        loop = OpenLoop(server.port, hits_per_s=200, seconds=1)
+        loop = OpenLoop(server.port, hits_per_s=200, seconds=2)
         playing = thread.submit(loop.run)
         until(lambda: loop.sent > 0, 10)
         server.service.freeze()

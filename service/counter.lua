@@ -447,7 +447,8 @@ local function turn_periods(part, now)
       remember(base, (place(kind, label)))
       remember(base, 'visitors:' .. kind .. ':' .. label)
       if n == DAY then
-        state[BEGAN], state[SKETCHED] = labels[WEEK], min(part.newest, now)
+        -- As the hits were named, also where their clock was ahead: who came later came today.
+        state[BEGAN], state[SKETCHED] = labels[WEEK], part.newest
         call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
       end
     end
@@ -844,7 +845,7 @@ local function merge_running(into, theirs, ours, now)
   elseif theirs[DAY] == ours[DAY] and theirs[BEGAN] ~= ours[BEGAN] then
     ours[BEGAN] = NEVER[WEEK]
   end
-  ours[SKETCHED] = now
+  ours[SKETCHED] = max(now, theirs[SKETCHED], ours[SKETCHED])
   for n = DAY, YEAR, 2 do
     local older, newer = theirs[n], ours[n]
     if older > newer then

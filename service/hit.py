@@ -10,13 +10,21 @@ from __future__ import annotations
 from service.addresses import Networks
 from service.model import Kind, Reason, StoredSite, partition_of
 from service.origins import Origins
+from service.stored import NOTHING, Unknown
 
 
 class Site:
     """A site as the hit path uses it: parsed once, replaced whole when a setting changes."""
 
-    def __init__(self, stored: StoredSite, generation: int, raw: bytes = b"") -> None:
+    def __init__(
+        self,
+        stored: StoredSite,
+        generation: int,
+        raw: bytes = b"",
+        unknown: Unknown = NOTHING,
+    ) -> None:
         self.raw = raw  # as the store has it: a change is made to exactly this
+        self.unknown = unknown  # fields of `raw` that a change writes back
         self.settings = stored.settings
         self.calendar = stored.calendar
         self.generation = generation

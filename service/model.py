@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 from zlib import crc32
 
-import msgspec
 from msgspec import Meta, Struct
 
 from service.addresses import Networks
@@ -52,8 +51,11 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 Seconds = Annotated[int, Meta(ge=10, le=86_400)]
 
 
-class SiteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A site as the API and the store spell it; durations in seconds."""
+class SiteSettings(Struct, frozen=True, kw_only=True):
+    """A site as the API and the store spell it; durations in seconds.
+
+    Fields of a newer version are ignored here; the API refuses them, and `stored.py` keeps them.
+    """
 
     id: str
     origins: tuple[str, ...]
@@ -192,7 +194,3 @@ def _decoded(path: str) -> str:
 
 def weekday_number(name: Weekday) -> int:
     return WEEKDAYS.index(name)
-
-
-def decode_site(data: bytes) -> StoredSite:
-    return msgspec.json.decode(data, type=StoredSite)

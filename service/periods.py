@@ -14,6 +14,7 @@ import re
 from bisect import bisect_left
 from datetime import date, datetime, timedelta
 from functools import cache, lru_cache
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple, Self, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -62,6 +63,23 @@ class Calendar(msgspec.Struct, frozen=True, cache_hash=True):
         zone(timezone)
         _check_weekday(week_start)
         return cls(((0, timezone),), (("1970-01-01", week_start),))
+
+    def check(self) -> None:
+        """Refuse what the types cannot, where a calendar was stored: raises ValueError as
+        `field: what is wrong`."""
+        _check_order("zones", self.zones)
+        _check_order("week_starts", self.week_starts)
+        try:
+            for _, name in self.zones:
+                zone(name)
+        except ValueError as error:
+            raise ValueError(f"zones: {error}") from None
+        try:
+            for begin, weekday in self.week_starts:
+                _check_date(begin)
+                _check_weekday(weekday)
+        except ValueError as error:
+            raise ValueError(f"week_starts: {error}") from None
 
     def periods(self, at: int) -> Periods:
         # All hits of a minute share: since 1973 clocks have only changed on whole minutes.
@@ -114,6 +132,18 @@ def zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # a directory or a table is no zone either
         raise ValueError(unknown) from None
+
+
+def _check_order(field: str, history: tuple[tuple[_From, _Rule], ...]) -> None:
+    if not history:
+        raise ValueError(f"{field}: there must be at least one")
+    if any(first[0] >= later[0] for first, later in pairwise(history)):
+        raise ValueError(f"{field}: each must begin later than the one before")
+
+
+def _check_date(label: str) -> None:
+    if date.fromisoformat(label).isoformat() != label:
+        raise ValueError(f"{label!r} is not a date such as 1970-01-01")
 
 
 def _check_weekday(weekday: int) -> None:

@@ -10,7 +10,6 @@ import asyncio
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-import msgspec
 import structlog
 
 from service import metrics
@@ -21,13 +20,13 @@ from service.model import (
     PARTITIONS,
     SiteSettings,
     StoredSite,
-    decode_site,
     partition_of,
     weekday_number,
 )
 from service.periods import Calendar
 from service.refusals import CHANGED, EXISTS, Refused
 from service.store import PartitionSites, Store
+from service.stored import decode_site, encode_site
 from service.tasks import supervised
 
 LOOK_S = 0.5
@@ -83,16 +82,19 @@ class Sites:
     async def create(self, settings: SiteSettings, operation: str = "") -> Put:
         """Make a site; Problem 409 if there is one of that id."""
         calendar = Calendar.of(settings.timezone, weekday_number(settings.week_start))
-        return await self._put(StoredSite(settings, calendar), b"", operation)
+        raw = encode_site(StoredSite(settings, calendar))
+        return await self._put(settings.id, raw, b"", operation)
 
     async def change(self, site: Site, settings: SiteSettings, operation: str = "") -> Put:
-        """Give a site other settings; a change of its calendar keeps the calendar's history."""
+        """Give a site other settings; a change of its calendar keeps the calendar's history, and
+        what this version does not know stays as it is."""
         calendar, now = site.calendar, self._clock.now()
         if settings.timezone != site.settings.timezone:
             calendar = calendar.with_timezone(settings.timezone, now)
         if settings.week_start != site.settings.week_start:
             calendar = calendar.with_week_start(weekday_number(settings.week_start), now)
-        return await self._put(StoredSite(settings, calendar), site.raw, operation)
+        raw = encode_site(StoredSite(settings, calendar), site.unknown)
+        return await self._put(site.id, raw, site.raw, operation)
 
     async def refresh(self) -> None:
         """Read what changed since the last look."""
@@ -109,8 +111,7 @@ class Sites:
         except Problem:  # another worker was faster
             await self.refresh()
 
-    async def _put(self, stored: StoredSite, before: bytes, operation: str) -> Put:
-        site, raw = stored.settings.id, msgspec.json.encode(stored)
+    async def _put(self, site: str, raw: bytes, before: bytes, operation: str) -> Put:
         try:
             done = await self._store.put_site(partition_of(site), site, raw, before, operation)
         except Refused as refused:
@@ -135,8 +136,9 @@ class Sites:
                 del self.by_id[site]
         for site, raw in found.settings.items():
             try:
-                self.by_id[site] = Site(decode_site(raw), found.generations[site], raw)
-            except (msgspec.MsgspecError, ValueError, KeyError) as error:
+                stored, unknown = decode_site(raw)
+                self.by_id[site] = Site(stored, found.generations[site], raw, unknown)
+            except (ValueError, KeyError) as error:
                 log.error("a site's settings in the store cannot be read", site=site, error=error)
         self._versions[partition] = found.version
 

@@ -37,6 +37,10 @@ LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 log = structlog.get_logger()
 
 
+class GivenSettings(SiteSettings, frozen=True, forbid_unknown_fields=True):
+    """A site's settings as the API takes them: without fields that this version does not know."""
+
+
 class Identified(Struct):
     operation: Operation | None = None
 
@@ -271,7 +275,7 @@ def site_json(site: Site) -> dict[str, Any]:
 
 def settings_of(fields: dict[str, Any], expected_id: str | None = None) -> SiteSettings:
     try:
-        settings = msgspec.convert(fields, SiteSettings)
+        settings = msgspec.convert(fields, GivenSettings)
         settings.check()
     except msgspec.ValidationError as error:
         raise invalid(error) from None

@@ -1182,7 +1182,7 @@ local function put_site(keys, args)
     return other_kind(kind)
   end
   local found, now = call('HGET', tag .. ':sites', site), store_time()
-  if before == '' and found then
+  if before == '' and found and found ~= '' then
     return redis.error_reply('EXISTS there is such a site')
   elseif before ~= '' and found ~= before then
     return redis.error_reply('CHANGED the site was changed meanwhile')

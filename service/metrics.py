@@ -146,4 +146,8 @@ WRONG_TOKENS = Counter(
 )
 WORKERS = Gauge("visitcounter_workers", "Workers that are up; 1 where one process is all.")
 SITES = Gauge("visitcounter_sites", "Sites that this process knows.")
+UNREADABLE_SITES = Gauge(
+    "visitcounter_unreadable_sites",
+    "Sites whose settings in the store cannot be read: their hits are refused.",
+)
 BUILD_INFO = Gauge("visitcounter_build_info", "1, with the version.", ["version", "python"])

@@ -38,6 +38,7 @@ GAUGES: dict[str, Callable[[Iterable[float]], float]] = {
     "visitcounter_store_check": min,
     "visitcounter_clock_skew_seconds": lambda all_of: max(all_of, key=abs),
     "visitcounter_sites": max,
+    "visitcounter_unreadable_sites": max,
     "visitcounter_workers": max,
     "visitcounter_build_info": max,
     "python_info": max,

@@ -26,6 +26,14 @@ def value(tally: Tally, series: str) -> float | None:
     return float(found[1]) if found else None
 
 
+def test_sites_that_each_worker_knows_are_not_added_up() -> None:
+    """Neither those that can be read nor the others."""
+    names, tally = ("visitcounter_sites", "visitcounter_unreadable_sites"), Tally()
+    for worker in range(4):
+        tally.put(worker, [gauge(name, 3) for name in names])
+    assert [value(tally, name) for name in names] == [3, 3]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.booleans()), max_size=20))
 def test_a_counter_never_goes_backwards(steps: list[tuple[int, int, bool]]) -> None:
     """Workers count, end, and come again from 0: the sum has all of it at every step."""

@@ -23,6 +23,7 @@ from service.hit import Site
 from service.model import Metric, SiteSettings
 from service.refusals import NEWER, NO_OPERATION, USED, Refused
 from service.sites import Put
+from service.stored import Unreadable
 from service.web.appkeys import CLOCK, SITES, STORE
 from service.web.auth import require_admin
 from service.web.client import Malformed, known_site, read_body
@@ -78,7 +79,11 @@ def admin(handler: Handler) -> Handler:
 
 @admin
 async def list_sites(request: web.Request) -> web.Response:
-    return json_answer({"sites": [site_json(site) for site in request.app[SITES].all()]})
+    sites = request.app[SITES]
+    body: dict[str, Any] = {"sites": [site_json(site) for site in sites.all()]}
+    if found := sites.unreadable:
+        body["unreadable"] = [{"id": site, "reason": found[site].reason} for site in sorted(found)]
+    return json_answer(body)
 
 
 @admin
@@ -98,16 +103,19 @@ async def show_site(request: web.Request) -> web.Response:
 
 @admin
 async def replace_site(request: web.Request) -> web.Response:
-    """PUT: these settings, and the defaults for what is left out; makes the site if need be."""
+    """PUT: these settings, and the defaults for what is left out; makes the site if need be, and
+    makes one readable that is not."""
     sites, name = request.app[SITES], request.match_info["site"]
     fields, operation = await settings_order(request)
     fields = {"timezone": sites.timezone, "id": name, **fields}
     settings = settings_of(fields, expected_id=name)
-    site = sites.get(name)
+    site, unreadable = sites.get(name), sites.unreadable.get(name)
     async with done_once(operation):
-        if site is None:
-            return told(await sites.create(settings, operation))
-        return told(await sites.change(site, settings, operation), before=site)
+        if site:
+            return told(await sites.change(site, settings, operation), before=site)
+        if unreadable:
+            return told(await sites.replace(unreadable, settings, operation), before=unreadable)
+        return told(await sites.create(settings, operation))
 
 
 @admin
@@ -138,15 +146,17 @@ async def settings_order(request: web.Request) -> tuple[dict[str, Any], str]:
     return fields, order.operation or secrets.token_hex(8)
 
 
-def told(put: Put, before: Site | None = None, location: str = "") -> web.Response:
+def told(put: Put, before: Site | Unreadable | None = None, location: str = "") -> web.Response:
     """The site as it is now; logs what was done to it, unless that was an earlier call's doing."""
     site = put.site
     if put.now and put.created:
         log.info("site created", site=site.id)
-    elif put.now and before is not None:
+    elif put.now and isinstance(before, Site):
         old, new = site_json(before), site_json(site)
         changes = {name: value for name, value in new.items() if old[name] != value}
         log.info("site changed", site=site.id, changes=changes)
+    elif put.now:
+        log.info("unreadable site replaced", site=site.id, settings=site_json(site))
     headers = {"Location": location} if location else None
     return json_answer(site_json(site), status=201 if put.created else 200, headers=headers)
 

@@ -55,21 +55,25 @@ class Forwarding:
 
 
 def known_site(request: web.Request, *, hit: bool = False) -> Site:
-    """The site of the URL; Problem 404 names it. A hit is counted, but under no name: strangers
-    could invent any number of them."""
+    """The site of the URL; Problem 404 or 503 names it. A hit is counted in the metrics, but under
+    no name: strangers could invent any number of them."""
     try:
         return site_named(request, request.match_info["site"])
-    except Problem:
-        if hit:
+    except Problem as problem:
+        if hit and problem.status == 503:
+            metrics.HITS.labels("refused").inc()
+        elif hit:
             metrics.DROPS.labels("unknown_site").inc()
         raise
 
 
 def site_named(request: web.Request, name: str) -> Site:
-    """The site of an id; Problem 404 names it."""
-    site = request.app[SITES].get(name)
-    if site is not None:
+    """The site of an id; Problem 404 if there is none, 503 if the store's cannot be read."""
+    sites = request.app[SITES]
+    if site := sites.get(name):
         return site
+    if unreadable := sites.unreadable.get(name):
+        raise unreadable.problem
     shown = f'"{name}"' if SITE_ID.match(name) else "of that name"
     detail = f"There is no site {shown} here: make it, or mend the name in the page."
     raise Problem(404, "Unknown site", detail)

@@ -161,9 +161,10 @@ async def post_hit(request: web.Request) -> web.Response:
 
 async def dot_gif(request: web.Request) -> web.Response:
     """GET /w/{site}/dot.gif: count a view where no script runs; the picture comes in any case."""
-    site, intake = known_site(request, hit=True), request.app[INTAKE]
+    is_hit = request.method != "HEAD"
+    site, intake = known_site(request, hit=is_hit), request.app[INTAKE]
     status, head = 200, head_of(request)
-    if request.method != "HEAD":
+    if is_hit:
         try:
             named = request.query.get("p")
             path = referred_path(site, head) if named is None else named_path(named)

@@ -47,7 +47,7 @@ async def readyz(request: web.Request) -> web.Response:
         unsafe.append("Live viewers are no longer told: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
-    unsafe += app[RECORDER].problems + app[ADOPTION].problems
+    unsafe += app[RECORDER].problems + app[ADOPTION].problems + app[SITES].problems
     unsafe += [check.detail for check in watch.checks if not check.ok]
     if parent and (up := len(parent.workers)) < parent.inherited.workers:
         unsafe.append(f"Only {up} of {parent.inherited.workers} workers are up: the log says why.")

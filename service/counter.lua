@@ -47,6 +47,7 @@ local REMEMBERED = 256 -- more batches than are ever sent before the first one's
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
+local MAX_RESETS = 1000 -- of a site whose generation is looked for
 local TRIM_MS = 60000
 local SEVERAL = 256 -- one change among so many visitors is well within a sketch's error
 local METRICS = {'p', 'v', 'u'}
@@ -1171,6 +1172,30 @@ local function keep_operation(tag, site, operation, what, now)
   call('HINCRBY', tag .. ':sites', '#', 1)
 end
 
+-- The generation of a site that has lost its number: the newest that has counted, else the first.
+local function lost_generation(tag, site)
+  local newest = 1
+  for generation = 2, MAX_RESETS do
+    if call('EXISTS', base_of(tag, site, generation) .. 'running') == 1 then
+      newest = generation
+    end
+  end
+  return newest
+end
+
+-- A site that somebody has damaged, and whose settings are given anew, needs a generation.
+local function restore_generation(tag, site, now)
+  local current = call('HGET', tag .. ':generations', site)
+  if current and #current < 16 and string.match(current, '^[1-9]%d*$') then
+    return
+  end
+  local generation = lost_generation(tag, site)
+  call('HSET', tag .. ':generations', site, generation)
+  if call('EXISTS', base_of(tag, site, generation) .. 'running') == 0 then
+    begin_generation(base_of(tag, site, generation), now)
+  end
+end
+
 -- put_site(tag; site, settings, those it replaces or '', operation or '') makes or changes a site.
 -- Answers {creation or change, 1 if it was done now}.
 local function put_site(keys, args)
@@ -1190,6 +1215,8 @@ local function put_site(keys, args)
   if not found then
     call('HSET', tag .. ':generations', site, 1)
     begin_generation(base_of(tag, site, 1), now)
+  else
+    restore_generation(tag, site, now)
   end
   call('HSET', tag .. ':sites', site, settings)
   call('HINCRBY', tag .. ':sites', '#', 1)

@@ -8,6 +8,7 @@ what was sent and not answered is `OutcomeUnknown`, for the caller to say so.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from service.shards import Shard, Shards
 
 SCHEMA = 4
 START_WAIT_S = 30.0
+NUMBER = re.compile(rb"[1-9]\d{0,14}")
 AT_ONCE = 200  # batches that are sent again in one round trip
 
 METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
@@ -44,6 +46,7 @@ class PartitionSites(NamedTuple):
     version: str
     settings: dict[str, bytes]
     generations: dict[str, int]
+    """Without those that are not numbers."""
 
 
 class Done(NamedTuple):
@@ -356,7 +359,7 @@ class Store:
 def _pairs(flat: Any) -> list[tuple[str, bytes]]:
     """Field and value of what HGETALL gives inside a function: a flat list, or a map in RESP3."""
     items = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-    return [(field.decode(), value) for field, value in items]
+    return [(field.decode(errors="backslashreplace"), value) for field, value in items]
 
 
 def _partition_sites(reply: Any) -> PartitionSites:
@@ -364,5 +367,9 @@ def _partition_sites(reply: Any) -> PartitionSites:
     return PartitionSites(
         version.decode(),
         {site: value for site, value in _pairs(settings) if site != "#"},
-        {site: int(value) for site, value in _pairs(generations) if ":" not in site},
+        {
+            site: int(n)
+            for site, n in _pairs(generations)
+            if ":" not in site and NUMBER.fullmatch(n)
+        },
     )

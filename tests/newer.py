@@ -56,6 +56,12 @@ class Newer:
         stored["calendar"] |= calendar or {}
         await self.write(site, json.dumps(stored | fields).encode())
 
+    async def write_name(self, name: bytes, beside: str) -> None:
+        """Store something under a name that may be no text, in the partition of a site."""
+        await self._store.hset(self.key(beside), name, b"{}")
+        await self._store.hincrby(self.key(beside), "#", 1)
+        await self._service.parts.sites.refresh()
+
     async def remove(self, site: str) -> None:
         await self._store.hdel(self.key(site), site)
         await self._store.hincrby(self.key(site), "#", 1)

@@ -230,10 +230,14 @@ async def test_what_is_no_name_of_a_site_disturbs_no_other(service: Service) -> 
         for name in ("Portal", "a b"):
             await newer.write(name, packed_json(site_json(settings={"id": name})))
         await newer.write("", b"{}")
+        await newer.write_name(b"\xff", "a")
+        listed = await service.api("GET", "/sites")
+        _, ready = await readiness(service)
         hit = await service.hit("a")
 
     assert hit["counted"] is True
-    assert {*service.parts.sites.unreadable} == {"Portal", "a b", ""}
+    assert {site["id"] for site in listed["unreadable"]} == {"Portal", "a b", "", "\\xff"}
+    assert len(ready["hints"]) == 4
     assert service.parts.sites.running
 
 
@@ -309,6 +313,41 @@ async def test_a_put_sent_again_is_done_once(service: Service) -> None:
 
     assert again["name"] == "theirs"
     assert problem["title"] == "Site unreadable"
+
+
+@pytest.mark.parametrize("left", [None, b"x", b"0", b"1.5", b"-1", b"9" * 30])
+async def test_a_site_without_a_generation_gets_its_own_back(
+    service: Service, left: bytes | None
+) -> None:
+    """The newest that has counted, so that a reset is not undone by it, and no number is lost."""
+    await service.site("a")
+    await service.hit("a")
+    await service.api("POST", "/sites/a/reset", {"confirm": "a"})
+    for _ in range(3):
+        await service.hit("a")
+    before = await service.counts("a")
+    async with newer_version(service) as newer:
+        await newer.lose_generation("a", left)
+        problem = await service.hit("a", status=503)
+        shown = await service.api("PUT", "/sites/a", {"origins": ["*"]}, status=200)
+    after = await service.counts("a")
+    hit = await service.hit("a")
+
+    assert "generation: it is missing or not a number" in problem["detail"]
+    assert shown["id"] == "a"
+    assert after == before
+    assert hit["total"]["pageviews"] == 4
+
+
+async def test_a_site_that_never_had_a_generation_gets_one(service: Service) -> None:
+    """Somebody wrote only its settings; a PUT of them makes it count."""
+    async with newer_version(service) as newer:
+        await newer.write("a", packed_json(site_json(settings={"id": "a"})))
+        await service.hit("a", status=503)
+        await service.api("PUT", "/sites/a", {"origins": ["*"]}, status=200)
+        hit = await service.hit("a")
+
+    assert hit["total"]["pageviews"] == 1
 
 
 async def test_it_counts_again_by_itself_when_it_can_be_read(service: Service) -> None:

@@ -248,8 +248,11 @@ def add_site(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def list_sites(options: argparse.Namespace, settings: Settings) -> int:
-    for site in ask(options, settings, "GET", "")["sites"]:
+    listed = ask(options, settings, "GET", "")
+    for site in listed["sites"]:
         print(f"{site['id']}\t{site['timezone']}\t{','.join(site['origins'])}\t{site['name']}")
+    for site in listed.get("unreadable", []):
+        print(f"{site['id']} cannot be read: {site['reason']}", file=sys.stderr)
     return 0
 
 
@@ -266,7 +269,14 @@ def show_privacy(options: argparse.Namespace, settings: Settings) -> int:
     from service.model import SiteSettings
     from service.web import privacy
 
-    shown = msgspec.convert(ask(options, settings, "GET", path_of(options)), SiteSettings)
+    answer = ask(options, settings, "GET", path_of(options))
+    try:
+        shown = msgspec.convert(answer, SiteSettings)
+    except msgspec.ValidationError as error:
+        raise CallError(
+            f"{options.site} has settings that this version cannot read ({error}): run the "
+            "command of the service's version"
+        ) from None
     print(privacy.markdown(privacy.notice(shown, options.lang)))
     return 0
 

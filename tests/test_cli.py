@@ -18,11 +18,14 @@ from unittest.mock import patch
 import pytest
 
 from service.cli import main
+from service.model import partition_of
 from service.settings import Settings
 from service.web.scripts import counting
-from tests.processes import ROOT, ServiceProcess, environment, serving
+from tests.processes import ROOT, ServiceProcess, environment, serving, until
 from tests.servers import Server
 from tests.services import TOKEN, namespace
+
+NAMESPACE = namespace()
 
 
 class Ran(NamedTuple):
@@ -48,7 +51,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture(scope="module")
 def service(valkey: Server) -> Iterator[ServiceProcess]:
-    with serving(REDIS_URL=valkey.url, NAMESPACE=namespace()) as running:
+    with serving(REDIS_URL=valkey.url, NAMESPACE=NAMESPACE) as running:
         yield running
 
 
@@ -86,6 +89,40 @@ def test_a_site_is_made_listed_shown_and_changed(service: ServiceProcess) -> Non
     assert shown["settings"] == changed
     assert shown["counts"]["total"] == {"pageviews": 0, "visits": 0, "visitors": 0}
     assert shown["drops"] == {}
+
+
+def test_a_site_that_cannot_be_read_is_said_to_be(service: ServiceProcess, valkey: Server) -> None:
+    """The list has the others on stdout; whatever is asked of it fails with the reason."""
+    tag = f"{NAMESPACE}:{{p{partition_of('newer'):02}}}"
+    valkey.call("HSET", f"{tag}:sites", "newer", '"{}"')
+    valkey.call("HINCRBY", f"{tag}:sites", "#", "1")
+    until(lambda: "newer" in site(service, "list").err, 5)
+    listed = site(service, "list")
+    failed = [
+        site(service, "show", "newer").sentence,
+        site(service, "set", "newer", "name=x").sentence,
+        site(service, "reset", "newer", "--yes").sentence,
+        run("privacy", "newer", LISTEN=service.url[7:], ADMIN_TOKEN=TOKEN).sentence,
+    ]
+    valkey.call("HDEL", f"{tag}:sites", "newer")
+    valkey.call("HINCRBY", f"{tag}:sites", "#", "1")
+
+    assert (listed.status, "newer" in listed.out, "demo\t" in listed.out) == (0, False, True)
+    assert listed.err == "newer cannot be read: Object missing required field `settings`\n"
+    assert {sentence.partition(":")[0] for sentence in failed} == {"Site unreadable"}
+    assert all("missing required field `settings`" in sentence for sentence in failed)
+
+
+def test_a_newer_service_s_settings_are_read_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The privacy text leaves out a setting that it does not know, and guesses at no value."""
+    answer: dict[str, object] = {"id": "a", "origins": ["*"], "public_history": True}
+    monkeypatch.setattr("service.cli.ask", lambda *_: answer)
+    told = run("privacy", "a", ADMIN_TOKEN=TOKEN)
+    answer["identity"] = "cookie"
+    refused = run("privacy", "a", ADMIN_TOKEN=TOKEN).sentence
+
+    assert told.out.startswith("# Privacy")
+    assert refused.startswith("a has settings that this version cannot read (Invalid enum value")
 
 
 def test_numbers_are_seeded_reset_and_brought_back(service: ServiceProcess) -> None:

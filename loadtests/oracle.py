@@ -25,8 +25,8 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
-STATE = Struct("<10s10s10s10s7s7s4s10s41d")  # counter.lua's STATE
-LABELS = 8  # before the numbers
+STATE = Struct("<B10s10s10s10s7s7s4s10s41d")  # counter.lua's STATE
+LABELS = 9  # before the numbers, with the version byte
 
 
 @dataclass

@@ -17,6 +17,7 @@ from service import app, functions
 from service.app import Components, prepared, served
 from service.batch import Batch, Outcome
 from service.errors import StoreError
+from service.forms import NEWEST
 from service.ledger import Ledger
 from service.values import Address
 
@@ -35,8 +36,8 @@ CHANGES = {
 def without_ledger() -> None:
     with_ledger = functions.library
 
-    def library(namespace: str) -> tuple[str, str]:
-        name, source = with_ledger(namespace)
+    def library(namespace: str, writes: int = NEWEST) -> tuple[str, str]:
+        name, source = with_ledger(namespace, writes)
         for before, after in CHANGES.items():
             assert source.count(before) == 1, f"counter.lua has changed: {before}"
             source = source.replace(before, after)

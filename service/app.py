@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import platform
 import resource
 import signal
@@ -15,7 +16,7 @@ import socket
 import time
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -32,6 +33,7 @@ from service.hub import Hub
 from service.ledger import Ledger
 from service.limits import Limits
 from service.line import Inherited
+from service.migration import Progress
 from service.parent import Parent
 from service.producer import MOST, producer_of
 from service.reader import Reader
@@ -42,6 +44,7 @@ from service.sites import Sites
 from service.startup import embedded_store, leave_in_time, prepare, refused_address, url_of, welcome
 from service.store import Store
 from service.values import Address
+from service.versions import Versions
 from service.watch import Watch
 from service.web.answering import Desk
 from service.web.appkeys import (
@@ -55,6 +58,7 @@ from service.web.appkeys import (
     RECORDER,
     SITES,
     STORE,
+    VERSIONS,
     WATCH,
 )
 from service.web.auth import WRONG, WrongTokens
@@ -67,6 +71,7 @@ from service.web.live import event
 from service.web.middleware import answer_errors, end_connection, measure
 from service.web.ops import READINESS, Readiness
 from service.web.routes import health_routes, ops_routes, page_routes
+from service.web.starting import starting_app
 
 KEEPALIVE_S = 75.0
 # A stop lasts at most as long as its parts: the lane, aiohttp (twice this), the recorder, the spool
@@ -95,6 +100,7 @@ class Components:
     sites: Sites
     recorder: Recorder
     adoption: Adoption
+    versions: Versions
     reader: Reader
     hub: Hub
     token: AdminToken
@@ -114,11 +120,12 @@ async def components(
     clock = clock or Clock()
     async with (
         store_url(settings, parent) as url,
-        store_at(url, clock, settings) as store,
+        store_at(url, clock, settings, parent) as store,
         Watch(store) as watch,
         Sites(store, clock, settings.timezone) as sites,
         recorder_of(store, clock, settings, MOST if parent else 1) as recorder,
         Adoption(store, settings.data_dir) as adoption,
+        Versions(store, recorder.producer) as versions,
         Hub(sites, reader := Reader(store, clock), clock, event, most_viewers()) as hub,
     ):
         yield Components(
@@ -129,6 +136,7 @@ async def components(
             sites=sites,
             recorder=recorder,
             adoption=adoption,
+            versions=versions,
             reader=reader,
             hub=hub,
             token=admin_token(settings.admin_token, settings.data_dir),
@@ -146,14 +154,35 @@ async def components(
         )
 
 
-def store_at(url: str, clock: Clock, settings: Settings) -> Store:
+def store_at(url: str, clock: Clock, settings: Settings, parent: Parent | None) -> Store:
     return Store(
         url,
         settings.namespace,
         clock,
         allow_unsafe=settings.allow_unsafe_store,
         min_replicas=settings.min_replicas,
+        copies=settings.backup_dir or settings.data_dir,
+        migrating=partial(starting, settings, parent),
     )
+
+
+@asynccontextmanager
+async def starting(
+    settings: Settings, parent: Parent | None, progress: Progress
+) -> AsyncIterator[None]:
+    """Answer on the service's addresses while the store's data is migrated."""
+    inherited = parent.inherited if parent else None
+    addresses = [(settings.listen, inherited.pages if inherited else [])]
+    if settings.ops_listen is not None:
+        addresses.append((settings.ops_listen, inherited.ops if inherited else []))
+    async with AsyncExitStack() as stack:
+        app = starting_app(progress, settings.base_path)
+        server = await stack.enter_async_context(prepared(app))
+        for address, sockets in addresses:
+            # The service itself is to listen on what was inherited, later.
+            url = await stack.enter_async_context(served(server, address, [*map(os.dup, sockets)]))
+            log.info("answering during the migration", readyz=f"{url}{settings.base_path}/readyz")
+        yield
 
 
 @asynccontextmanager
@@ -192,6 +221,7 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     app[SITES] = parts.sites
     app[RECORDER] = parts.recorder
     app[ADOPTION] = parts.adoption
+    app[VERSIONS] = parts.versions
     if parts.parent:
         app[PARENT] = parts.parent
     app[READER] = parts.reader

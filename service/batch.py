@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from service import forms
 from service.hit import Drop, Hit, Site
 from service.model import Counts, Kind
 from service.segment import Record
@@ -49,7 +50,8 @@ class Packed(NamedTuple):
     seq: int
     """Its number among its producer's batches of the partition: given once, never changed."""
     parts: bytes
-    """What to count, by site and day: a list of msgpack, see counter.lua's part_named."""
+    """What to count, by site and day: a version byte and a list of msgpack, see counter.lua's
+    part_named."""
     ids: bytes
     """The visitors of all parts, 8 bytes each."""
 
@@ -58,13 +60,19 @@ class Packed(NamedTuple):
         return len(self.parts) + len(self.ids)
 
     def record(self, epoch: int) -> Record:
-        """As it lies in a file."""
-        payload = msgspec.msgpack.encode((self.parts, self.ids))
+        """As it lies in a file: in the form of the batch, or the oldest that we write."""
+        form = forms.form_of(self.parts)
+        form = form if forms.is_written(form) else forms.OLDEST_WRITTEN
+        payload = forms.with_version(form, msgspec.msgpack.encode((self.parts, self.ids)))
         return Record(self.partition, epoch, self.seq, payload)
 
     @classmethod
     def of(cls, record: Record) -> Packed:
-        parts, ids = msgspec.msgpack.decode(record.payload, type=tuple[bytes, bytes])
+        """As a record was packed by this version or an older one; raises UnknownForm for a newer
+        one's, and msgspec.DecodeError for what nobody packed."""
+        form = forms.readable(record.payload, "a batch in the spool")
+        payload = forms.without_version(record.payload, form)
+        parts, ids = msgspec.msgpack.decode(payload, type=tuple[bytes, bytes])
         return cls(record.partition, record.seq, parts, ids)
 
 
@@ -81,7 +89,16 @@ class Applied(NamedTuple):
 class Batch:
     """Hits and drops of one partition, in the order in which they were accepted."""
 
-    def __init__(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
+    def __init__(
+        self,
+        partition: int,
+        seq: int,
+        entries: Sequence[Hit | Drop],
+        now: int,
+        form: int = forms.NEWEST,
+    ) -> None:
+        """`form`: the one that all write, see forms.py."""
+        self._form = form
         self._pack(partition, seq, entries, now)
 
     def clamp(self, now: int) -> None:
@@ -115,7 +132,8 @@ class Batch:
         for part in self._parts.values():
             fields += part.fields(now)
             visitors += part.visitors
-        self.packed = Packed(partition, seq, msgspec.msgpack.encode(fields), b"".join(visitors))
+        parts = forms.with_version(self._form, msgspec.msgpack.encode(fields))
+        self.packed = Packed(partition, seq, parts, b"".join(visitors))
 
     def _part(self, site: Site, at: int) -> _Part:
         periods = site.calendar.periods(at)

@@ -84,7 +84,30 @@ def parser() -> argparse.ArgumentParser:
     command(spool, "show", show_spool, "what is in the spool, and damage")
     command(spool, "skip", skip_spool, "set damaged parts aside, so that the service starts")
     site_commands(commands.add_parser("site", help="make, show and change sites"))
+    upgrade_command(commands)
     return root
+
+
+def upgrade_command(commands: Any) -> None:
+    upgrade = command(
+        commands,
+        "upgrade",
+        upgrade_store,
+        "show which versions use the store; finish an upgrade",
+    )
+    upgrade.add_argument("--url", help="the service's address (default: VISIT_COUNTER_LISTEN here)")
+    upgrade.add_argument(
+        "--finish",
+        action="store_true",
+        help="write the newest form: no way back to an older version",
+    )
+    upgrade.add_argument(
+        "--put-back",
+        type=Path,
+        metavar="FILE",
+        help="put back the copy that was made before an upgrade, while no service runs",
+    )
+    upgrade.add_argument("--yes", action="store_true", help="put it back, instead of showing it")
 
 
 def site_commands(site: argparse.ArgumentParser) -> None:
@@ -237,6 +260,34 @@ def spools_of(settings: Settings) -> list[Path]:
     """Each worker has one."""
     found = [producer / "spool" for producer in directories_of(settings.data_dir)]
     return [spool for spool in found if spool.is_dir()]
+
+
+# -- upgrades
+
+
+def upgrade_store(options: argparse.Namespace, settings: Settings) -> int:
+    if options.put_back is not None:
+        return put_back(options, settings)
+    base = options.url.rstrip("/") if options.url else here(settings, ops=True)
+    token, elsewhere = token_of(settings), bool(options.url)
+    url = f"{base}/api/v1/upgrade"
+    if options.finish:
+        return show(call(f"{url}/finish", "POST", {}, token, elsewhere=elsewhere))
+    return show(call(url, "GET", token=token, elsewhere=elsewhere))
+
+
+def put_back(options: argparse.Namespace, settings: Settings) -> int:
+    from service import downgrade
+
+    if any(spool_files.describe(spool).partitions for spool in spools_of(settings)):
+        raise CallError(
+            "hits wait in the spool, and the version before cannot read them: start this version "
+            "until `visit-counter spool show` says that the spool is empty"
+        )
+    print(asyncio.run(downgrade.put_back(settings, options.put_back, really=options.yes)))
+    if not options.yes:
+        print("Nothing was put back: add --yes to do it.", file=sys.stderr)
+    return 0
 
 
 # -- sites, through the admin API

@@ -15,6 +15,17 @@
 --                                   among the last 256, packed: see ENTRY         400 days
 --   <tag>:ledger              hash  producer -> that day; `#` -> the installation
 --
+-- The installation's own record lies under a tag of its own, such as `vc:{meta}`:
+--
+--   <meta>                    hash  secret, partitions; and forms of data: schema -> the newest one
+--                                   that the store may hold; copied -> to which there was a copy
+--                                   made before; writes -> which all write; converted -> there is
+--                                   none before it any more
+--   <meta>:workers            hash  producer:form -> instant and version of a worker    3 days
+--
+-- Packed bytes (STATE, ENTRY, a batch) begin with a byte that names their form; those of version
+-- 0.1 have none: see form_of and docs/reference/forms.md.
+--
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
 --   running                   string what changes with every hit, packed: see STATE
@@ -33,9 +44,13 @@
 --   index                     zset  dated key of this generation -> when it is gone
 --
 -- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, USED, NOOPERATION, NEWER, EARLY,
--- GAP, FENCED) and are raised before the first write. REJECTED has used up the batch's number, and
--- counted nothing of it, unless a key got a wrong type in the middle of the day: then the first
+-- GAP, FENCED, FORM) and are raised before the first write. REJECTED has used up the batch's number,
+-- and counted nothing of it, unless a key got a wrong type in the middle of the day: then the first
 -- batch that meets it may be counted by half. Nobody was told that it counted.
+
+local WRITES = __writes__ -- the form in which this library packs
+local NEWEST = __newest__ -- and the newest one that it reads
+local UNVERSIONED = 4 -- the form of 0.1, which has no version byte
 
 local DAY_MS = 86400000
 local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
@@ -43,6 +58,7 @@ local SKETCH_MS = 8 * DAY_MS
 local DROPS_MS = 431 * DAY_MS -- 400 days behind the last day of a month
 local OPERATION_MS = 30 * DAY_MS
 local LEDGER_DAYS = 400
+local WORKER_MS = 3 * DAY_MS
 local REMEMBERED = 256 -- more batches than are ever sent before the first one's answer is read
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
@@ -66,12 +82,15 @@ local NEVER = { -- less than any label
 local DAY, WEEK, MONTH, YEAR, TOTAL = 1, 3, 5, 7, 8 -- those that run; the total has no label
 
 -- The state of a site is a list of texts and numbers, packed by `struct`: it is read and written
--- with every batch, and as fields of a hash that cost four times as much. It begins with the labels
--- of the periods, of one that does not run as far as it was asked for. Then come the week that the
--- running day was started with, and pageviews, visits and visitors of each period.
-local VIEW, VIEW_TO = '<c10c10c10c10c7c7c4', 58 -- the labels of all periods, as of an instant
-local STATE = VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'ddddddddddddddddd'
-local SHOWN_FROM, SHOWN_TO = 69, 292 -- in it, the numbers up to PEAK_AT
+-- with every batch, and as fields of a hash that cost four times as much. After the version byte
+-- come the labels of the periods, of one that does not run as far as it was asked for; then the
+-- week that the running day was started with, and pageviews, visits and visitors of each period.
+local VIEW = 'c10c10c10c10c7c7c4' -- the labels of all periods, as of an instant
+local FIELDS = '<' .. VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'ddddddddddddddddd'
+local STATE = 'B' .. FIELDS
+local VIEW_FROM, VIEW_TO = 2, 59 -- where the labels lie in it
+local SHOWN_FROM, SHOWN_TO = 70, 293 -- and the numbers up to PEAK_AT
+local UNVERSIONED_STATE = 396 -- bytes of a state without a version byte
 local BEGAN = 8
 local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
 local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
@@ -80,15 +99,16 @@ local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may
 local SKETCHED = 49 -- who was seen since then is in the running day's sketches
 local PACKED = 50 -- all of them as they lie in the store; false: but for some of the labels
 
--- Of a producer's entry in the ledger: epoch, seq, day; behind them are the numbers of batches that
+-- A producer's entry in the ledger: version byte, epoch, seq, day; then the numbers of batches that
 -- were rejected, each with a colon before it.
-local ENTRY = '<ddd'
+local ENTRY_FIELDS, UNVERSIONED_ENTRY = '<ddd', 24
+local ENTRY = 'B' .. ENTRY_FIELDS
 
 -- What is used all the time: a global costs a search in two tables each time.
-local call, max, min, sub, pack, unpack_from, unpack_list
+local call, max, min, sub, byte, pack, unpack_from, unpack_list
 
 local function bind()
-  call, max, min, sub = redis.call, math.max, math.min, string.sub
+  call, max, min, sub, byte = redis.call, math.max, math.min, string.sub, string.byte
   pack, unpack_from, unpack_list = struct.pack, struct.unpack, unpack
 end
 
@@ -145,6 +165,26 @@ local function whole(number)
   return string.format('%d', number)
 end
 
+-- The form of packed bytes. Without a version byte a state begins with a digit of its first label,
+-- an entry with the lowest byte of a double that is a small whole number, 0, and a batch with the
+-- head of a list of msgpack.
+local function form_of(packed)
+  local first = byte(packed, 1) or 0
+  return first > 0 and first < 48 and first or UNVERSIONED
+end
+
+-- Raises an error for packed bytes that this library cannot read: nothing was written yet.
+local function check_form(form, name)
+  if form < UNVERSIONED or form > NEWEST then
+    error({err = 'FORM ' .. form .. ' ' .. name}, 0)
+  end
+end
+
+-- Where the fields begin in packed bytes of a form.
+local function fields_from(form)
+  return form == UNVERSIONED and 1 or 2
+end
+
 local function blank_state()
   local state = {unpack_list(NEVER)}
   state[BEGAN] = NEVER[WEEK]
@@ -157,8 +197,13 @@ end
 -- `packed`: as MGET has found it, which finds nothing where GET raises an error for a wrong type.
 local function load_state(base, packed)
   packed = packed or call('GET', base .. 'running')
-  local state = packed and {unpack_from(STATE, packed)} or blank_state()
-  state[PACKED] = packed
+  if not packed then
+    return blank_state()
+  end
+  local form = form_of(packed)
+  check_form(form, base .. 'running')
+  local state = {unpack_from(FIELDS, packed, fields_from(form))}
+  state[PACKED] = form == WRITES and packed
   return state
 end
 
@@ -166,13 +211,17 @@ local function labels_in(view)
   return {unpack_from(VIEW, view)}
 end
 
+local function packed_state(state)
+  return pack(STATE, WRITES, unpack_list(state, 1, PACKED - 1))
+end
+
 -- Whether the state has all periods of a view.
 local function is_kept(state, view)
-  return state[PACKED] and sub(state[PACKED], 1, VIEW_TO) == view
+  return state[PACKED] and sub(state[PACKED], VIEW_FROM, VIEW_TO) == view
 end
 
 local function save_state(base, state)
-  state[PACKED] = pack(STATE, unpack_list(state))
+  state[PACKED] = packed_state(state)
   call('SET', base .. 'running', state[PACKED])
 end
 
@@ -218,8 +267,10 @@ end
 -- were rejected; of one that is unknown zeros. `packed`: see load_state.
 local function entry_of(tag, producer, packed)
   local key = entry_key(tag, producer)
-  packed = packed or call('GET', key) or pack(ENTRY, 0, 0, 0)
-  local epoch, seq, day, rejected = unpack_from(ENTRY, packed)
+  packed = packed or call('GET', key) or pack(ENTRY, WRITES, 0, 0, 0)
+  local form = form_of(packed)
+  check_form(form, key)
+  local epoch, seq, day, rejected = unpack_from(ENTRY_FIELDS, packed, fields_from(form))
   return {
     tag = tag, producer = producer, key = key,
     epoch = epoch, seq = seq, day = day, rejected = sub(packed, rejected),
@@ -246,7 +297,7 @@ local function remembered(rejected, seq)
 end
 
 local function packed_entry(entry)
-  local head, rejected = pack(ENTRY, entry.epoch, entry.seq, entry.day), entry.rejected
+  local head, rejected = pack(ENTRY, WRITES, entry.epoch, entry.seq, entry.day), entry.rejected
   return rejected == '' and head or head .. remembered(rejected, entry.seq)
 end
 
@@ -936,10 +987,11 @@ local function check_hits(part)
   assert(hits == (part.whose and #part.whose or part.visitors), 'not that many hits')
 end
 
--- The parts of a batch, and its newest hit; raises an error for what we did not pack. It is one
--- long list of msgpack, of which each part is read by itself behind the list's head.
+-- The parts of a batch, and its newest hit; raises an error for what we did not pack. Behind the
+-- version byte it is one long list of msgpack, of which each part is read by itself behind the
+-- list's head of 3 bytes.
 local function unpack_batch(packed, ids)
-  local parts, newest, visitors, at = {}, 0, 0, 3
+  local parts, newest, visitors, at = {}, 0, 0, fields_from(form_of(packed)) + 2
   repeat
     local part = part_named(cmsgpack.unpack_limit(packed, PART_FIELDS, at))
     check_hits(part)
@@ -961,6 +1013,7 @@ local function read_batch(batch, packed)
   end
   batch.found = call('MGET', unpack_list(keys))
 end
+
 
 -- redis.call raises tables, Lua raises strings.
 local function reason_of(problem)
@@ -985,6 +1038,9 @@ local function find_base(part, batch, packed)
     local counted, current = generations_of(batch.tag, part.site, part.generation)
     enter(part, batch, base_of(batch.tag, part.site, counted))
     part.current = current ~= counted and base_of(batch.tag, part.site, current)
+    if part.current then
+      load_state(part.current) -- an error about its form is to come before the first write
+    end
   end
 end
 
@@ -1008,7 +1064,7 @@ end
 local function write_batch(batch)
   local written, n = {batch.entry.key, packed_entry(batch.entry)}, 2
   for base, state in pairs(batch.states) do
-    local packed = pack(STATE, unpack_list(state))
+    local packed = packed_state(state)
     if packed ~= state[PACKED] then
       written[n + 1], written[n + 2], n = base .. 'running', packed, n + 2
       state[PACKED] = packed
@@ -1071,6 +1127,7 @@ local function record(keys, args)
     newest = 0, found = false, entry = false, cursor = 1, states = {}, marks = {}, full = 0,
     counts = {},
   }
+  check_form(form_of(args[4]), 'batch')
   local well, problem = pcall(read_batch, batch, args[4])
   local entry = entry_of(batch.tag, batch.producer, batch.found and batch.found[1])
   local again = seq <= entry.seq
@@ -1086,12 +1143,15 @@ local function record(keys, args)
   if well then
     well, problem = pcall(again and look_again or count_batch, batch)
   end
-  if not well then
+  local reason = not well and reason_of(problem)
+  if reason and sub(reason, 1, 5) == 'FORM ' then -- nothing was written, and the batch is sound
+    return redis.error_reply(reason)
+  elseif reason then
     if not again then
       entry.seq, entry.rejected = seq, entry.rejected .. ':' .. whole(seq)
       write_entry(entry, now)
     end
-    return redis.error_reply('REJECTED ' .. reason_of(problem))
+    return redis.error_reply('REJECTED ' .. reason)
   elseif problem then
     return redis.error_reply(problem)
   end
@@ -1331,12 +1391,119 @@ local function days(keys, args)
   return pack('<' .. string.rep('d', #found), unpack_list(found))
 end
 
--- install(meta key; schema, partitions, secret) makes the installation's record once; answers it.
+-- install(meta key; partitions, secret) makes the installation's record once; answers it:
+-- partitions, secret, schema, copied, writes, converted.
 local function install(keys, args)
-  for i, field in ipairs({'schema', 'partitions', 'secret'}) do
-    call('HSETNX', keys[1], field, args[i])
+  local meta = keys[1]
+  if call('HSETNX', meta, 'schema', WRITES) == 1 then
+    call('HSETNX', meta, 'writes', WRITES)
+    call('HSETNX', meta, 'converted', WRITES)
   end
-  return call('HMGET', keys[1], 'schema', 'partitions', 'secret')
+  call('HSETNX', meta, 'partitions', args[1])
+  call('HSETNX', meta, 'secret', args[2])
+  return call('HMGET', meta, 'partitions', 'secret', 'schema', 'copied', 'writes', 'converted')
+end
+
+-- replace(meta key; field, value as it must be, new one; '' for none) changes the installation's
+-- record. Answers {1 if it was changed now, the value that is there}.
+local function replace(keys, args)
+  local meta, field, before, after = keys[1], args[1], args[2], args[3]
+  local found = call('HGET', meta, field) or ''
+  if found ~= before then
+    return {0, found}
+  elseif after == '' then
+    call('HDEL', meta, field)
+  else
+    call('HSET', meta, field, after)
+  end
+  return {1, after}
+end
+
+-- announce(meta key; worker, what it says of itself) notes that a worker lives; without a worker it
+-- only answers: {now, writes, worker -> instant and what it said, as a flat list}.
+local function announce(keys, args)
+  local key, now = keys[1] .. ':workers', store_time()
+  if args[1] then
+    call('HSET', key, args[1], whole(now) .. ' ' .. args[2])
+  end
+  for worker, said in pairs(read_hash(key)) do
+    if tonumber(string.match(said, '^%d+')) < now - WORKER_MS then
+      call('HDEL', key, worker)
+    end
+  end
+  return {now, call('HGET', keys[1], 'writes'), call('HGETALL', key)}
+end
+
+-- A packed state or entry in another form; an error if it is in none that we know.
+local function converted(packed, form, name)
+  local found, length = form_of(packed), #packed
+  check_form(found, name)
+  if found == UNVERSIONED then
+    local is_state = string.sub(name, -8) == ':running'
+    if is_state and length ~= UNVERSIONED_STATE or not is_state and length < UNVERSIONED_ENTRY then
+      error({err = 'FORM unknown ' .. name .. ' has ' .. length .. ' bytes'}, 0)
+    end
+  end
+  local fields = sub(packed, fields_from(found))
+  return form == UNVERSIONED and fields or string.char(form) .. fields
+end
+
+-- The keys of a partition that hold packed bytes: the entries of all producers, then the states of
+-- all generations, `most` of them from a position on; and the position behind them, nil at the end.
+local function packed_keys(tag, position, most)
+  local keys, producers, names = {}, {}, {}
+  for producer in pairs(read_hash(tag .. ':ledger')) do
+    producers[#producers + 1] = producer ~= '#' and producer or nil
+  end
+  local generations = read_hash(tag .. ':generations')
+  for site in pairs(generations) do
+    names[#names + 1] = not string.find(site, ':', 1, true) and site or nil
+  end
+  table.sort(producers)
+  table.sort(names)
+  for n = position + 1, min(#producers, position + most) do
+    keys[#keys + 1] = entry_key(tag, producers[n])
+  end
+  local before = #producers
+  for _, site in ipairs(names) do
+    local current = tonumber(generations[site])
+    local last = min(current, position + most - before)
+    for generation = max(1, position + 1 - before), last do
+      keys[#keys + 1] = base_of(tag, site, generation) .. 'running'
+    end
+    before = before + current
+  end
+  return keys, position + most < before and position + most or nil
+end
+
+-- convert(tag; form, position, most, 1 to write) looks at so many keys that hold packed bytes, and
+-- brings them into a form. Answers {next position or -1, name, bytes before, name, ...} of those
+-- that are in another one. What it has done it finds done: it may be repeated from anywhere.
+local function convert(keys, args)
+  local tag, form, written = keys[1], tonumber(args[1]), {}
+  local names, position = packed_keys(tag, tonumber(args[2]), tonumber(args[3]))
+  local answer, found = {position or -1}, #names > 0 and call('MGET', unpack_list(names)) or {}
+  for n, name in ipairs(names) do
+    local packed = found[n]
+    if packed and form_of(packed) ~= form then
+      answer[#answer + 1] = name
+      answer[#answer + 1] = packed
+      written[#written + 1] = name
+      written[#written + 1] = converted(packed, form, name)
+    end
+  end
+  if args[4] == '1' and #written > 0 then
+    call('MSET', unpack_list(written))
+  end
+  return answer
+end
+
+-- restore(tag; name, bytes, ...) puts packed bytes back as they were.
+local function restore(keys, args)
+  for n = 1, #args, 2 do
+    assert(sub(args[n], 1, #keys[1] + 1) == keys[1] .. ':', 'a key of this partition')
+  end
+  call('MSET', unpack_list(args))
 end
 
 -- adopt(tag; installation) makes the partition the installation's.
@@ -1412,6 +1579,10 @@ register('reset', reset)
 register('undo', undo)
 register('seed', seed)
 register('install', install)
+register('replace', replace)
+register('announce', announce)
+register('convert', convert)
+register('restore', restore)
 register('adopt', adopt)
 register('probe', probe)
 register('rehearse', rehearse)

@@ -5,7 +5,8 @@
     ├── StartError           the service cannot start here: exit 1
     ├── StoreError
     │   ├── StoreUnavailable nothing was written
-    │   │   └── SpoolFull    nor was it kept for later
+    │   │   ├── SpoolFull    nor was it kept for later
+    │   │   └── UnknownForm  it is for a newer version to read
     │   └── OutcomeUnknown   the store may or may not have written
     │       └── SpoolBroken  or the spool's disk may or may not have kept it
     └── Problem              an answer for the caller of the API (RFC 9457)
@@ -42,6 +43,18 @@ class OutcomeUnknown(StoreError):
 
 class SpoolFull(StoreUnavailable):
     """The spool has no room for it: nothing was kept."""
+
+
+class UnknownForm(StoreUnavailable):
+    """Bytes are in a form that this version does not read: nothing was written, and they stay
+    where they are, for a version that does."""
+
+    def __init__(self, form: int | str, where: str) -> None:
+        super().__init__(
+            f"{where} is in form {form}, which this version does not read: "
+            "run the version that wrote it, or a newer one"
+        )
+        self.form = form
 
 
 class SpoolBroken(OutcomeUnknown):

@@ -8,6 +8,7 @@ what is known of each; everything else goes through pools, and what a pool canno
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -19,8 +20,10 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 
+from service import forms
 from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from service.refusals import LOST, REFUSING, Again, FunctionMissing, Moved, meaning
+from service.fence import FENCE, fence
+from service.refusals import LOST, REFUSING, Again, FunctionMissing, Moved, Outdated, meaning
 from service.shards import ANSWER_S, CONNECT_S, Shard, Shards
 from service.writer import Call
 
@@ -36,10 +39,25 @@ class Functions:
     """The functions of a namespace, on all servers of a store."""
 
     def __init__(self, shards: Shards, namespace: str, min_replicas: int) -> None:
-        self.library, self._source = library(namespace)
+        self.writes = forms.NEWEST
+        """The form in which the functions pack what they write."""
+        self.library, self._source = library(namespace, self.writes)
         self._shards = shards
         self._namespace = namespace
         self._min_replicas = min_replicas
+        self.relearn: Callable[[], Awaitable[None]] | None = None
+        """Finds out which form all write now, where ours is outdated."""
+
+    async def use(self, writes: int) -> None:
+        """Go on with the library that packs in this form."""
+        if writes != self.writes:
+            self.writes = writes
+            self.library, self._source = library(self._namespace, writes)
+            await self.load_everywhere()
+
+    async def load_everywhere(self) -> None:
+        for shard in self._shards.all():
+            await self.load(shard)
 
     async def load(self, shard: Shard) -> None:
         async with speaking():
@@ -51,11 +69,64 @@ class Functions:
 
     async def loaded(self, shard: Shard) -> list[str] | None:
         """The names of the server's libraries like ours; None where it does not tell."""
-        try:
-            found: Any = await shard.client.function_list(f"{self._namespace}_*")
-        except exceptions.ResponseError:  # forbidden, or too old
+        found = await self._libraries(shard)
+        if found is None:
             return None
-        return [each[b"library_name"].decode() for each in found]
+        return [name for name, functions in found.items() if f"{name}_{FENCE}" not in functions]
+
+    async def fence_others(self, known: Iterable[str], form: int) -> list[str]:
+        """Have all other libraries of this namespace, and those of the known names, refuse every
+        call, on every server: whoever uses them writes nothing more. Their names."""
+        fenced: dict[str, None] = {}
+        for shard in self._shards.all():
+            found = await self._libraries(shard) or {}
+            names = {**{name: [] for name in known}, **found}
+            for name in self._family(names):
+                if name != self.library and f"{name}_{FENCE}" not in names[name]:
+                    async with speaking():
+                        source = fence(name, names[name], form)
+                        await shard.client.function_load(source, replace=True)
+                    fenced[name] = None
+        return list(fenced)
+
+    async def remove(self, unused: Callable[[str], bool]) -> list[str]:
+        """Delete libraries of this namespace that nobody uses, but for ours and the fences."""
+        removed: dict[str, None] = {}
+        for shard in self._shards.all():
+            for name in self._family(await self.loaded(shard) or []):
+                if name != self.library and unused(name):
+                    async with speaking():
+                        await shard.client.function_delete(name)
+                    removed[name] = None
+        return list(removed)
+
+    async def unfence(self, names: Iterable[str]) -> None:
+        """Take fences away: whoever had a library there loads it again."""
+        for shard in self._shards.all():
+            found = await self._libraries(shard) or {}
+            for name in names:
+                if f"{name}_{FENCE}" in found.get(name, []):
+                    async with speaking():
+                        await shard.client.function_delete(name)
+
+    def _family(self, names: Iterable[str]) -> list[str]:
+        """Those that are named like ours."""
+        ours = re.compile(re.escape(self._namespace) + "_[0-9a-f]{12}")
+        return [name for name in names if ours.fullmatch(name)]
+
+    async def _libraries(self, shard: Shard) -> dict[str, list[str]] | None:
+        """The names of their functions, by the libraries' names; None where it does not tell."""
+        async with speaking():
+            try:
+                found: Any = await shard.client.function_list(f"{self._namespace}_*")
+            except exceptions.ResponseError:  # forbidden, or too old
+                return None
+        return {
+            each[b"library_name"].decode(): [
+                function[b"name"].decode() for function in each[b"functions"]
+            ]
+            for each in found
+        }
 
     # -- batches
 
@@ -99,6 +170,8 @@ class Functions:
             await self._shards.look()
         elif isinstance(refusal, FunctionMissing):
             await self.load(self._shards.of(tag))
+        elif isinstance(refusal, Outdated) and self.relearn:
+            await self.relearn()
 
     # -- all else
 
@@ -200,10 +273,12 @@ async def speaking() -> AsyncIterator[None]:
         raise StoreUnavailable(str(error)) from error
 
 
-def library(namespace: str) -> tuple[str, str]:
-    """counter.lua's name for a namespace and its source; the name carries the source's hash, so
-    that two versions of the service can use one store while the newer replaces the older."""
+def library(namespace: str, writes: int = forms.NEWEST) -> tuple[str, str]:
+    """counter.lua's name for a namespace and its source, for writing a form; the name carries the
+    source's hash, so that two versions of the service can use one store while the newer replaces
+    the older."""
     source = files("service").joinpath("counter.lua").read_text()
+    source = source.replace("__writes__", str(writes)).replace("__newest__", str(forms.NEWEST))
     digest = blake2b(source.encode(), digest_size=6).hexdigest()
     name = f"{namespace}_{digest}"
     return name, source.replace("__library__", name)

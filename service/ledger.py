@@ -83,6 +83,11 @@ class Ledger:
         self._retained.set(0)
 
     @property
+    def producer(self) -> str:
+        """Its id."""
+        return self._producer.id
+
+    @property
     def epoch(self) -> int:
         return self._producer.epoch
 
@@ -97,7 +102,7 @@ class Ledger:
 
     def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
         """Number what has gathered."""
-        batch = Batch(partition, self._sealed[partition] + 1, entries, now)
+        batch = Batch(partition, self._sealed[partition] + 1, entries, now, self._store.writes)
         self._sealed[partition] += 1
         return batch
 

@@ -144,6 +144,10 @@ SPOOL_BYTES = Gauge("visitcounter_spool_bytes", "What the spool takes on disk.")
 WRONG_TOKENS = Counter(
     "visitcounter_wrong_tokens", "Requests with an admin token that is not ours."
 )
+MIGRATION_PARTITIONS = Gauge(
+    "visitcounter_migration_partitions",
+    "Partitions of the store whose data is still to be migrated to a newer form; 0 when all is.",
+)
 WORKERS = Gauge("visitcounter_workers", "Workers that are up; 1 where one process is all.")
 SITES = Gauge("visitcounter_sites", "Sites that this process knows.")
 UNREADABLE_SITES = Gauge(

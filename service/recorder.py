@@ -84,6 +84,11 @@ class Recorder:
         metrics.PENDING.set_function(lambda: 0)
 
     @property
+    def producer(self) -> str:
+        """The id of who numbers the batches."""
+        return self._ledger.producer
+
+    @property
     def running(self) -> bool:
         if not self._flows or any(flow.ended for flow in self._flows.values()):
             return False

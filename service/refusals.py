@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from redis import exceptions
 
-from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from service.errors import OutcomeUnknown, StoreError, StoreUnavailable, UnknownForm
 
 # What counter.lua answers before its first write.
 NO_SITE = "NOSITE"
@@ -22,6 +22,9 @@ NEWER = "NEWER"
 EARLY = "EARLY"
 GAP = "GAP"
 FENCED = "FENCED"
+FORM = "FORM"
+# ... and what stands in the place of our functions when a newer version has fenced us (fence.py).
+OUTDATED = "OUTDATED"
 # ... and of a batch that it cannot read: its number is used up, nothing else was written.
 REJECTED = "REJECTED"
 
@@ -64,6 +67,16 @@ class FunctionMissing(Again):
 
 class Moved(Again):
     """Another server takes these writes now (MOVED, READONLY)."""
+
+
+class Outdated(Again):
+    """The upgrade of the store to a newer form is finished, or about to be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"a newer version upgrades the store to form {message.split()[1]}: run that version "
+            "here too; hits wait in the spool until then, or are refused where there is none"
+        )
 
 
 class Early(Again):
@@ -112,12 +125,24 @@ def meaning(error: Exception) -> StoreError:
         return StoreUnavailable(message)
     if FUNCTION_MISSING in message:
         return FunctionMissing(message)
-    for word, kind in ((EARLY, Early), (GAP, Gap), (FENCED, Fenced), (REJECTED, Rejected)):
+    if message.startswith(FORM):
+        _, form, where, *_ = message.split()  # where a function raised it, the server says more
+        return UnknownForm(form, f"the store's {where}")
+    for word, kind in _BY_WORD.items():
         if message.startswith(word):
             return kind(message)
     if message.startswith((NO_SITE, EXISTS, CHANGED, USED, NO_OPERATION, NEWER)):
         return Refused(message)
     return OutcomeUnknown(message)
+
+
+_BY_WORD: dict[str, type[Early | Gap | Fenced | Rejected | Outdated]] = {
+    EARLY: Early,
+    GAP: Gap,
+    FENCED: Fenced,
+    REJECTED: Rejected,
+    OUTDATED: Outdated,
+}
 
 
 def is_final(error: BaseException | None) -> bool:

@@ -3,6 +3,8 @@
     segment = HEADER record*
     record  = MARK crc32c length start partition epoch seq payload     (little endian)
 
+The header's last byte is the version of this framing, and a payload begins with the number of its
+form (see forms.py), which nothing here looks into.
 The spool packs groups of records into segments and scans them when it starts. The CRC covers all
 that follows it, `length` counts the whole record. `start` is where the record's group begins: a
 group is written only when all before it is on disk, so damage before the `start` of a later record
@@ -20,6 +22,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 HEADER = b"vcspool\x01"  # the last byte is the version
+MOST_VERSIONS = 48  # a larger number is damage
 MARK = b"\xffVC\xfe"
 
 _FRONT = Struct("<4sI")
@@ -35,6 +38,10 @@ class Record:
     epoch: int
     seq: int
     payload: bytes
+
+
+class NewerSegment(Exception):
+    """A segment whose framing is of a version that this one does not read."""
 
 
 class Found(NamedTuple):
@@ -94,8 +101,11 @@ def length_at(data: bytes) -> int:
 
 
 def scan(data: bytes, sealed: bool) -> Scan:
-    """Read a segment; `sealed`: a later one exists, so that all of it had been on disk."""
+    """Read a segment; `sealed`: a later one exists, so that all of it had been on disk. Raises
+    NewerSegment."""
     records = list(_records(data))
+    if not records and _is_newer(data):
+        raise NewerSegment
     gaps = list(_gaps(data, records))
     all_synced = sealed or _foreign(data)
     synced = len(data) + 1 if all_synced else max((found.start for found in records), default=0)
@@ -144,7 +154,13 @@ def _gaps(data: bytes, records: Sequence[Found]) -> Iterator[tuple[int, int]]:
         yield at, len(data)
 
 
+def _is_newer(data: bytes) -> bool:
+    """Whether the header is that of a newer framing."""
+    same = data[: len(HEADER) - 1] == HEADER[:-1] and len(data) >= len(HEADER)
+    return same and HEADER[-1] < data[len(HEADER) - 1] < MOST_VERSIONS
+
+
 def _foreign(data: bytes) -> bool:
-    """Whether the header is another one, of a newer version perhaps, and not just half written."""
+    """Whether the header is another one, and not just half written."""
     head = data[: len(HEADER)]
     return not HEADER.startswith(head) and any(head)

@@ -121,6 +121,13 @@ class Settings:
         "./data",
         "The directory of the embedded Valkey's data and the first admin token.",
     )
+    backup_dir: Path | None = setting(
+        "BACKUP_DIR",
+        parse_path,
+        "",
+        "The directory of the copy that is made before an upgrade changes the store's data.",
+        unset="the data directory",
+    )
     embedded_fsync: Literal["always", "everysec"] = setting(
         "EMBEDDED_FSYNC",
         parse_fsync,

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from service import directories, segment
-from service.errors import SpoolFull
-from service.segment import HEADER, MARK, OVERHEAD, Record, Scan
+from service import directories, forms, segment
+from service.errors import SpoolFull, StartError, UnknownForm
+from service.segment import HEADER, MARK, OVERHEAD, NewerSegment, Record, Scan
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -51,11 +51,21 @@ def settle(directory: Path) -> None:
 
 
 def scans(directory: Path) -> Iterator[tuple[Path, bytes, Scan]]:
-    """Each segment with its content and what that holds, oldest first."""
+    """Each segment with its content and what that holds, oldest first; raises StartError for what a
+    newer version wrote."""
     found = paths(directory)
     for path in found:
         data = path.read_bytes()
-        yield path, data, segment.scan(data, sealed=path != found[-1])
+        try:
+            held = segment.scan(data, sealed=path != found[-1])
+            for record in held.records:
+                forms.readable(data[record.at + OVERHEAD :][:1], "")
+        except (NewerSegment, UnknownForm):
+            raise StartError(
+                f"the spool's file {path} was written by a newer version, and this one cannot read "
+                "the hits in it: run that version, or a newer one, until the spool is empty"
+            ) from None
+        yield path, data, held
 
 
 def create(path: Path) -> None:

@@ -10,27 +10,30 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from datetime import UTC, datetime
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
 import structlog
 
-from service import metrics
+from service import forms, metrics
 from service.batch import Batch, Outcome, Packed
 from service.checks import Check, examine, merged, refusals
 from service.clock import Clock, skew
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from service.functions import Functions, speaking
 from service.hit import Site
+from service.migration import Installation, Migrating, Migration, put_back
+from service.migration_copy import Head
 from service.model import PARTITIONS, Counts, Metric, Numbers, numbers_of
 from service.producer import Producer
 from service.refusals import Again, Early, is_final
 from service.shards import Shard, Shards
 
-SCHEMA = 4
 START_WAIT_S = 30.0
 NUMBER = re.compile(rb"[1-9]\d{0,14}")
 AT_ONCE = 200  # batches that are sent again in one round trip
@@ -73,16 +76,23 @@ class Store:
         *,
         allow_unsafe: bool = False,
         min_replicas: int = 0,
+        copies: Path = Path(),
+        migrating: Migrating = nullcontext,
     ) -> None:
         """`min_replicas`: how many must have a batch, on disk if they can say so, before it is
-        confirmed."""
+        confirmed. `copies`: the directory of the copy that a migration makes before; `migrating` is
+        entered while one runs at the start."""
         self.secret = b""
+        self._namespace = namespace
+        self._copies = copies
+        self._migrating = migrating
         self._clock = clock
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
         self._meta = f"{namespace}:{{meta}}"
         self._shards = Shards(url, [*self._tags, self._meta])
         self._functions = Functions(self._shards, namespace, min_replicas)
+        self._functions.relearn = self._relearn
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
 
     async def __aenter__(self) -> Self:
@@ -104,6 +114,16 @@ class Store:
     def installation(self) -> str:
         """Names the data that this store keeps, in every partition, without its secret."""
         return blake2b(self.secret, digest_size=8).hexdigest()
+
+    @property
+    def writes(self) -> int:
+        """The form in which all write, see forms.py."""
+        return self._functions.writes
+
+    @property
+    def library(self) -> str:
+        """The name of the function library that counts."""
+        return self._functions.library
 
     @property
     def routes(self) -> int:
@@ -259,6 +279,37 @@ class Store:
         letter = METRIC_LETTERS[metric]
         await self._call("seed", site.partition, site.id, operation, letter, *flat)
 
+    # -- versions
+
+    async def announce(self, worker: str, about: bytes) -> tuple[int, dict[str, tuple[int, bytes]]]:
+        """Note that a worker lives, and take over the form that all write now. Answers the store's
+        time, and of each worker of the last days when it was seen and what it said."""
+        _, writes, _ = reply = await self._functions.call("announce", self._meta, worker, about)
+        if writes and forms.is_written(int(writes)):
+            await self._functions.use(int(writes))
+        return _workers(reply)
+
+    async def workers(self) -> tuple[int, dict[str, tuple[int, bytes]]]:
+        """The same, without being one."""
+        return _workers(await self._functions.call("announce", self._meta))
+
+    async def upgrade(self, form: int) -> None:
+        """Bring the store into a form while it counts; raises StartError where the copy cannot be
+        made, and StoreError."""
+        record = await self._install()
+        if record.converted < form:
+            await self._migration(record, form).run(record, self._copies)
+
+    async def put_back(self, copy: Path) -> int:
+        """Have the store as it was before a migration, by the copy it made. What the copy holds
+        is as it was then, and what it does not hold stays, in the form of then. How many keys were
+        put back; raises StartError and StoreError. Nobody may count in the store meanwhile."""
+        return await put_back(self._functions, self._tags, self._meta, copy, self.installation)
+
+    async def remove_libraries(self, unused: Callable[[str], bool]) -> list[str]:
+        """Delete function libraries of other versions that nobody uses; their names."""
+        return await self._functions.remove(unused)
+
     # -- the watch
 
     async def look(self) -> None:
@@ -312,7 +363,11 @@ class Store:
             sent = self._clock.local()
             for store_time in await self._functions.everywhere("rehearse", self._tags):
                 self._learn(sent, store_time)  # before the first hit
-            self.secret = await self._install()
+            record = await self._install()
+            if record.needs_migration:
+                await self._migrate_first(record)
+            else:
+                await self._functions.use(record.writes)
             await self._functions.calls("adopt", [(tag, self.installation) for tag in self._tags])
         except StoreError as error:
             raise StartError(f"the store refuses the counting function: {error}") from None
@@ -340,17 +395,44 @@ class Store:
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
 
-    async def _install(self) -> bytes:
-        arguments = (SCHEMA, PARTITIONS, secrets.token_hex(32))
+    async def _install(self) -> Installation:
+        """The installation's record, made if there is none; raises StartError for one in which this
+        version cannot count."""
+        arguments = (PARTITIONS, secrets.token_hex(32))
         reply = await self._functions.call("install", self._meta, *arguments)
-        schema, partitions, kept = reply
-        if (int(schema), int(partitions)) != (SCHEMA, PARTITIONS):
+        partitions, secret, *numbers = reply
+        if int(partitions) != PARTITIONS:
             raise StartError(
-                f"the store holds data of schema {int(schema)} in {int(partitions)} partitions; "
-                f"this version writes schema {SCHEMA} in {PARTITIONS}. Use the version that wrote "
-                "it, or another VISIT_COUNTER_NAMESPACE"
+                f"the store holds data in {int(partitions)} partitions, and this version counts in "
+                f"{PARTITIONS}: use the version that wrote it, or another VISIT_COUNTER_NAMESPACE"
             )
-        return bytes.fromhex(kept.decode())
+        record = Installation(*(int(number or 0) for number in numbers))
+        record.check()
+        self.secret = bytes.fromhex(secret.decode())
+        return record
+
+    async def _migrate_first(self, record: Installation) -> None:
+        """Before anything is counted."""
+        migration = self._migration(record, max(record.schema, forms.OLDEST_WRITTEN))
+        async with self._migrating(migration.progress):
+            await migration.run(record, self._copies)
+
+    def _migration(self, record: Installation, form: int) -> Migration:
+        head = Head(
+            form=record.converted or forms.UNVERSIONED,
+            to=form,
+            namespace=self._namespace,
+            installation=self.installation,
+            at=datetime.fromtimestamp(self._clock.now() // 1000, UTC).isoformat(),
+        )
+        return Migration(self._functions, self._tags, self._meta, head)
+
+    async def _relearn(self) -> None:
+        """Our functions are fenced: go on with those that write what all write now, if we can."""
+        async with speaking():
+            found: Any = await self._shards.of(self._meta).client.hget(self._meta, "writes")
+        if found and forms.is_written(int(found)):
+            await self._functions.use(int(found))
 
     async def _call(self, name: str, partition: int, *arguments: str | bytes | int) -> Any:
         return await self._functions.call(name, self._tags[partition], *arguments)
@@ -360,6 +442,12 @@ def _pairs(flat: Any) -> list[tuple[str, bytes]]:
     """Field and value of what HGETALL gives inside a function: a flat list, or a map in RESP3."""
     items = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
     return [(field.decode(errors="backslashreplace"), value) for field, value in items]
+
+
+def _workers(reply: Any) -> tuple[int, dict[str, tuple[int, bytes]]]:
+    now, _, workers = reply
+    said = {name: value.partition(b" ") for name, value in _pairs(workers)}
+    return now, {name: (int(at), text) for name, (at, _, text) in said.items()}
 
 
 def _partition_sites(reply: Any) -> PartitionSites:

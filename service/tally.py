@@ -39,6 +39,7 @@ GAUGES: dict[str, Callable[[Iterable[float]], float]] = {
     "visitcounter_clock_skew_seconds": lambda all_of: max(all_of, key=abs),
     "visitcounter_sites": max,
     "visitcounter_unreadable_sites": max,
+    "visitcounter_migration_partitions": max,
     "visitcounter_workers": max,
     "visitcounter_build_info": max,
     "python_info": max,

@@ -11,7 +11,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 GUIDES = ROOT / "deploy/guides"
 README, README_VI = ROOT / "README.md", ROOT / "README.vi.md"
-DOCUMENTS = [README, README_VI, *sorted(GUIDES.glob("*.md"))]
+DOCS = ROOT / "docs"
+DOCUMENTS = [README, README_VI, *sorted(GUIDES.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -14,7 +14,7 @@ State = dict[bytes, bytes]
 
 def last_batch(entry: bytes) -> tuple[int, int]:
     """Epoch and number of a producer's last batch, by its entry in the ledger."""
-    epoch, seq, _day = struct.unpack_from("<3d", entry)
+    _form, epoch, seq, _day = struct.unpack_from("<B3d", entry)
     return int(epoch), int(seq)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from service.batch import BYE, KNOWN_ONLY
+from service.forms import NEWEST
 from service.model import Numbers
 
 AHEAD_MS, LATE_MS, BYE_MS, TRIM_MS = 2000, 3_600_000, 2000, 60_000
@@ -68,8 +69,10 @@ class Part(msgspec.Struct, array_like=True):
 
 
 def unpacked(parts: bytes) -> list[Part]:
-    """A batch's parts, which are packed one behind the other."""
-    fields, size = msgspec.msgpack.decode(parts, type=list), len(Part.__struct_fields__)
+    """A batch's parts, which are packed one behind the other after the version byte."""
+    if parts[:1] != bytes((NEWEST,)):
+        raise msgspec.DecodeError("another form")
+    fields, size = msgspec.msgpack.decode(parts[1:], type=list), len(Part.__struct_fields__)
     each = [fields[n : n + size] for n in range(0, len(fields), size)]
     return msgspec.convert(each, list[Part])
 

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from service.batch import Batch, Outcome, Packed
 from service.clock import Clock
 from service.errors import OutcomeUnknown, StoreError
+from service.forms import NEWEST
 from service.hit import Site
 from service.model import PARTITIONS, Metric
 from service.producer import Producer
@@ -145,6 +146,7 @@ class Line:
         self._store = store
         self._fault = ""
         self._calls_before = 0
+        self.writes = NEWEST
 
     def fail(self, fault: str, calls_before: int) -> None:
         """The next call but so many loses its "request", its "reply", or is "cut" half way."""

@@ -14,6 +14,7 @@ import pytest
 from service.aside import found
 from service.clock import Clock
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
+from service.forms import NEWEST
 from service.ledger import Ledger
 from service.model import Numbers
 from service.producer import Producer, producer_of
@@ -298,7 +299,7 @@ async def test_a_store_that_lost_our_epoch_is_opened_again(store_server: Server)
         await counted.view(1, NOON)
         producer = counted.ledger._producer
         entry = f"{counted.tag}:ledger:{producer.id}"
-        await counted.client.set(entry, struct.pack("<3d", producer.epoch - 1, 1, 0))
+        await counted.client.set(entry, struct.pack("<B3d", NEWEST, producer.epoch - 1, 1, 0))
         await counted.view(2, NOON)
         written: Any = await counted.client.get(entry)
         counts = await counted.counts(NOON)
@@ -313,7 +314,7 @@ async def test_a_producer_that_is_gone_is_forgotten(store_server: Server) -> Non
         index, today = f"{counted.tag}:ledger", int(time.time() // 86_400)
         for name, day in (("gone", today - 401), ("quiet", today - 399)):
             await counted.client.hset(index, name, str(day))
-            await counted.client.set(f"{index}:{name}", struct.pack("<3d", 1, 1, day))
+            await counted.client.set(f"{index}:{name}", struct.pack("<B3d", NEWEST, 1, 1, day))
         async with open_store(store_server.url, counted.namespace) as other:
             ours = {counted.ledger._producer.id, other._producer.id}
             known: list[Any] = await counted.client.hkeys(index)

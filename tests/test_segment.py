@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.segment import HEADER, MARK, OVERHEAD, Record, length_at, pack, record_at, scan
+from service.segment import (
+    HEADER,
+    MARK,
+    OVERHEAD,
+    NewerSegment,
+    Record,
+    length_at,
+    pack,
+    record_at,
+    scan,
+)
 
 numbers = st.integers(0, 2**64 - 1)
 records = st.builds(Record, st.integers(0, 2**32 - 1), numbers, numbers, st.binary(max_size=90))
@@ -136,11 +146,18 @@ def test_nonsense_holds_no_record(parts: list[bytes]) -> None:
     assert all(record_at(data, at) is None for at in range(len(data) + 1))
 
 
-@pytest.mark.parametrize("records_behind", [True, False])
-def test_a_segment_of_another_version_is_never_cut(records_behind: bool) -> None:
-    """An older release must not throw away what it cannot read."""
-    data, _ = segment_of(SMALL if records_behind else [])
-    newer = HEADER[:-1] + b"\x02" + data[len(HEADER) :] + b"in another way"
-    found = scan(newer, sealed=False)
+@pytest.mark.parametrize("version", [b"\x02", b"A", b"\xff"])
+def test_a_segment_with_another_header_is_never_cut(version: bytes) -> None:
+    """What lies behind it is not thrown away, even where it cannot be read."""
+    data, _ = segment_of(SMALL)
+    other = HEADER[:-1] + version + data[len(HEADER) :] + b"in another way"
+    found = scan(other, sealed=False)
 
-    assert (0, len(newer)) == (found.damage[0][0], found.end)
+    assert (0, len(other)) == (found.damage[0][0], found.end)
+
+
+@given(st.binary(), st.booleans())
+def test_a_segment_of_a_newer_version_is_not_damaged(rest: bytes, sealed: bool) -> None:
+    """It is for that version to read: nothing is cut, skipped or set aside."""
+    with pytest.raises(NewerSegment):
+        scan(HEADER[:-1] + b"\x02" + rest, sealed)

@@ -13,10 +13,12 @@ from service.reader import Reader
 from service.recorder import Recorder
 from service.sites import Sites
 from service.store import Store
+from service.versions import Versions
 from service.watch import Watch
 
 WATCH = web.AppKey("watch", Watch)
 STORE = web.AppKey("store", Store)
+VERSIONS = web.AppKey("versions", Versions)
 SITES = web.AppKey("sites", Sites)
 RECORDER = web.AppKey("recorder", Recorder)
 ADOPTION = web.AppKey("adoption", Adoption)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from service.web import admin, checker, collect, counts, generator, live, ops, widget
+from service.web import admin, checker, collect, counts, generator, live, ops, upgrade, widget
 from service.web.pictures import oembed, serving
 
 
@@ -60,6 +60,8 @@ def ops_routes(base: str) -> list[web.RouteDef]:
         web.post(f"{site}/undo/{{operation}}", admin.undo_reset),
         web.post(f"{site}/seed", admin.seed_site),
         web.get(f"{site}/drops", admin.show_drops),
+        web.get(f"{base}/api/v1/upgrade", upgrade.show_upgrade),
+        web.post(f"{base}/api/v1/upgrade/finish", upgrade.finish_upgrade),
         web.get(f"{base}/metrics", ops.metrics),
     ]
 

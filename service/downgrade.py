@@ -1,0 +1,41 @@
+"""The way back to version 0.1: puts back the copy that the migration made before its first write.
+
+It runs by itself, while no service counts in the store, which it finds as the service would: the
+one of the settings, or the embedded Valkey in the data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from service import migration_copy
+from service.app import store_at, store_url
+from service.clock import Clock
+from service.errors import StartError, StoreError
+from service.settings import Settings
+from service.versions import living
+
+
+async def put_back(settings: Settings, copy: Path, *, really: bool) -> str:
+    """Put a copy back, or only say what that would do, in a sentence. Raises StartError."""
+    head, saved = await asyncio.to_thread(migration_copy.read, copy)
+    if not really:
+        return (
+            f"{copy} holds {sum(1 for _ in saved)} keys as they were at {head.at}, in form "
+            f"{head.form}. Putting them back takes away what these periods have counted since: "
+            "the running day, week, month, year and total of each site."
+        )
+    clock = Clock()
+    try:
+        async with store_url(settings, None) as url, store_at(url, clock, settings, None) as store:
+            if running := await living(store):
+                hosts = ", ".join(sorted({seen.worker.host for seen in running}))
+                raise StartError(f"workers count in this store, on {hosts}: stop them first")
+            keys = await store.put_back(copy)
+    except StoreError as error:
+        raise StartError(f"the store did not take the copy ({error}): run this again") from None
+    return (
+        f"Put {keys} keys back: the store is in form {head.form}, as at {head.at}. Start the "
+        "version that wrote it."
+    )

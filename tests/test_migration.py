@@ -1,0 +1,488 @@
+"""The migration of a store that version 0.1 wrote: nothing is lost, wherever it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import multiprocessing
+import os
+import random
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp import ClientSession
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from loadtests.small_disk import SmallDisk
+from service import forms, migration, migration_copy
+from service.clock import Clock
+from service.errors import StartError
+from service.fence import LIBRARY_OF_0_1
+from service.functions import Functions
+from service.migration_copy import Head, MigrationCopy, Saved
+from service.model import Counts, partition_of
+from service.store import Store
+from tests.counting import Counted, at, make_site, open_store
+from tests.forms import head, packed_entry, state_in
+from tests.nodes import places
+from tests.older import as_of_0_1, packed_keys, record_of
+from tests.servers import Server
+from tests.services import namespace, run_service
+
+NOON = at("2026-03-10 12:00")
+SITES = [f"site-{n}" for n in range(9)]
+KILLED = 50
+
+
+class Old(NamedTuple):
+    """A store of 0.1, and what it holds."""
+
+    url: str
+    namespace: str
+    keys: dict[str, bytes]
+    counts: dict[str, Counts]
+
+
+async def old_store(url: str) -> Old:
+    """Sites with numbers of two days, one of them with two resets."""
+    name = namespace()
+    async with open_store(url, name) as ledger:
+        made = [await make_site(ledger, site) for site in SITES]
+        for n, counted in enumerate(made):
+            for who in range(n + 1):
+                await counted.view(who + 1, NOON + who)
+            await counted.view(1, NOON + 86_400_000)
+        for n in range(2):
+            await made[0].store.reset(made[0].site, f"operation-{n}")
+        await made[1].store.seed(made[1].site, "operation-s", "visits", {("total", ""): 1_000_000})
+        counts = {counted.site.id: await _counts(counted) for counted in made}
+    await as_of_0_1(url, name)
+    return Old(url, name, await packed_keys(url, name), counts)
+
+
+async def _counts(counted: Counted) -> Counts:
+    return await counted.counts(NOON + 86_400_000)
+
+
+async def assert_migrated(old: Old) -> None:
+    """Every key has the bytes of before behind its version byte, and shows what it showed."""
+    keys = await packed_keys(old.url, old.namespace)
+    for name, before in old.keys.items():
+        assert keys[name] == head(forms.NEWEST) + before, name
+    record = await record_of(old.url, old.namespace)
+    number = str(forms.NEWEST)
+    assert record == {
+        "partitions": "64", "schema": number, "copied": number, "writes": number,
+        "converted": number,
+    }  # fmt: skip
+    async with Store(old.url, old.namespace, Clock()) as store:
+        for site, counts in old.counts.items():
+            counted = _counted(store, site)
+            assert await _counts(counted) == counts
+
+
+def _counted(store: Store, site: str) -> Counted:
+    from service.hit import Site
+    from service.model import SiteSettings, StoredSite
+    from service.periods import Calendar
+
+    settings = SiteSettings(id=site, origins=("*",))
+    live = Site(StoredSite(settings, Calendar.of("UTC")), 1)
+    counted = Counted.__new__(Counted)
+    counted.store, counted.site = store, live
+    return counted
+
+
+def copies_in(directory: Path) -> list[Path]:
+    return sorted(directory.glob("before-*"))
+
+
+async def test_a_store_of_0_1_is_migrated_before_it_is_counted_in(
+    store_server: Server, tmp_path: Path
+) -> None:
+    old = await old_store(store_server.url)
+    with capture_logs() as logs:
+        async with Store(old.url, old.namespace, Clock(), copies=tmp_path):
+            pass
+
+    await assert_migrated(old)
+    assert copies_in(tmp_path) == [tmp_path / "before-4.jsonl.gz"]
+    said = [entry["event"] for entry in logs]
+    assert "migrating the store's data" in said
+    assert "the store's data is migrated" in said
+    (copied,) = [entry for entry in logs if entry["event"].startswith("copied what")]
+    assert (copied["file"], copied["keys"]) == (str(tmp_path / "before-4.jsonl.gz"), len(old.keys))
+
+
+async def test_the_copy_holds_all_keys_as_they_were(valkey: Server, tmp_path: Path) -> None:
+    """And only its owner may read it."""
+    old = await old_store(valkey.url)
+    async with Store(old.url, old.namespace, Clock(), copies=tmp_path / "new" / "one") as store:
+        installation = store.installation
+    path = tmp_path / "new" / "one" / "before-4.jsonl.gz"
+    found, saved = migration_copy.read(path)
+
+    assert (found.form, found.to, found.namespace) == (4, 5, old.namespace)
+    assert found.installation == installation
+    assert {each.key.decode(): each.value for each in saved} == old.keys
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_step_looks_at_a_bounded_number_of_keys(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a partition with more keys than one step takes, and of a site with many resets."""
+    old = await old_store(valkey.url)
+    tag = f"{old.namespace}:{{p{partition_of(SITES[0]):02}}}"
+    async with Redis.from_url(old.url) as client:
+        state = old.keys[f"{tag}:{SITES[0]}:1:running"]
+        for generation in (50, 77, 78):
+            await client.set(f"{tag}:{SITES[0]}:{generation}:running", state)
+            old.keys[f"{tag}:{SITES[0]}:{generation}:running"] = state
+        await client.hset(f"{tag}:generations", SITES[0], 78)
+        for n in range(30):
+            entry = packed_entry(4, 1, n, 20_000)
+            await client.set(f"{tag}:ledger:producer{n}", entry)
+            await client.hset(f"{tag}:ledger", f"producer{n}", 20_000)
+            old.keys[f"{tag}:ledger:producer{n}"] = entry
+    monkeypatch.setattr(migration, "STEP", 7)
+    async with Store(old.url, old.namespace, Clock(), copies=tmp_path):
+        pass
+
+    old.counts.pop(SITES[0])
+    await assert_migrated(old)
+
+
+@pytest.mark.xdist_group("migration")
+def test_a_migration_may_be_killed_anywhere(valkey: Server, tmp_path: Path) -> None:
+    """50 times at a random call, twice in a row; then a start brings it to its end."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.killed"])
+    old = asyncio.run(old_store(valkey.url))
+    chance = random.Random(20261129)
+    killed = 0
+    for n in range(KILLED // 2):
+        copies = tmp_path / str(n)
+        for most in (195, 70):
+            arguments = (chance.randint(4, most), chance.random() < 0.5)
+            child = context.Process(target=_start, args=(old, str(copies), *arguments))
+            child.start()
+            child.join()
+            killed += child.exitcode == -9
+        _start(old, str(copies), 0, False)
+        asyncio.run(assert_migrated(old))
+        assert len(list(copies.glob("before-*.gz"))) == 1
+        asyncio.run(as_of_0_1(old.url, old.namespace))
+        assert asyncio.run(packed_keys(old.url, old.namespace)) == old.keys
+
+    assert killed >= KILLED * 0.8
+
+
+def _start(old: Old, copies: str, at_call: int, after: bool) -> None:
+    from tests.killed import start
+
+    original = Functions.calls
+    try:
+        start(old.url, old.namespace, copies, at_call, after)
+    finally:
+        Functions.calls = original  # type: ignore[method-assign]
+
+
+async def test_two_processes_may_migrate_at_once(valkey: Server, tmp_path: Path) -> None:
+    """As two hosts that are started together do: one copy is kept, and all is in the new form."""
+    old = await old_store(valkey.url)
+    stores = [Store(old.url, old.namespace, Clock(), copies=tmp_path / str(n)) for n in range(3)]
+    await asyncio.gather(*(_opened(store) for store in stores))
+
+    await assert_migrated(old)
+    assert sum(len(copies_in(tmp_path / str(n))) for n in range(3)) == 1
+
+
+async def _opened(store: Store) -> None:
+    async with store:
+        pass
+
+
+async def test_a_copy_that_cannot_be_made_changes_nothing(valkey: Server, tmp_path: Path) -> None:
+    """The sentence names another way, and 0.1 may go on."""
+    old = await old_store(valkey.url)
+    name = f"{old.namespace}_{LIBRARY_OF_0_1}"
+    async with Redis.from_url(old.url) as client:
+        await client.function_load(_counting_library(name))
+        before = await record_of(old.url, old.namespace)
+        blocked = tmp_path / "file"
+        blocked.write_text("")
+        with pytest.raises(StartError, match="VISIT_COUNTER_BACKUP_DIR"):
+            await _opened(Store(old.url, old.namespace, Clock(), copies=blocked))
+        counted: Any = await client.fcall(f"{name}_record", 1, "key")
+
+    assert await packed_keys(old.url, old.namespace) == old.keys
+    assert await record_of(old.url, old.namespace) == before
+    assert counted == 1
+
+
+def _counting_library(name: str) -> str:
+    function = f"redis.register_function('{name}_record', function() return 1 end)"
+    return f"#!lua name={name}\n{function}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making a disk needs root")
+async def test_a_full_disk_stops_the_migration_before_it_begins(
+    valkey: Server, tmp_path: Path
+) -> None:
+    old = await old_store(valkey.url)
+    disk = SmallDisk(tmp_path / "disk")
+    try:
+        disk.fill()
+        directory = Path(f"{disk.root}{tmp_path / 'disk'}")
+        with pytest.raises(StartError, match=r"No space left on device.*VISIT_COUNTER_BACKUP_DIR"):
+            await _opened(Store(old.url, old.namespace, Clock(), copies=directory))
+        assert await packed_keys(old.url, old.namespace) == old.keys
+        assert (await record_of(old.url, old.namespace))["schema"] == "4"
+        assert copies_in(directory) == []
+        disk.free()
+        await _opened(Store(old.url, old.namespace, Clock(), copies=directory))
+    finally:
+        disk.end()
+
+    await assert_migrated(old)
+
+
+async def test_bytes_that_0_1_did_not_write_stop_the_migration(
+    valkey: Server, tmp_path: Path
+) -> None:
+    """They are named, and nothing was changed."""
+    old = await old_store(valkey.url)
+    name = next(name for name in old.keys if name.endswith(":running"))
+    async with Redis.from_url(old.url) as client:
+        await client.set(name, old.keys[name] + b"more")
+    with pytest.raises(StartError, match="running is in form unknown"):
+        await _opened(Store(old.url, old.namespace, Clock(), copies=tmp_path))
+
+    assert (await record_of(old.url, old.namespace))["schema"] == "4"
+    assert await packed_keys(old.url, old.namespace) == {**old.keys, name: old.keys[name] + b"more"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        (
+            "schema",
+            6,
+            "a newer version has brought the store to form 6, and this one reads up",
+        ),
+        ("writes", 7, "a newer version has brought the store to form 7"),
+        ("schema", 3, "of before version 0.1"),
+        ("partitions", 128, "data in 128 partitions"),
+    ],
+)
+async def test_a_store_of_another_form_is_refused(
+    valkey: Server, field: str, value: int, sentence: str
+) -> None:
+    name = namespace()
+    await _opened(Store(valkey.url, name, Clock()))
+    async with Redis.from_url(valkey.url) as client:
+        await client.hset(f"{name}:{{meta}}", field, value)
+    with pytest.raises(StartError, match=sentence):
+        await _opened(Store(valkey.url, name, Clock()))
+
+
+async def test_a_library_of_0_1_counts_nothing_after_the_migration(
+    store_server: Server, tmp_path: Path
+) -> None:
+    """A process of 0.1 is told that it is fenced, and a start of it gets to its own sentence."""
+    old = await old_store(store_server.url)
+    name = f"{old.namespace}_{LIBRARY_OF_0_1}"
+    earlier = f"{old.namespace}_0123456789ab"
+    async with Redis.from_url(old.url) as client:
+        for each in (name, earlier):
+            await client.function_load(_counting_library(each))
+        async with Store(old.url, old.namespace, Clock(), copies=tmp_path):
+            refused = [await _refusal(client, f"{each}_record") for each in (name, earlier)]
+            undo = await _refusal(client, f"{name}_undo")
+            time_ms: Any = await client.fcall(f"{name}_rehearse", 1, "key")
+            meta = f"{old.namespace}:{{meta}}"
+            install: Any = await client.fcall(f"{name}_install", 1, meta, "4", "64", "secret")
+
+    assert refused == ["FENCED 0", "OUTDATED 5"]
+    assert undo == "FENCED 0"
+    assert abs(time_ms / 1000 - time.time()) < 60
+    assert install[:2] == [b"5", b"64"]
+
+
+async def _refusal(client: Redis, function: str) -> str:
+    try:
+        await client.fcall(function, 1, "key")
+    except Exception as error:
+        return str(error)
+    return "it ran"
+
+
+# -- while it runs
+
+
+async def test_a_migration_is_seen_from_outside(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Liveness, readiness and metrics answer while hits are refused; then the service counts."""
+    old = await old_store(valkey.url)
+    on, gone_on = asyncio.Event(), asyncio.Event()
+    convert = migration.Migration._convert
+
+    async def held(self: migration.Migration) -> None:
+        on.set()
+        await gone_on.wait()
+        await convert(self)
+
+    monkeypatch.setattr(migration.Migration, "_convert", held)
+    with places(1) as (place,):
+        base = f"http://127.0.0.1:{place.port}"
+        service = run_service(
+            old.url, data_dir=tmp_path, namespace=old.namespace, listen=f"127.0.0.1:{place.port}"
+        )
+        entering = asyncio.create_task(service.__aenter__())
+        await on.wait()
+        async with ClientSession() as client:
+            answers = {
+                path: await _answer(client, method, base + path)
+                for method, path in (
+                    ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
+                    ("POST", "/w/site-3"), ("GET", "/api/v1/sites"),
+                )
+            }  # fmt: skip
+            gone_on.set()
+            running = await entering
+            ready = await _answer(client, "GET", base + "/readyz")
+            hit = await running.hit("site-3")
+        await service.__aexit__(None, None, None)
+
+    assert [answers[path][0] for path in answers] == [200, 503, 200, 503, 503]
+    assert "from form 4 to 5" in answers["/readyz"][1]
+    assert "64 partitions are left" in answers["/readyz"][1]
+    assert "visitcounter_migration_partitions 64.0" in answers["/metrics"][1]
+    assert "hits are refused" in answers["/w/site-3"][1]
+    assert answers["/w/site-3"][2]["Retry-After"] == "5"
+    assert answers["/w/site-3"][2]["Access-Control-Allow-Origin"] == "*"
+    assert ready[0] == 200
+    assert hit["total"]["pageviews"] == old.counts["site-3"].total.pageviews + 1
+
+
+async def _answer(client: ClientSession, method: str, url: str) -> tuple[int, str, Any]:
+    async with client.request(method, url) as answer:
+        return answer.status, await answer.text(), answer.headers
+
+
+# -- the way back
+
+
+async def test_the_copy_can_be_put_back(valkey: Server, tmp_path: Path) -> None:
+    """What it holds is as it was, what came later stays, all in the form of 0.1; and the next
+    start migrates again."""
+    old = await old_store(valkey.url)
+    async with Store(old.url, old.namespace, Clock(), copies=tmp_path):
+        pass
+    async with open_store(old.url, old.namespace) as ledger:
+        later = await make_site(ledger, "later")
+        await later.view(1, NOON)
+        counted = await make_site_known(ledger, SITES[2])
+        await counted.view(99, NOON + 86_400_000)
+    async with Store(old.url, old.namespace, Clock(), copies=tmp_path) as store:
+        keys = await store.put_back(tmp_path / "before-4.jsonl.gz")
+
+    back = await packed_keys(old.url, old.namespace)
+    new = {name: value for name, value in back.items() if name not in old.keys}
+    (state,) = [value for name, value in new.items() if name.endswith("later:1:running")]
+    assert keys == len(old.keys)
+    assert {name: back[name] for name in old.keys} == old.keys
+    assert state_in(state, 4)["total.p"] == 1
+    assert await record_of(old.url, old.namespace) == {"partitions": "64", "schema": "4"}
+    await _opened(Store(old.url, old.namespace, Clock(), copies=tmp_path))
+    await assert_migrated(old)
+    assert len(copies_in(tmp_path)) == 2
+
+
+async def make_site_known(ledger: Any, site: str) -> Counted:
+    with suppress(Exception):
+        return await make_site(ledger, site)
+    return Counted(ledger, _counted(ledger._store, site).site)
+
+
+async def test_a_copy_of_another_store_is_not_put_back(valkey: Server, tmp_path: Path) -> None:
+    old = await old_store(valkey.url)
+    async with Store(old.url, old.namespace, Clock(), copies=tmp_path):
+        pass
+    async with Store(valkey.url, namespace(), Clock()) as other:
+        with pytest.raises(StartError, match="copy of another store"):
+            await other.put_back(tmp_path / "before-4.jsonl.gz")
+
+
+# -- the file
+
+
+HEAD = Head(form=4, to=5, namespace="vc", installation="0" * 16, at="2026-11-29T00:00:00+00:00")
+KEYS = [Saved("vc:{p01}", b"vc:{p01}:a:1:running", bytes(range(256))), Saved("vc:{p02}", b"k", b"")]
+
+
+def written(directory: Path) -> Path:
+    copy = MigrationCopy(directory, HEAD)
+    copy.add(KEYS)
+    path = copy.finish()
+    copy.discard()
+    return path
+
+
+def test_a_copy_is_read_as_it_was_written(tmp_path: Path) -> None:
+    found, saved = migration_copy.read(written(tmp_path))
+
+    assert (found, list(saved)) == (HEAD, KEYS)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 20, 60])
+def test_a_copy_with_an_end_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(StartError, match="damaged or incomplete"):
+        migration_copy.read(path)
+
+
+def test_a_copy_whose_lines_were_changed_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    lines = gzip.decompress(path.read_bytes()).replace(b'"key":"k"', b'"key":"l"')
+    path.write_bytes(gzip.compress(lines))
+    with pytest.raises(StartError, match="damaged or incomplete"):
+        migration_copy.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b""), gzip.compress(b"{}\n")])
+def test_what_is_not_a_copy_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "before-4.jsonl.gz"
+    path.write_bytes(content)
+    with pytest.raises(StartError, match="before-4"):
+        migration_copy.read(path)
+
+
+def test_a_copy_of_the_same_form_keeps_the_one_before(tmp_path: Path) -> None:
+    """The last two are kept, whatever their names."""
+    paths = []
+    for n in range(4):
+        paths.append(written(tmp_path))
+        os.utime(paths[-1], ns=(n * 10**9, n * 10**9))
+        migration_copy.keep_newest(tmp_path)
+
+    kept = copies_in(tmp_path)
+    assert len(kept) == 2
+    assert tmp_path / "before-4.jsonl.gz" in kept
+    assert {path.stat().st_mtime_ns for path in kept} == {2 * 10**9, 3 * 10**9}
+
+
+def test_a_copy_that_was_broken_off_leaves_no_name(tmp_path: Path) -> None:
+    copy = MigrationCopy(tmp_path, HEAD)
+    copy.add(KEYS)
+    copy.discard()
+
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,8 @@
         urlopen(service.url + "/healthz")
 
 Settings are given without their prefix; nothing else of this environment that looks like a setting
-reaches the process. What it prints is kept in files, so that a full pipe never stops it.
+reaches the process. What it prints is kept in files, so that a full pipe never stops it. It is this
+version, unless a `Program` names another.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -30,18 +32,47 @@ ROOT = Path(__file__).parents[1]
 START_S = 20.0
 STOP_S = 8.0
 
+T = TypeVar("T")
+
+
+class Program(NamedTuple):
+    """A version of the service: its command without arguments, the directory that it is started in,
+    and what is added to its environment."""
+
+    command: tuple[str, ...]
+    cwd: Path
+    variables: Mapping[str, str]
+
+    def call(self, *arguments: str, **settings: str) -> str:
+        """What a command of it prints; it must succeed."""
+        given = {f"VISIT_COUNTER_{name}": text for name, text in settings.items()}
+        done = subprocess.run(
+            [*self.command, *arguments],
+            cwd=self.cwd,
+            env=environment({**self.variables, **given}),
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def this_version() -> Program:
+    return Program((sys.executable, "-m", "service"), ROOT, {})
+
 
 class ServiceProcess:
     """A started service; `url` waits until it answers."""
 
-    def __init__(self, scratch: Path, settings: dict[str, str]) -> None:
+    def __init__(self, scratch: Path, settings: dict[str, str], program: Program) -> None:
         self._scratch = scratch
         self.token = settings.get("VISIT_COUNTER_ADMIN_TOKEN", "")
         with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve"],
-                cwd=ROOT,
-                env=environment(settings),
+                [*program.command, "serve"],
+                cwd=program.cwd,
+                env=environment({**program.variables, **settings}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -92,6 +123,14 @@ class ServiceProcess:
         self.process.kill()
         self.process.wait()
 
+    def kill_all(self) -> None:
+        """Kill it and its workers; an embedded Valkey stays behind."""
+        workers = self.workers
+        self.process.kill()  # first: it would replace the others
+        signal_all(workers, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not any(runs(pid) for pid in workers), STOP_S)
+
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """Call /api/v1 with its admin token; the answer must be a success."""
         status, answer = call(method, f"{self.url}/api/v1{path}", body, self.token)
@@ -113,10 +152,15 @@ class ServiceProcess:
         return self._scratch / name
 
 
-@contextmanager
-def serving(**settings: str) -> Iterator[ServiceProcess]:
-    """A service with these settings, over an embedded store if no other is set; killed at the end
+def serving(**settings: str) -> AbstractContextManager[ServiceProcess]:
+    """A service with these settings, over an embedded store if no other is set; stopped at the end
     if it runs."""
+    return running(this_version(), settings)
+
+
+@contextmanager
+def running(program: Program, settings: Mapping[str, str]) -> Iterator[ServiceProcess]:
+    """The same, of any version."""
     with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as scratch:
         defaults = {
             "LISTEN": "127.0.0.1:0",
@@ -126,7 +170,7 @@ def serving(**settings: str) -> Iterator[ServiceProcess]:
         }
         given = {f"VISIT_COUNTER_{name}": text for name, text in {**defaults, **settings}.items()}
         service = ServiceProcess(
-            Path(scratch), {name: text for name, text in given.items() if text}
+            Path(scratch), {name: text for name, text in given.items() if text}, program
         )
         try:
             yield service
@@ -155,7 +199,54 @@ def _program(pid: int) -> str:
         return ""
 
 
-def environment(settings: dict[str, str]) -> dict[str, str]:
+# -- processes by their ids
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return state(pid) != "Z"
+    except OSError:
+        return False
+
+
+def state(pid: int) -> str:
+    """The letter of what a process does: proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def valkey_of(place: Path) -> int:
+    """The pid of the embedded Valkey of a data directory."""
+    return int((place / "valkey/valkey.lock").read_text())
+
+
+@contextmanager
+def holding(pids: list[int]) -> Iterator[None]:
+    """These processes do nothing meanwhile: any other signal waits."""
+    signal_all(pids, signal.SIGSTOP)
+    try:
+        # One that is in the kernel stops when it leaves it, and would take a lower signal first.
+        until(lambda: all(state(pid) == "T" for pid in pids), 5)
+        yield
+    finally:
+        signal_all(pids, signal.SIGCONT)
+
+
+def by_each(service: ServiceProcess, ask: Callable[[], T]) -> list[T]:
+    """What each worker answers: while it is asked the others are held."""
+    answers = []
+    for pid in service.workers:
+        with holding([other for other in service.workers if other != pid]):
+            answers.append(ask())
+    return answers
+
+
+def signal_all(pids: list[int], signum: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, signum)
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
     ours = {name: v for name, v in os.environ.items() if not name.startswith("VISIT_COUNTER_")}
     ours.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**ours, "PYTHONPYCACHEPREFIX": compiled(), **settings}

@@ -9,22 +9,30 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
-from tests.processes import STOP_S, ServiceProcess, call, serving, until
+from tests.processes import (
+    STOP_S,
+    ServiceProcess,
+    by_each,
+    call,
+    holding,
+    runs,
+    serving,
+    signal_all,
+    until,
+    valkey_of,
+)
 from tests.servers import Server, run_server, server_binaries
 
 UP_S = 20.0
 KNOWN_S = 1.0  # the promise; the tests give a busy machine twice as long
-
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -40,49 +48,6 @@ def two(**settings: str) -> Iterator[ServiceProcess]:
     with serving(WORKERS="2", **settings) as service:
         assert (service.url != "", len(service.workers)) == (True, 2)
         yield service
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        return state(pid) != "Z"
-    except OSError:
-        return False
-
-
-def state(pid: int) -> str:
-    """The letter of what a process does: proc(5)."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def valkey_of(place: Path) -> int:
-    return int((place / "valkey/valkey.lock").read_text())
-
-
-@contextmanager
-def holding(pids: list[int]) -> Iterator[None]:
-    """These processes do nothing meanwhile: any other signal waits."""
-    signal_all(pids, signal.SIGSTOP)
-    try:
-        # One that is in the kernel stops when it leaves it, and would take a lower signal first.
-        until(lambda: all(state(pid) == "T" for pid in pids), 5)
-        yield
-    finally:
-        signal_all(pids, signal.SIGCONT)
-
-
-def by_each(service: ServiceProcess, ask: Callable[[], T]) -> list[T]:
-    """What each worker answers: while it is asked the others are held."""
-    answers = []
-    for pid in service.workers:
-        with holding([other for other in service.workers if other != pid]):
-            answers.append(ask())
-    return answers
-
-
-def signal_all(pids: list[int], signum: signal.Signals) -> None:
-    for pid in pids:
-        os.kill(pid, signum)
 
 
 def hits_by_each(service: ServiceProcess, number: int) -> None:

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -67,6 +68,8 @@ class ServiceProcess:
 
     def __init__(self, scratch: Path, settings: dict[str, str], program: Program) -> None:
         self._scratch = scratch
+        self.past = timedelta(0)
+        """How far its clock is behind."""
         self.token = settings.get("VISIT_COUNTER_ADMIN_TOKEN", "")
         with self._file("out").open("wb") as out, self._file("err").open("wb") as err:
             self.process = subprocess.Popen(
@@ -92,10 +95,13 @@ class ServiceProcess:
         """The pids of those that a parent has started."""
         return workers_of(self.process.pid)
 
+    def metrics(self) -> str:
+        with urlopen(f"{self.url}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
     def metric(self, series: str) -> float:
         """A series of /metrics, with its labels if it has any."""
-        with urlopen(f"{self.url}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.metrics().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{series} "))
 
     @property

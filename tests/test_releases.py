@@ -1,0 +1,90 @@
+"""One release after another over one store and data directory: nothing that was acknowledged is
+lost, counted twice or forgotten.
+
+Each earlier release of .ci/releases.txt writes (tests/releases_scenario.py), is killed with hits in
+its spool, and this version goes on. From the next release on two that follow each other also share
+a store, and the older one comes back: `SIDE_BY_SIDE` has the pairs that can.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.processes import START_S, this_version, until
+from tests.releases import World, release, releases, settled, world
+from tests.releases_book import Book
+from tests.releases_scenario import (
+    HISTORY,
+    check,
+    come_new,
+    go_on,
+    repeat_operations,
+    snapshot,
+    spool,
+    unchanged,
+    undo_all,
+    write,
+    write_past,
+)
+from tests.servers import run_server, server_binaries
+from tests.tools import need
+
+WORLDS = [("embedded", 1), ("embedded", 2), ("valkey", 1), ("valkey", 2), ("redis", 1)]
+
+
+@pytest.fixture(params=WORLDS, ids=lambda given: f"{given[0]}, {given[1]} workers")
+def shared(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A data directory and a store, for one or two workers."""
+    store, workers = request.param
+    with ExitStack() as stack:
+        server = None
+        if store != "embedded":
+            binary = server_binaries().get(store) or need("redis-server")
+            server = stack.enter_context(run_server(binary))
+        # Not pytest's directory: the path of the embedded Valkey's socket must be short.
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp"))
+        yield stack.enter_context(world(Path(directory), server, workers))
+
+
+@pytest.mark.parametrize("version", releases())
+def test_this_version_goes_on_with_what_a_release_has_written(version: str, shared: World) -> None:
+    """Totals, visits, visitors, pages, drops, seeds, calendars, settings, resets that can be
+    undone, operation ids and spooled hits."""
+    old, new, book = release(version), this_version(), Book()
+    if shared.can_travel:
+        for past in HISTORY:
+            with shared.running(old, past) as service:
+                write_past(service, book, "", first=past == HISTORY[0])
+    with shared.running(old) as service:
+        assert f'version="{version}"' in service.metrics()
+        write(service, book)
+        check(service, book)
+        before, token = snapshot(service, book), shared.token
+        shared.take_store_away()
+        spool(service, book)
+        service.kill_all()
+    spooled = shared.spooled(old)
+    assert (shared.producers_with_spool(), shared.spooled(new)) == (shared.workers, spooled)
+    shared.bring_store_back()
+
+    with shared.running(new) as service:
+        until(lambda: settled(service), START_S)
+        assert unchanged(service, book, before) == []
+        check(service, book)
+        repeat_operations(service, book)
+        undo_all(service, book)
+        go_on(service, book)
+        come_new(service, book)
+        before = snapshot(service, book)
+    with shared.running(new) as service:
+        assert unchanged(service, book, before) == []
+        check(service, book)
+
+    assert spooled
+    assert shared.spooled(new) == {}
+    assert (shared.token, shared.token_file.stat().st_mode & 0o777) == (token, 0o600)

@@ -239,10 +239,11 @@ def holding(pids: list[int]) -> Iterator[None]:
 
 
 def by_each(service: ServiceProcess, ask: Callable[[], T]) -> list[T]:
-    """What each worker answers: while it is asked the others are held."""
+    """What each worker answers, or the only process: while it is asked the others are held."""
     answers = []
-    for pid in service.workers:
-        with holding([other for other in service.workers if other != pid]):
+    workers = service.workers or [service.process.pid]
+    for pid in workers:
+        with holding([other for other in workers if other != pid]):
             answers.append(ask())
     return answers
 

@@ -241,6 +241,12 @@ class Site:
             **{name: self.settings[name] for name in SHOWN if name in self.settings},
         }
 
+    def last_days(self, at: datetime, number: int, metric: str) -> list[int]:
+        """Today's last."""
+        today = self.day_of(at)
+        labels = [Label("day", str(today - n * DAY)) for n in reversed(range(number))]
+        return [self._numbers(label)[metric] for label in labels]
+
     def _numbers(self, period: Label) -> dict[str, int]:
         days = [day for label, day in self.now.days.items() if self._is_in(label, period)]
         visitors: set[int] = set().union(*(day.visitors for day in days))

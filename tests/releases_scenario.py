@@ -13,6 +13,7 @@ several workers each of them gets a part of the hits.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,6 +40,7 @@ ROLES = (
     "neighbour", LATEST,
 )  # fmt: skip
 PARTITIONS = 64
+DAYS = 30  # of spark.svg
 KNOWN_S = SHOWN_S = 5.0
 LEFT_S = 10.0  # a bye counts 2 s after a view
 
@@ -138,10 +140,7 @@ def deliver(
                 assert answer.get("reason", "") == hit.drop, (hit, answer)
         book.add(mine, now(service))
 
-    if service.workers:
-        by_each(service, part)
-    else:
-        part()
+    by_each(service, part)
 
 
 def _at_once(url: str, hits: Sequence[Hit]) -> list[tuple[int, Any]]:
@@ -233,24 +232,29 @@ def leave(service: ServiceProcess, book: Book, site: Site, visitor: int) -> None
 # -- the scenario
 
 
-def write_past(service: ServiceProcess, book: Book, prefix: str, *, first: bool) -> None:
-    """Days before: numbers that are settled and frozen, and changes of the calendar that have taken
-    effect since."""
-    if first:
+def history(now: datetime) -> list[timedelta]:
+    """How long ago the past is written: in last month, in last week, yesterday."""
+    return [timedelta(days=now.day + 14), timedelta(days=7), timedelta(hours=25)]
+
+
+def write_past(service: ServiceProcess, book: Book, prefix: str = "") -> None:
+    """Days before, one call for each: numbers that are settled and frozen by now, and changes of
+    the calendar that have taken effect since."""
+    if not book.sites:
         make_sites(service, book, prefix, latest=False)
     sites = {role: book.sites[site] for role, site in names(prefix).items() if role != LATEST}
+    moved, past = sites["moved"], sites["past"]
+    turn = len(past.now.days)
     many = [
         Hit(sites[role].id, visitor, KEPT[visitor % OVERFLOW])
         for role in ("shop", "moved", "past", "resets")
-        for visitor in range(6 if first else 9)
+        for visitor in range(2 * turn, 6 + 3 * turn)
     ]
-    deliver(service, book, many)
-    deliver(service, book, [Hit(sites["past"].id, None, drop="bot")])
-    moved = sites["moved"]
-    if first:
+    deliver(service, book, [*many, Hit(past.id, None, drop="bot")])
+    seed(service, past, f"{prefix}seed-past-{turn}", "pageviews", month=50, today=5)
+    if turn == 0:
         change(service, moved, f"{prefix}week-start-0", week_start="tuesday")
-        seed(service, sites["past"], f"{prefix}seed-past", "pageviews", month=50, today=5)
-    else:
+    elif turn == 2:
         change(service, moved, f"{prefix}timezone-0", timezone=_another_zone(book, moved))
 
 
@@ -320,13 +324,13 @@ def _seeds(service: ServiceProcess, sites: dict[str, Site], prefix: str) -> None
 
 def _resets(service: ServiceProcess, book: Book, site: Site, prefix: str) -> None:
     reset(service, site, f"{prefix}reset-undone")
-    deliver(service, book, [Hit(site.id, n, "/second") for n in range(10, 20)])
+    deliver(service, book, [Hit(site.id, n, "/second") for n in range(10, 30)])
     undo(service, site, f"{prefix}reset-undone")
     reset(service, site, f"{prefix}reset-older")
-    deliver(service, book, [Hit(site.id, n, "/first") for n in range(5, 12)])
+    deliver(service, book, [Hit(site.id, n, "/first") for n in range(25, 45)])
     seed(service, site, f"{prefix}seed-between", "visits", total=7)
     reset(service, site, f"{prefix}reset-newer")
-    deliver(service, book, [Hit(site.id, n, "/first") for n in range(4)])
+    deliver(service, book, [Hit(site.id, n, "/first") for n in range(40, 60)])
 
 
 def spool(service: ServiceProcess, book: Book, prefix: str = "") -> None:
@@ -336,7 +340,7 @@ def spool(service: ServiceProcess, book: Book, prefix: str = "") -> None:
     hits += [Hit(roles["browser"], n, f"/{n % 9}") for n in range(20, 40)]
     hits += [Hit(roles["strict"], n, "/tin-tức/ngày-mới") for n in range(8, 16)]
     hits += [Hit(roles["strict"], None, "/unknown") for _ in range(4)]
-    hits += [Hit(roles["resets"], n, "/first") for n in range(2, 8)]
+    hits += [Hit(roles["resets"], n, "/first") for n in range(50, 65)]
     hits += [Hit(roles["shop"], n, kind="here") for n in range(58, 62)]
     hits += [Hit(roles["shop"], n, drop="bot") for n in range(3)]
     hits += [Hit(roles["strict"], n, drop="origin") for n in range(2)]
@@ -416,7 +420,24 @@ def wrongly_shown(service: ServiceProcess, site: Site, at: datetime) -> list[str
     expected = {path: number if path in kept else 0 for path, number in pages.items()}
     found = {path: get(service, site, path)["page"]["pageviews"] for path in pages}
     problems = differences(site.counts(at), get(service, site), f"GET {site.id}")
-    return problems + exact(expected, found, f"{site.id} pages")
+    problems += exact(expected, found, f"{site.id} pages")
+    for metric in ("pageviews", "visits"):
+        days, bars = site.last_days(at, DAYS, metric), spark(service, site, metric)
+        parts = [number / max(*days, 1) for number in days]
+        if any(abs(bar - part) > 0.02 for bar, part in zip(bars, parts, strict=True)):
+            problems.append(f"{site.id} spark.svg, {metric}: {bars} do not stand for {days}")
+    return problems
+
+
+def spark(service: ServiceProcess, site: Site, metric: str) -> list[float]:
+    """The bars of spark.svg, as parts of the highest: no other answer of 0.1 shows older days."""
+    request = Request(f"{service.url}/w/{site.id}/spark.svg?metric={metric}")
+    request.add_header("Authorization", f"Bearer {service.token}")
+    with urlopen(request, timeout=10) as answer:
+        bars = re.findall(r'<rect class="(?:soft|accent)"([^>]*)>', answer.read().decode())
+    heights = [float(re.findall(r' height="([\d.]+)"', bar)[0]) for bar in bars]
+    lowest, highest = min(heights), max(heights)  # that of a day on which nobody came is not 0
+    return [(height - lowest) / ((highest - lowest) or 1) for height in heights]
 
 
 def get(service: ServiceProcess, site: Site, path: str = "") -> Any:
@@ -504,7 +525,3 @@ def come_new(service: ServiceProcess, book: Book) -> None:
     ]
     deliver(service, book, hits)
     check(service, book)
-
-
-HISTORY = (timedelta(days=35), timedelta(hours=25))
-"""How long ago the past is written, where there is one."""

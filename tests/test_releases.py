@@ -2,8 +2,8 @@
 lost, counted twice or forgotten.
 
 Each earlier release of .ci/releases.txt writes (tests/releases_scenario.py), is killed with hits in
-its spool, and this version goes on. From the next release on two that follow each other also share
-a store, and the older one comes back: `SIDE_BY_SIDE` has the pairs that can.
+its spool, and this version goes on. Two that follow each other also share a store, and the older
+one comes back: `SIDE_BY_SIDE` has the pairs that can.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.processes import START_S, this_version, until
+from tests.processes import START_S, Program, this_version, until
 from tests.releases import World, release, releases, settled, world
 from tests.releases_book import Book
 from tests.releases_scenario import (
-    HISTORY,
     check,
     come_new,
     go_on,
+    history,
+    known,
     repeat_operations,
     snapshot,
     spool,
@@ -31,13 +33,17 @@ from tests.releases_scenario import (
     write,
     write_past,
 )
-from tests.servers import run_server, server_binaries
+from tests.servers import Server, run_server, server_binaries
 from tests.tools import need
 
+THIS = "this"
+SIDE_BY_SIDE = [(THIS, THIS)]
+"""An older and a newer release that can share a store and replace each other, as long as nobody has
+finished the upgrade. 0.1.0 cannot: once 0.2.0 is in .ci/releases.txt, ("0.2.0", THIS) goes here."""
 WORLDS = [("embedded", 1), ("embedded", 2), ("valkey", 1), ("valkey", 2), ("redis", 1)]
 
 
-@pytest.fixture(params=WORLDS, ids=lambda given: f"{given[0]}, {given[1]} workers")
+@pytest.fixture(params=WORLDS, ids=lambda given: f"{given[0]}-{given[1]}")
 def shared(request: pytest.FixtureRequest) -> Iterator[World]:
     """A data directory and a store, for one or two workers."""
     store, workers = request.param
@@ -57,9 +63,9 @@ def test_this_version_goes_on_with_what_a_release_has_written(version: str, shar
     undone, operation ids and spooled hits."""
     old, new, book = release(version), this_version(), Book()
     if shared.can_travel:
-        for past in HISTORY:
+        for past in history(datetime.now(UTC)):
             with shared.running(old, past) as service:
-                write_past(service, book, "", first=past == HISTORY[0])
+                write_past(service, book)
     with shared.running(old) as service:
         assert f'version="{version}"' in service.metrics()
         write(service, book)
@@ -88,3 +94,39 @@ def test_this_version_goes_on_with_what_a_release_has_written(version: str, shar
     assert spooled
     assert shared.spooled(new) == {}
     assert (shared.token, shared.token_file.stat().st_mode & 0o777) == (token, 0o600)
+
+
+@pytest.mark.parametrize(("older", "newer"), SIDE_BY_SIDE)
+def test_two_releases_share_a_store(older: str, newer: str, worlds: tuple[World, World]) -> None:
+    """Both count at once, each goes on with what the other has written, and the older one comes
+    back after the newer one, over its own data directory and over that of the other."""
+    old, new, book, (ours, theirs) = program(older), program(newer), Book(), worlds
+    with ours.running(old) as before:
+        write(before, book, "old-")
+        with theirs.running(new) as after:
+            known(after, book.sites.values())
+            check(after, book)
+            write(after, book, "new-")
+            known(before, book.sites.values())
+            for service in (before, after):
+                go_on(service, book)
+    for shared, prefix in ((ours, "new-"), (theirs, "old-")):
+        with shared.running(old) as service:
+            check(service, book)
+            repeat_operations(service, book, prefix)
+            undo_all(service, book, prefix)
+            come_new(service, book)
+    with theirs.running(new) as service:
+        check(service, book)
+
+
+def program(version: str) -> Program:
+    return this_version() if version == THIS else release(version)
+
+
+@pytest.fixture
+def worlds(valkey: Server) -> Iterator[tuple[World, World]]:
+    """Two data directories over one store."""
+    with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as directory:
+        one, other = (World(Path(directory) / name, valkey, 1) for name in ("one", "other"))
+        yield one, other

@@ -42,6 +42,7 @@ ROLES = (
 PARTITIONS = 64
 DAYS = 30  # of spark.svg
 KNOWN_S = SHOWN_S = 5.0
+DAY_AND_MORE = timedelta(hours=25)
 LEFT_S = 10.0  # a bye counts 2 s after a view
 
 
@@ -233,18 +234,18 @@ def leave(service: ServiceProcess, book: Book, site: Site, visitor: int) -> None
 
 
 def history(now: datetime) -> list[timedelta]:
-    """How long ago the past is written: in last month, in last week, yesterday."""
-    return [timedelta(days=now.day + 14), timedelta(days=7), timedelta(hours=25)]
+    """How long ago the past is written, yesterday last: in last month and in last week, wherever
+    the sites are."""
+    return [*sorted({timedelta(days=now.day + 2), timedelta(days=7)}, reverse=True), DAY_AND_MORE]
 
 
-def write_past(service: ServiceProcess, book: Book, prefix: str = "") -> None:
-    """Days before, one call for each: numbers that are settled and frozen by now, and changes of
-    the calendar that have taken effect since."""
-    if not book.sites:
+def write_past(service: ServiceProcess, book: Book, turn: int, prefix: str = "") -> None:
+    """Days before, one call for each, the first with turn 0: numbers that are settled and frozen by
+    now, and changes of the calendar that have taken effect since."""
+    if turn == 0:
         make_sites(service, book, prefix, latest=False)
     sites = {role: book.sites[site] for role, site in names(prefix).items() if role != LATEST}
     moved, past = sites["moved"], sites["past"]
-    turn = len(past.now.days)
     many = [
         Hit(sites[role].id, visitor, KEPT[visitor % OVERFLOW])
         for role in ("shop", "moved", "past", "resets")
@@ -254,7 +255,7 @@ def write_past(service: ServiceProcess, book: Book, prefix: str = "") -> None:
     seed(service, past, f"{prefix}seed-past-{turn}", "pageviews", month=50, today=5)
     if turn == 0:
         change(service, moved, f"{prefix}week-start-0", week_start="tuesday")
-    elif turn == 2:
+    elif service.past == DAY_AND_MORE:
         change(service, moved, f"{prefix}timezone-0", timezone=_another_zone(book, moved))
 
 

@@ -63,9 +63,9 @@ def test_this_version_goes_on_with_what_a_release_has_written(version: str, shar
     undone, operation ids and spooled hits."""
     old, new, book = release(version), this_version(), Book()
     if shared.can_travel:
-        for past in history(datetime.now(UTC)):
+        for turn, past in enumerate(history(datetime.now(UTC))):
             with shared.running(old, past) as service:
-                write_past(service, book)
+                write_past(service, book, turn)
     with shared.running(old) as service:
         assert f'version="{version}"' in service.metrics()
         write(service, book)

@@ -180,6 +180,12 @@ def world(directory: Path, server: Server | None, workers: int) -> Iterator[Worl
         made.end_embedded()
 
 
+def loads_from(service: ServiceProcess, directory: Path) -> bool:
+    """Whether a running service has loaded libraries of its dependencies from there, as it then has
+    its own modules: they lie beside one another."""
+    return f"{directory}/" in Path(f"/proc/{service.process.pid}/maps").read_text()
+
+
 def settled(service: ServiceProcess) -> bool:
     """Whether everything that was spooled is in the store."""
     return service.metric("visitcounter_spool_batches") == 0

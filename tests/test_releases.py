@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import START_S, Program, this_version, until
-from tests.releases import World, release, releases, settled, world
+from tests.releases import HOME, World, loads_from, release, releases, settled, world
 from tests.releases_book import Book
 from tests.releases_scenario import (
     check,
@@ -68,6 +68,7 @@ def test_this_version_goes_on_with_what_a_release_has_written(version: str, shar
                 write_past(service, book, turn)
     with shared.running(old) as service:
         assert f'version="{version}"' in service.metrics()
+        assert loads_from(service, HOME / version)
         write(service, book)
         check(service, book)
         before, token = snapshot(service, book), shared.token
@@ -79,6 +80,7 @@ def test_this_version_goes_on_with_what_a_release_has_written(version: str, shar
     shared.bring_store_back()
 
     with shared.running(new) as service:
+        assert not loads_from(service, HOME)
         until(lambda: settled(service), START_S)
         assert unchanged(service, book, before) == []
         check(service, book)

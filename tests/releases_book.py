@@ -123,6 +123,10 @@ class Rule(NamedTuple):
     value: str
 
 
+def _with(rules: list[Rule], rule: Rule) -> list[Rule]:
+    return rules if rules[-1].value == rule.value else [*rules, rule]
+
+
 class Site:
     """A site's settings, calendar and numbers."""
 
@@ -145,11 +149,7 @@ class Site:
     def zone_at(self, at: datetime) -> str:
         """A zone holds from its first midnight whose date is later than the old zone's date at the
         change."""
-        current = self.zones[0].value
-        for begin, name in self.zones[1:]:
-            if at.astimezone(ZoneInfo(name)).date() >= begin:
-                current = name
-        return current
+        return [rule for rule in self.zones if self._has_begun(rule, at)][-1].value
 
     def day_of(self, at: datetime) -> date:
         return at.astimezone(ZoneInfo(self.zone_at(at))).date()
@@ -161,15 +161,21 @@ class Site:
         return day - timedelta((day.weekday() - WEEKDAYS.index(self.week_start_on(day))) % 7)
 
     def change(self, at: datetime, **changes: Any) -> None:
-        """What a PATCH changes."""
+        """What a PATCH changes. It drops earlier changes that have not taken effect yet."""
         self.settings |= changes
+        today = self.day_of(at)
         if zone := changes.get("timezone"):
-            days = self.day_of(at), at.astimezone(ZoneInfo(zone)).date()
-            self.zones.append(Rule(max(days) + DAY, zone))
+            there = at.astimezone(ZoneInfo(zone)).date()
+            effective = [rule for rule in self.zones if self._has_begun(rule, at)]
+            self.zones = _with(effective, Rule(max(today, there) + DAY, zone))
         if start := changes.get("week_start"):
-            ended = self.week_of(self.day_of(at)) + 7 * DAY
+            ended = self.week_of(today) + 7 * DAY
             begin = ended + timedelta((WEEKDAYS.index(start) - ended.weekday()) % 7)
-            self.week_starts.append(Rule(begin, start))
+            effective = [rule for rule in self.week_starts if rule.begin <= today]
+            self.week_starts = _with(effective, Rule(begin, start))
+
+    def _has_begun(self, zone: Rule, at: datetime) -> bool:
+        return at.astimezone(ZoneInfo(zone.value)).date() >= zone.begin
 
     def labels(self, at: datetime) -> dict[str, Label]:
         """All periods around an instant."""

@@ -18,7 +18,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -94,11 +94,15 @@ class World:
         store = {"REDIS_URL": self._server.url} if self._server else {}
         return {"DATA_DIR": str(self.data_dir), "WORKERS": str(self.workers), **store}
 
+    def starting(self, program: Program) -> AbstractContextManager[ServiceProcess]:
+        """A release that may end before it is up; it makes the admin token itself."""
+        return running(program, {**self.settings, "ADMIN_TOKEN": ""})
+
     @contextmanager
     def running(self, program: Program, past: timedelta = NOW) -> Iterator[ServiceProcess]:
-        """A release, once all its workers are up; it makes the admin token itself."""
+        """A release, once all its workers are up."""
         started = ago(program, past) if past else program
-        with self._in_the_past(past), running(started, {**self.settings, "ADMIN_TOKEN": ""}) as one:
+        with self._in_the_past(past), self.starting(started) as one:
             assert one.url
             until(lambda: one.metric("visitcounter_workers") == self.workers, START_S)
             one.token, one.past = self.token, past

@@ -44,9 +44,9 @@
 --   index                     zset  dated key of this generation -> when it is gone
 --
 -- Errors begin with a word of ours (NOSITE, EXISTS, CHANGED, USED, NOOPERATION, NEWER, EARLY,
--- GAP, FENCED, FORM) and are raised before the first write. REJECTED has used up the batch's number,
--- and counted nothing of it, unless a key got a wrong type in the middle of the day: then the first
--- batch that meets it may be counted by half. Nobody was told that it counted.
+-- GAP, FENCED, FORM) and are raised before the first write. REJECTED has used up the batch's
+-- number, and counted nothing of it, unless a key got a wrong type in the middle of the day: then
+-- the first batch that meets it may be counted by half. Nobody was told that it counted.
 
 local WRITES = __writes__ -- the form in which this library packs
 local NEWEST = __newest__ -- and the newest one that it reads

@@ -76,13 +76,15 @@ class Functions:
 
     async def fence_others(self, known: Iterable[str], form: int) -> list[str]:
         """Have all other libraries of this namespace, and those of the known names, refuse every
-        call, on every server: whoever uses them writes nothing more. Their names."""
+        call, on every server: whoever uses them writes nothing more. Their names. Spared are the
+        one in use and the one for this form."""
+        spared = {self.library, library(self._namespace, form)[0]}
         fenced: dict[str, None] = {}
         for shard in self._shards.all():
             found = await self._libraries(shard) or {}
             names = {**{name: [] for name in known}, **found}
             for name in self._family(names):
-                if name != self.library and f"{name}_{FENCE}" not in names[name]:
+                if name not in spared and f"{name}_{FENCE}" not in names[name]:
                     async with speaking():
                         source = fence(name, names[name], form)
                         await shard.client.function_load(source, replace=True)
@@ -192,7 +194,7 @@ class Functions:
             return (await self.calls(name, [(tag, *arguments)]))[0]
         except StoreUnavailable as error:
             # The pool does not tell whether a connection was lost before or after sending.
-            if isinstance(error.__cause__, REFUSING):
+            if isinstance(error.__cause__, (exceptions.ResponseError, *REFUSING)):
                 raise
             raise OutcomeUnknown(str(error)) from error
 

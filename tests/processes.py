@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -154,6 +155,16 @@ class ServiceProcess:
     def counts(self, site: str = "portal") -> Any:
         return self.api("POST", f"/sites/{site}/reset?preview=1")["would_reset"]
 
+    def page(self, site: str, path: str) -> int:
+        """How often a path was viewed."""
+        status, answer = call("GET", f"{self.url}/w/{site}?path={path}")
+        assert status == 200, answer
+        return int(answer["page"]["pageviews"])
+
+    def ready(self) -> tuple[int, Any]:
+        """The status and JSON of /readyz."""
+        return call("GET", f"{self.url}/readyz")
+
     def _file(self, name: str) -> Path:
         return self._scratch / name
 
@@ -162,6 +173,42 @@ def serving(**settings: str) -> AbstractContextManager[ServiceProcess]:
     """A service with these settings, over an embedded store if no other is set; stopped at the end
     if it runs."""
     return running(this_version(), settings)
+
+
+class Views:
+    """Views of different paths that are sent one after the other, in a thread of their own."""
+
+    def __init__(self, service: ServiceProcess, site: str) -> None:
+        self.acknowledged: list[str] = []
+        """The paths of those that were answered 200 or 202."""
+        self.refused = 0
+        self._url = f"{service.url}/w/{site}"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def go_on_for(self, views: int) -> None:
+        """Until so many more were acknowledged."""
+        wanted = len(self.acknowledged) + views
+        until(lambda: len(self.acknowledged) >= wanted, START_S)
+
+    def stop(self) -> list[str]:
+        """All that were acknowledged."""
+        self._ended.set()
+        self._thread.join()
+        return self.acknowledged
+
+    def _run(self) -> None:
+        n = 0
+        while not self._ended.is_set():
+            n += 1
+            status, answer = call("POST", self._url, {"p": f"/{n}"})
+            if status in (200, 202):
+                assert answer["counted"], answer
+                self.acknowledged.append(f"/{n}")
+            else:
+                assert status == 503, answer
+                self.refused += 1
 
 
 @contextmanager

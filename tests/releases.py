@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -26,7 +25,7 @@ import pytest
 
 from tests.processes import ROOT, START_S, Program, ServiceProcess, running, runs, until, valkey_of
 from tests.servers import Server
-from tests.tools import need
+from tests.tools import at_another_time, faked_clock
 
 LIST = ROOT / ".ci/releases.txt"
 HOME = ROOT / ".releases"
@@ -58,16 +57,8 @@ def release(version: str) -> Program:
 
 def ago(program: Program, past: timedelta) -> Program:
     """The same in the past: its processes see a clock that is so far behind."""
-    return program._replace(variables={**program.variables, **_clock(past)})
-
-
-def _clock(past: timedelta) -> dict[str, str]:
-    """What faketime sets for a process that it starts. It reaches all children, and without
-    faketime between us and them signals do too."""
-    faketime = [str(need("faketime")), "-m", "-f", f"-{past.total_seconds():.0f}s"]
-    told = subprocess.run([*faketime, "env"], capture_output=True, text=True, check=True).stdout
-    names = ("LD_PRELOAD", "FAKETIME")
-    return {name: found[1] for name in names if (found := re.search(rf"^{name}=(.*)$", told, re.M))}
+    clock = faked_clock(f"-{past.total_seconds():.0f}s")
+    return program._replace(variables={**program.variables, **clock})
 
 
 class World:
@@ -115,7 +106,7 @@ class World:
             yield
             return
         self._server.stop()
-        clock = ["env", *(f"{name}={value}" for name, value in _clock(past).items())]
+        clock = at_another_time(f"-{past.total_seconds():.0f}s")
         earlier = Server(self._server.binary, self._server.directory, under=clock)
         earlier.start()
         try:

@@ -43,7 +43,7 @@ def server_binaries() -> dict[str, Path]:
 @contextmanager
 def run_server(binary: Path, *args: str, under: Sequence[str] = ()) -> Iterator[Server]:
     """A server that answers, ended when the block ends; `args` win over ours, `under` is a command
-    that starts it, such as faketime's."""
+    that starts it, as by at_another_time of tools.py."""
     directory = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
     server = Server(binary, directory, args, under)
     try:
@@ -129,7 +129,7 @@ class Server:
 
     def _end(self, signum: signal.Signals) -> None:
         if self._process and self._process.poll() is None:
-            # Its whole group: faketime waits for the server instead of becoming it.
+            # Its whole group: the command that starts it may wait for it instead of becoming it.
             os.killpg(self.pid, signum)
             if signum == signal.SIGTERM:
                 os.killpg(self.pid, signal.SIGCONT)

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.processes import (
     STOP_S,
     Program,
     ServiceProcess,
+    Views,
     call,
     running,
     signal_all,
@@ -182,12 +182,12 @@ def test_a_finished_upgrade_keeps_every_number(shared: Shared) -> None:
             older.hit(f"quiet-{n}")
         older.site("portal")
     with shared.next(workers=2) as newer:
-        hits = Hits(newer, "portal")
-        until(lambda: hits.counted > 20, START_S)
+        views = Views(newer, "portal")
+        until(lambda: len(views.acknowledged) > 20, START_S)
         finished = newer.api("POST", "/upgrade/finish", {})
         until(lambda: _all_write(shared), START_S)
-        hits.go_on_for(20)
-        counted = hits.stop()
+        views.go_on_for(20)
+        counted = len(views.stop())
         quiet = [newer.counts(f"quiet-{n}")["total"]["pageviews"] for n in range(5)]
         total = newer.counts("portal")["total"]["pageviews"]
     with shared.this() as refused:
@@ -230,7 +230,7 @@ def test_an_older_worker_that_was_forgotten_loses_nothing(shared: Shared) -> Non
 
 
 def _readiness(service: ServiceProcess) -> str:
-    return str(call("GET", f"{service.url}/readyz")[1])
+    return str(service.ready()[1])
 
 
 def test_without_older_workers_the_upgrade_finishes_itself(
@@ -247,34 +247,3 @@ def test_without_older_workers_the_upgrade_finishes_itself(
         total = newer.hit("portal")["total"]["pageviews"]
 
     assert total == 2
-
-
-class Hits:
-    """Views that are sent one after the other, in a thread of their own."""
-
-    def __init__(self, service: ServiceProcess, site: str) -> None:
-        self.counted = 0
-        self._url = f"{service.url}/w/{site}"
-        self._ended = threading.Event()
-        self._wrong: list[object] = []
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def go_on_for(self, hits: int) -> None:
-        wanted = self.counted + hits
-        until(lambda: self.counted >= wanted, START_S)
-
-    def stop(self) -> int:
-        """How many were acknowledged."""
-        self._ended.set()
-        self._thread.join()
-        assert not self._wrong
-        return self.counted
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            status, answer = call("POST", self._url, {})
-            if status in (200, 202):
-                self.counted += 1
-            else:
-                self._wrong.append((status, answer))

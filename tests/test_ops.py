@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from service import metrics
 from tests.servers import Server, run_server, server_binaries
 from tests.services import Service, run_service, until
-from tests.tools import need
+from tests.tools import at_another_time, need
 
 README = Path(__file__).parents[1] / "README.md"
 # A write beyond a limit then fails, as on a full disk, instead of ending the server.
@@ -234,8 +234,7 @@ async def test_an_append_only_file_that_cannot_be_written_is_told(store_server: 
 )
 async def test_a_store_whose_clock_differs_is_told(offset: str, words: str) -> None:
     """Hits count by the store's clock; whoever runs it is told to synchronise."""
-    faketime = [str(need("faketime")), "-f", offset]
-    with run_server(server_binaries()["valkey"], under=faketime) as own:
+    with run_server(server_binaries()["valkey"], under=at_another_time(offset)) as own:
         async with run_service(own.url) as service:
             await service.site()
             answer = await service.hit()

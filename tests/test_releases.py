@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import START_S, Program, this_version, until
+from tests.processes import START_S, Program, Views, this_version, until
 from tests.releases import HOME, World, loads_from, release, releases, settled, world
 from tests.releases_book import Book
 from tests.releases_scenario import (
@@ -102,6 +102,67 @@ def test_this_version_goes_on_with_what_a_release_has_written(version: str, shar
     assert spooled
     assert shared.spooled(new) == {}
     assert (shared.token, shared.token_file.stat().st_mode & 0o777) == (token, 0o600)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    with run_server(server_binaries()["valkey"]) as server:
+        yield server
+
+
+@pytest.mark.parametrize("version", KEPT_OUT)
+def test_a_release_that_still_runs_is_fenced(
+    version: str, own_server: Server, tmp_path: Path
+) -> None:
+    """From the migration on it counts nothing, whatever it acknowledged is counted once, and what
+    it has spooled is counted when this version takes its data directory over."""
+    ours, theirs = (World(tmp_path / name, own_server, 1) for name in ("ours", "theirs"))
+    with theirs.running(release(version)) as old:
+        old.site("portal")
+        views = Views(old, "portal")
+        views.go_on_for(50)
+        with ours.running(this_version()) as new:
+            until(lambda: views.refused > 3, START_S)
+            acknowledged = set(views.stop())
+            assert old.ready()[0] == 503
+            new.hit("portal", p="/new")
+    with theirs.running(this_version()) as new:
+        until(lambda: settled(new), START_S)
+        total = new.counts("portal")["total"]["pageviews"]
+        pages = {path: new.page("portal", path) for path in acknowledged}
+
+    assert total == len(acknowledged) + 1
+    assert set(pages.values()) == {1}
+
+
+@pytest.mark.parametrize("version", KEPT_OUT)
+@pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "valkey"])
+def test_a_release_goes_on_with_the_copy_that_was_put_back(
+    version: str, embedded: bool, own_server: Server
+) -> None:
+    """With the numbers that it had, and it counts."""
+    old, new, book = release(version), this_version(), Book()
+    with (
+        tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as directory,
+        world(Path(directory), None if embedded else own_server, 1) as shared,
+    ):
+        with shared.running(old) as service:
+            write(service, book)
+            before = snapshot(service, book)
+        with shared.running(new) as service:
+            check(service, book)
+        copy = str(shared.data_dir / "before-4.jsonl.gz")
+        shown = new.call("upgrade", "--put-back", copy, **shared.settings)
+        done = new.call("upgrade", "--put-back", copy, "--yes", **shared.settings)
+        with shared.running(old) as service:
+            assert unchanged(service, book, before) == []
+            check(service, book)
+            undo_all(service, book)
+            go_on(service, book)
+            check(service, book)
+
+    assert "keys as they were at" in shown
+    assert "Start the version that wrote it" in done
 
 
 @pytest.mark.parametrize(("older", "newer"), SIDE_BY_SIDE)

@@ -9,7 +9,7 @@ import pytest
 from service.periods import Calendar
 from tests.counting import Counted, at, counting
 from tests.servers import Server, run_server, server_binaries
-from tests.tools import need
+from tests.tools import at_another_time
 
 DAY = 86_400_000
 
@@ -18,8 +18,8 @@ DAY = 86_400_000
 def late_valkey() -> Iterator[Server]:
     """A Valkey in June 2027, since hits later than the store's time are refused. Debian's Redis
     cannot: its jemalloc and faketime do not go together."""
-    faketime = [str(need("faketime")), "2027-06-01 12:00"]
-    with run_server(server_binaries()["valkey"], under=faketime) as server:
+    late = at_another_time("@2027-06-01 12:00:00")
+    with run_server(server_binaries()["valkey"], under=late) as server:
         yield server
 
 

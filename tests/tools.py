@@ -42,6 +42,21 @@ def need(tool: str) -> Path:
     pytest.skip(reason)
 
 
+def faked_clock(when: str) -> dict[str, str]:
+    """The variables by which a process and its children see another time: "-90s", or
+    "@2027-06-01 12:00:00". Without the command faketime, whose shared memory a killed process
+    leaves behind, so that a later one with its pid does not start, and signals reach the process.
+    """
+    need("faketime")
+    library = "/usr/$LIB/faketime/libfaketimeMT.so.1"  # the dynamic linker fills $LIB in
+    return {"LD_PRELOAD": library, "FAKETIME": when, "FAKETIME_DISABLE_SHM": "1"}
+
+
+def at_another_time(when: str) -> list[str]:
+    """The command that starts a program so."""
+    return ["env", *(f"{name}={value}" for name, value in faked_clock(when).items())]
+
+
 def need_script(name: str) -> Path:
     """The path of a file of npm's, which `./dev test` and `./dev lint` install."""
     found = Path(__file__).parents[1] / ".ci/node_modules" / name

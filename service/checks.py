@@ -217,8 +217,7 @@ def _functions(library: str, loaded: Collection[str] | None) -> Check:
             "functions",
             True,
             f"The store has our function library {library}, and of other versions of this service "
-            f"{', '.join(others)}: when none of those runs any more, FUNCTION DELETE may remove "
-            "them.",
+            f"{', '.join(others)}: they are removed when no worker has used them for a day.",
         )
     return Check("functions", True, f"The store has our function library {library}.")
 

@@ -68,11 +68,16 @@ class Functions:
                     raise
 
     async def loaded(self, shard: Shard) -> list[str] | None:
-        """The names of the server's libraries like ours; None where it does not tell."""
+        """The names of the server's libraries like ours, without fences of other versions; None
+        where it does not tell."""
         found = await self._libraries(shard)
         if found is None:
             return None
-        return [name for name, functions in found.items() if f"{name}_{FENCE}" not in functions]
+        return [
+            name
+            for name, functions in found.items()
+            if name == self.library or f"{name}_{FENCE}" not in functions
+        ]
 
     async def fence_others(self, known: Iterable[str], form: int) -> list[str]:
         """Have all other libraries of this namespace, and those of the known names, refuse every

@@ -260,7 +260,7 @@ async def test_the_functions_of_another_version_are_a_detail(store_server: Serve
         await store.function_delete("versions_0123456789ab")
 
     assert (ok, gauge) == (True, 1.0)
-    assert "FUNCTION DELETE" in detail
+    assert "versions_0123456789ab: they are removed" in detail
 
 
 def functions_of(service: Service) -> str:

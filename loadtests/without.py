@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service import app, functions
+from service import app, libraries
 from service.app import Components, prepared, served
 from service.batch import Batch, Outcome
 from service.errors import StoreError
@@ -34,7 +34,7 @@ CHANGES = {
 
 
 def without_ledger() -> None:
-    with_ledger = functions.library
+    with_ledger = libraries.library
 
     def library(namespace: str, writes: int = NEWEST) -> tuple[str, str]:
         name, source = with_ledger(namespace, writes)
@@ -47,7 +47,7 @@ def without_ledger() -> None:
         return await self._store.record(self._producer, batches)
 
     changed: Any = Ledger
-    functions.library = library
+    libraries.library = library
     changed.commit = commit
 
 

@@ -154,7 +154,14 @@ async def components(
         )
 
 
-def store_at(url: str, clock: Clock, settings: Settings, parent: Parent | None) -> Store:
+def store_at(
+    url: str,
+    clock: Clock,
+    settings: Settings,
+    parent: Parent | None = None,
+    *,
+    going_back: bool = False,
+) -> Store:
     return Store(
         url,
         settings.namespace,
@@ -163,6 +170,7 @@ def store_at(url: str, clock: Clock, settings: Settings, parent: Parent | None) 
         min_replicas=settings.min_replicas,
         copies=settings.backup_dir or settings.data_dir,
         migrating=partial(starting, settings, parent),
+        going_back=going_back,
     )
 
 

@@ -28,6 +28,7 @@ from service.settings import Settings
 from service.values import parse_workers
 
 CALL_S = 10.0
+FINISH_S = 600.0  # an upgrade converts all that is stored
 PERIODS = ("total", "year", "month", "week", "today")
 
 
@@ -96,18 +97,21 @@ def upgrade_command(commands: Any) -> None:
         "show which versions use the store; finish an upgrade",
     )
     upgrade.add_argument("--url", help="the service's address (default: VISIT_COUNTER_LISTEN here)")
-    upgrade.add_argument(
+    what = upgrade.add_mutually_exclusive_group()
+    what.add_argument(
         "--finish",
         action="store_true",
         help="write the newest form: no way back to an older version",
     )
-    upgrade.add_argument(
+    what.add_argument(
         "--put-back",
         type=Path,
         metavar="FILE",
-        help="put back the copy that was made before an upgrade, while no service runs",
+        help="go back to 0.1 with the copy that the upgrade made, while no service runs",
     )
-    upgrade.add_argument("--yes", action="store_true", help="put it back, instead of showing it")
+    upgrade.add_argument(
+        "--yes", action="store_true", help="do it, instead of showing what it does"
+    )
 
 
 def site_commands(site: argparse.ArgumentParser) -> None:
@@ -268,11 +272,15 @@ def spools_of(settings: Settings) -> list[Path]:
 def upgrade_store(options: argparse.Namespace, settings: Settings) -> int:
     if options.put_back is not None:
         return put_back(options, settings)
+    if options.yes:
+        raise CallError("--yes belongs to --put-back: --finish needs none")
     base = options.url.rstrip("/") if options.url else here(settings, ops=True)
     token, elsewhere = token_of(settings), bool(options.url)
     url = f"{base}/api/v1/upgrade"
     if options.finish:
-        return show(call(f"{url}/finish", "POST", {}, token, elsewhere=elsewhere))
+        return show(
+            call(f"{url}/finish", "POST", {}, token, elsewhere=elsewhere, timeout_s=FINISH_S)
+        )
     return show(call(url, "GET", token=token, elsewhere=elsewhere))
 
 
@@ -425,12 +433,13 @@ def call(
     token: str | None = None,
     *,
     elsewhere: bool = False,
+    timeout_s: float = CALL_S,
 ) -> Any:
     # The environment's proxy is for the way out, never for the service here.
     handlers: list[BaseHandler] = [Unmoved()] if elsewhere else [Unmoved(), ProxyHandler({})]
     opener = build_opener(*handlers)
     try:
-        with opener.open(request_of(url, method, body, token), timeout=CALL_S) as answer:
+        with opener.open(request_of(url, method, body, token), timeout=timeout_s) as answer:
             text = answer.read()
     except HTTPError as error:
         if moved := error.headers.get("Location"):

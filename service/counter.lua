@@ -18,9 +18,9 @@
 -- The installation's own record lies under a tag of its own, such as `vc:{meta}`:
 --
 --   <meta>                    hash  secret, partitions; and forms of data: schema -> the newest one
---                                   that the store may hold; copied -> to which there was a copy
---                                   made before; writes -> which all write; converted -> there is
---                                   none before it any more
+--                                   that the store may hold; copied -> for whose migration a copy
+--                                   was made; writes -> which all write; converted -> the oldest
+--                                   that is left
 --   <meta>:workers            hash  producer:form -> instant and version of a worker    3 days
 --
 -- Packed bytes (STATE, ENTRY, a batch) begin with a byte that names their form; those of version
@@ -64,6 +64,7 @@ local AHEAD_MS = 2000 -- later than now, a hit would end periods before their ti
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
 local MAX_RESETS = 1000 -- of a site whose generation is looked for
+local MAX_GENERATIONS = 10000 -- of a site, that may have a state; older ones are long gone
 local TRIM_MS = 60000
 local SEVERAL = 256 -- one change among so many visitors is well within a sketch's error
 local METRICS = {'p', 'v', 'u'}
@@ -90,7 +91,7 @@ local FIELDS = '<' .. VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'dddddddddd
 local STATE = 'B' .. FIELDS
 local VIEW_FROM, VIEW_TO = 2, 59 -- where the labels lie in it
 local SHOWN_FROM, SHOWN_TO = 70, 293 -- and the numbers up to PEAK_AT
-local UNVERSIONED_STATE = 396 -- bytes of a state without a version byte
+local STATE_BYTES = 397
 local BEGAN = 8
 local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
 local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
@@ -101,7 +102,7 @@ local PACKED = 50 -- all of them as they lie in the store; false: but for some o
 
 -- A producer's entry in the ledger: version byte, epoch, seq, day; then the numbers of batches that
 -- were rejected, each with a colon before it.
-local ENTRY_FIELDS, UNVERSIONED_ENTRY = '<ddd', 24
+local ENTRY_FIELDS, ENTRY_BYTES = '<ddd', 25 -- and what was rejected
 local ENTRY = 'B' .. ENTRY_FIELDS
 
 -- What is used all the time: a global costs a search in two tables each time.
@@ -1014,7 +1015,6 @@ local function read_batch(batch, packed)
   batch.found = call('MGET', unpack_list(keys))
 end
 
-
 -- redis.call raises tables, Lua raises strings.
 local function reason_of(problem)
   return type(problem) == 'table' and tostring(problem.err) or tostring(problem)
@@ -1243,10 +1243,14 @@ local function lost_generation(tag, site)
   return newest
 end
 
+local function is_generation(text)
+  return #text < 16 and string.match(text, '^[1-9]%d*$')
+end
+
 -- A site that somebody has damaged, and whose settings are given anew, needs a generation.
 local function restore_generation(tag, site, now)
   local current = call('HGET', tag .. ':generations', site)
-  if current and #current < 16 and string.match(current, '^[1-9]%d*$') then
+  if current and is_generation(current) then
     return
   end
   local generation = lost_generation(tag, site)
@@ -1391,8 +1395,17 @@ local function days(keys, args)
   return pack('<' .. string.rep('d', #found), unpack_list(found))
 end
 
--- install(meta key; partitions, secret) makes the installation's record once; answers it:
--- partitions, secret, schema, copied, writes, converted.
+local function record_of(meta)
+  return call('HMGET', meta, 'schema', 'copied', 'writes', 'converted')
+end
+
+-- installation(meta key) answers the forms in the installation's record.
+local function installation(keys)
+  return record_of(keys[1])
+end
+
+-- install(meta key; partitions, secret) makes the installation's record once. Answers {partitions,
+-- secret, forms ...}.
 local function install(keys, args)
   local meta = keys[1]
   if call('HSETNX', meta, 'schema', WRITES) == 1 then
@@ -1401,7 +1414,8 @@ local function install(keys, args)
   end
   call('HSETNX', meta, 'partitions', args[1])
   call('HSETNX', meta, 'secret', args[2])
-  return call('HMGET', meta, 'partitions', 'secret', 'schema', 'copied', 'writes', 'converted')
+  local kept = call('HMGET', meta, 'partitions', 'secret')
+  return {kept[1], kept[2], unpack_list(record_of(meta))}
 end
 
 -- replace(meta key; field, value as it must be, new one; '' for none) changes the installation's
@@ -1409,7 +1423,7 @@ end
 local function replace(keys, args)
   local meta, field, before, after = keys[1], args[1], args[2], args[3]
   local found = call('HGET', meta, field) or ''
-  if found ~= before then
+  if found ~= before or found == after then
     return {0, found}
   elseif after == '' then
     call('HDEL', meta, field)
@@ -1419,77 +1433,103 @@ local function replace(keys, args)
   return {1, after}
 end
 
--- announce(meta key; worker, what it says of itself) notes that a worker lives; without a worker it
--- only answers: {now, writes, worker -> instant and what it said, as a flat list}.
+-- announce(meta key; worker, what it says of itself) registers a worker as living; without one it
+-- only answers: {now, forms, worker -> instant and what it said, as a flat list}.
 local function announce(keys, args)
   local key, now = keys[1] .. ':workers', store_time()
   if args[1] then
     call('HSET', key, args[1], whole(now) .. ' ' .. args[2])
   end
   for worker, said in pairs(read_hash(key)) do
-    if tonumber(string.match(said, '^%d+')) < now - WORKER_MS then
+    if (tonumber(string.match(said, '^%d+')) or 0) < now - WORKER_MS then
       call('HDEL', key, worker)
     end
   end
-  return {now, call('HGET', keys[1], 'writes'), call('HGETALL', key)}
+  return {now, record_of(keys[1]), call('HGETALL', key)}
 end
 
--- A packed state or entry in another form; an error if it is in none that we know.
+-- A packed state or entry in another form; nothing for bytes that no version wrote.
 local function converted(packed, form, name)
   local found, length = form_of(packed), #packed
+  local is_state = sub(name, -8) == ':running'
   check_form(found, name)
   if found == UNVERSIONED then
-    local is_state = string.sub(name, -8) == ':running'
-    if is_state and length ~= UNVERSIONED_STATE or not is_state and length < UNVERSIONED_ENTRY then
-      error({err = 'FORM unknown ' .. name .. ' has ' .. length .. ' bytes'}, 0)
-    end
+    length = length + 1
+  end
+  if is_state and length ~= STATE_BYTES or not is_state and length < ENTRY_BYTES then
+    return
   end
   local fields = sub(packed, fields_from(found))
   return form == UNVERSIONED and fields or string.char(form) .. fields
 end
 
--- The keys of a partition that hold packed bytes: the entries of all producers, then the states of
--- all generations, `most` of them from a position on; and the position behind them, nil at the end.
-local function packed_keys(tag, position, most)
-  local keys, producers, names = {}, {}, {}
-  for producer in pairs(read_hash(tag .. ':ledger')) do
-    producers[#producers + 1] = producer ~= '#' and producer or nil
-  end
-  local generations = read_hash(tag .. ':generations')
-  for site in pairs(generations) do
-    names[#names + 1] = not string.find(site, ':', 1, true) and site or nil
-  end
-  table.sort(producers)
-  table.sort(names)
-  for n = position + 1, min(#producers, position + most) do
-    keys[#keys + 1] = entry_key(tag, producers[n])
-  end
-  local before = #producers
-  for _, site in ipairs(names) do
-    local current = tonumber(generations[site])
-    local last = min(current, position + most - before)
-    for generation = max(1, position + 1 - before), last do
-      keys[#keys + 1] = base_of(tag, site, generation) .. 'running'
-    end
-    before = before + current
-  end
-  return keys, position + most < before and position + most or nil
+-- The generations of a site that may have a state: the newest ones, and of a number that somebody
+-- has damaged those of which one may be found again.
+local function generations_to_look_at(current)
+  local last = is_generation(current) and tonumber(current) or MAX_RESETS
+  return max(1, last - MAX_GENERATIONS), last
 end
 
--- convert(tag; form, position, most, 1 to write) looks at so many keys that hold packed bytes, and
--- brings them into a form. Answers {next position or -1, name, bytes before, name, ...} of those
--- that are in another one. What it has done it finds done: it may be repeated from anywhere.
+-- The keys of a partition that hold packed bytes: the entries of all producers by their names, then
+-- the states of all sites; `most` of them, behind the one that was last. Answers the keys, and the
+-- last of them, nothing at the end.
+local function packed_keys(tag, last, most)
+  local keys, producers, sites_of, generations = {}, {}, {}, read_hash(tag .. ':generations')
+  local kind, name, generation = string.match(last, '^(%a)([^:]*):?(%d*)$')
+  for producer in pairs(read_hash(tag .. ':ledger')) do
+    producers[#producers + 1] = producer
+  end
+  for site in pairs(generations) do
+    sites_of[#sites_of + 1] = site
+  end
+  table.sort(producers)
+  table.sort(sites_of)
+  for _, producer in ipairs(kind == 's' and {} or producers) do
+    if producer ~= '#' and producer > (name or '') then
+      if #keys == most then
+        return keys, 'p' .. name
+      end
+      keys[#keys + 1], name, kind = entry_key(tag, producer), producer, 'p'
+    end
+  end
+  if kind ~= 's' then
+    name, generation = '', ''
+  end
+  for _, site in ipairs(sites_of) do
+    if site >= name and not string.find(site, ':', 1, true) then
+      local first, newest = generations_to_look_at(generations[site])
+      if site == name then
+        first = max(first, tonumber(generation) + 1)
+      end
+      for n = first, newest do
+        if #keys == most then
+          return keys, 's' .. name .. ':' .. generation
+        end
+        keys[#keys + 1] = base_of(tag, site, n) .. 'running'
+        name, generation = site, whole(n)
+      end
+    end
+  end
+  return keys
+end
+
+-- convert(tag; form, where the last call ended or '', number of keys, 1 to write) looks at so many
+-- keys that hold packed bytes, and brings them into a form. Answers {where it ended or nothing,
+-- keys that are damaged and stay as they are, key, bytes before, key, ...} of those that are in
+-- another form. What it has done it finds done: it may be repeated from anywhere.
 local function convert(keys, args)
-  local tag, form, written = keys[1], tonumber(args[1]), {}
-  local names, position = packed_keys(tag, tonumber(args[2]), tonumber(args[3]))
-  local answer, found = {position or -1}, #names > 0 and call('MGET', unpack_list(names)) or {}
+  local tag, form, written, damaged = keys[1], tonumber(args[1]), {}, {}
+  local names, last = packed_keys(tag, args[2], tonumber(args[3]))
+  local found = #names > 0 and call('MGET', unpack_list(names)) or {}
+  local answer = {last or false, damaged}
   for n, name in ipairs(names) do
     local packed = found[n]
-    if packed and form_of(packed) ~= form then
-      answer[#answer + 1] = name
-      answer[#answer + 1] = packed
-      written[#written + 1] = name
-      written[#written + 1] = converted(packed, form, name)
+    local new = packed and converted(packed, form, name)
+    if packed and not new then
+      damaged[#damaged + 1] = name
+    elseif new ~= packed then
+      answer[#answer + 1], answer[#answer + 2] = name, packed
+      written[#written + 1], written[#written + 2] = name, new
     end
   end
   if args[4] == '1' and #written > 0 then
@@ -1498,12 +1538,10 @@ local function convert(keys, args)
   return answer
 end
 
--- restore(tag; name, bytes, ...) puts packed bytes back as they were.
+-- restore(tag; name, bytes) puts packed bytes back as they were.
 local function restore(keys, args)
-  for n = 1, #args, 2 do
-    assert(sub(args[n], 1, #keys[1] + 1) == keys[1] .. ':', 'a key of this partition')
-  end
-  call('MSET', unpack_list(args))
+  assert(sub(args[1], 1, #keys[1] + 1) == keys[1] .. ':', 'a key of this partition')
+  call('SET', args[1], args[2])
 end
 
 -- adopt(tag; installation) makes the partition the installation's.
@@ -1579,6 +1617,7 @@ register('reset', reset)
 register('undo', undo)
 register('seed', seed)
 register('install', install)
+register('installation', installation, {'no-writes'})
 register('replace', replace)
 register('announce', announce)
 register('convert', convert)
@@ -1591,3 +1630,4 @@ register('sites', sites, {'no-writes'})
 register('done', done, {'no-writes'})
 register('drops', drops, {'no-writes'})
 register('days', days, {'no-writes'})
+register('writes_' .. WRITES, function() return WRITES end, {'no-writes'}) -- for newer versions

@@ -1,7 +1,7 @@
-"""The way back to version 0.1: puts back the copy that the migration made before its first write.
+"""The way back to version 0.1: `visit-counter upgrade --put-back`.
 
-It runs by itself, while no service counts in the store, which it finds as the service would: the
-one of the settings, or the embedded Valkey in the data directory.
+It runs while no service counts in the store, which it finds as the service does: the one of the
+settings, or the embedded Valkey in the data directory.
 """
 
 from __future__ import annotations
@@ -22,20 +22,26 @@ async def put_back(settings: Settings, copy: Path, *, really: bool) -> str:
     head, saved = await asyncio.to_thread(migration_copy.read, copy)
     if not really:
         return (
-            f"{copy} holds {sum(1 for _ in saved)} keys as they were at {head.at}, in form "
-            f"{head.form}. Putting them back takes away what these periods have counted since: "
-            "the running day, week, month, year and total of each site."
+            f"{copy} holds {sum(1 for _ in saved)} keys as they were at {head.at}. Putting it back "
+            f"brings the store into form {head.form}, with the numbers of now; keys that are "
+            "damaged get the bytes of the copy."
         )
     clock = Clock()
     try:
-        async with store_url(settings, None) as url, store_at(url, clock, settings, None) as store:
+        async with (
+            store_url(settings, None) as url,
+            store_at(url, clock, settings, going_back=True) as store,
+        ):
             if running := await living(store):
                 hosts = ", ".join(sorted({seen.worker.host for seen in running}))
-                raise StartError(f"workers count in this store, on {hosts}: stop them first")
+                raise StartError(
+                    f"workers count in this store, on {hosts}: stop them first (one that was "
+                    "killed counts as running for a minute)"
+                )
             keys = await store.put_back(copy)
     except StoreError as error:
         raise StartError(f"the store did not take the copy ({error}): run this again") from None
     return (
-        f"Put {keys} keys back: the store is in form {head.form}, as at {head.at}. Start the "
-        "version that wrote it."
+        f"Brought {keys} keys back: the store is in form {head.form}. Start version 0.1; this "
+        "version migrates the store again when it is started."
     )

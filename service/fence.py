@@ -1,4 +1,4 @@
-"""What takes the place of an older version's function library: it refuses every call.
+"""Fences an older version: replaces its function library by one that refuses every call.
 
 A process of an older version would go on writing bytes in its own form, beside those that a newer
 one has migrated. Its library's name is its own, so a library of that name that only refuses stops

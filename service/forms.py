@@ -29,13 +29,14 @@ def is_written(form: int) -> bool:
 
 
 def form_of(packed: bytes) -> int:
-    """By their first byte: what has no version byte begins with 0, a digit or more."""
+    """Returns the form, read from the first byte: 1 to 47 is a version byte, all else is form 4."""
     first = packed[0] if packed else 0
     return first if 0 < first < FIRST_UNVERSIONED else UNVERSIONED
 
 
 def readable(packed: bytes, where: str) -> int:
-    """The form of packed bytes; raises UnknownForm, with where they lie, if we do not read it."""
+    """Returns the form of packed bytes; raises UnknownForm, which names where they lie, if this
+    version does not read it."""
     form = form_of(packed)
     if not UNVERSIONED <= form <= NEWEST:
         raise UnknownForm(form, where)
@@ -43,7 +44,7 @@ def readable(packed: bytes, where: str) -> int:
 
 
 def without_version(packed: bytes, form: int) -> bytes:
-    """What stands behind the version byte, if there is one."""
+    """Returns the bytes after the version byte: all of them in form 4."""
     return packed if form == UNVERSIONED else packed[1:]
 
 

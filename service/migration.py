@@ -1,4 +1,4 @@
-"""Brings all packed bytes of a store into a newer form, by bounded steps, and never back.
+"""Migrates all packed bytes of a store to a newer form, in bounded steps.
 
 The installation's record says how far that is, in the order in which a migration writes it:
 `schema`, which keeps older versions from starting; `copied`, when what is to be changed was copied
@@ -6,15 +6,16 @@ into a file; `writes`, the form that all write from then on; `converted`, when n
 an older form. Every step finds done what was done before: a migration that was killed, or that two
 processes make at once, goes on from its beginning and ends the same. From version 0.1 it runs
 before anything is counted; later ones run while the service counts, when `upgrade --finish` asks.
+`put_back` leads back to 0.1.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import structlog
 
@@ -22,6 +23,7 @@ from service import forms, metrics, migration_copy
 from service.errors import StartError
 from service.fence import LIBRARY_OF_0_1
 from service.functions import Functions
+from service.libraries import Libraries
 from service.migration_copy import Head, MigrationCopy, Saved
 
 STEP = 200  # keys that one call looks at
@@ -38,9 +40,19 @@ class Installation(NamedTuple):
     converted: int
 
     @property
-    def needs_migration(self) -> bool:
-        """Whether there may be bytes in an older form."""
-        return self.converted < max(self.schema, forms.OLDEST_WRITTEN)
+    def is_too_old(self) -> bool:
+        """Whether it must be migrated before this version can count."""
+        return self.converted < forms.OLDEST_WRITTEN
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a migration has begun and not ended."""
+        return self.converted < self.schema
+
+    @classmethod
+    def of(cls, reply: Sequence[bytes | None]) -> Self:
+        """As the function `installation` answers it."""
+        return cls(*(int(number or 0) for number in reply))
 
     def check(self) -> None:
         """Raises StartError if this version cannot count in such a store."""
@@ -80,63 +92,93 @@ class Progress:
 
 
 Migrating = Callable[[Progress], AbstractAsyncContextManager[object]]
-"""What is entered while a migration keeps the service from starting."""
+"""A context that is entered while a migration delays the start."""
+
+
+class Found(NamedTuple):
+    """What a step found in one partition."""
+
+    changed: list[tuple[bytes, bytes]]
+    """The keys that are in another form, with their bytes as they were."""
+    damaged: list[bytes]
+    """Keys with bytes that no version wrote, which are left as they are."""
 
 
 class Migration:
-    """Of one store, to one form."""
+    """Migrates one store from one form to another."""
 
-    def __init__(self, functions: Functions, tags: Sequence[str], meta: str, head: Head) -> None:
-        """`head`: of the copy that is to be made."""
+    def __init__(
+        self, functions: Functions, libraries: Libraries, tags: Sequence[str], meta: str, head: Head
+    ) -> None:
+        """`head`: of the copy that is made before."""
         self.progress = Progress(head.form, head.to)
         self._functions = functions
+        self._libraries = libraries
         self._tags = tags
         self._meta = meta
         self._head = head
 
     async def run(self, record: Installation, directory: Path) -> None:
-        """All of it; raises StartError where the copy cannot be made, and then nothing was changed,
-        and StoreError."""
-        before, form = self._head.form, self._head.to
-        log.warning("migrating the store's data", before=before, form=form)
+        """Run every step; the copy goes into the directory. Raises StartError if it cannot be made,
+        and then the store is unchanged, and StoreError."""
+        form = self._head.to
+        log.warning("migrating the store's data", before=self._head.form, form=form)
+        if record.copied < form:
+            await self._copy(directory, trial=True)  # before anybody is stopped
+        await self._set("schema", record.schema, form)
         self.progress.set_left(len(self._tags))
-        copied = record.copied >= form
-        if not copied:
-            await self._copy(directory, trial=True)
-        begun = await self._set("schema", record.schema, form)
-        fenced = await self._fence()
-        if not copied:
-            try:
-                await self._copy_once(directory, record.copied)
-            except StartError:
-                if begun:  # else another process may be further than we are
-                    await self._functions.unfence(fenced)
-                    await self._set("schema", form, before)
-                raise
+        await self._fence()
+        if record.copied < form:
+            await self._copy_once(directory, record.copied)
         await self._set("writes", record.writes, form)
-        await self._functions.use(form)
-        await self._fence()  # also those of this version that write the form before
+        await self._libraries.use(form)
+        await self._fence()  # also ours for the form before
         await self._convert()
         await self._set("converted", record.converted, form)
         log.warning("the store's data is migrated", form=form, keys=self.progress.keys)
 
-    async def _fence(self) -> list[str]:
+    async def put_back(self, saved: Iterable[Saved]) -> int:
+        """Bring every key back into the form of the copy, with the numbers of now; those that are
+        damaged get the copy's bytes. Returns how many keys were changed."""
+        before, damaged = self._head.form, set[bytes]()
+        for tag in self._tags:
+            async for found in self._steps(tag, before, write=True):
+                self.progress.keys += len(found.changed)
+                damaged.update(found.damaged)
+        for tag, key, value in saved:
+            if key in damaged:
+                await self._functions.call("restore", tag, key, value)
+                self.progress.keys += 1
+        record = await self._record()
+        await self._set("converted", record.converted, 0)
+        await self._set("writes", record.writes, 0)
+        await self._set("copied", record.copied, 0)
+        await self._set("schema", record.schema, before)
+        await self._libraries.unfence(f"{self._head.namespace}_{LIBRARY_OF_0_1}")
+        return self.progress.keys
+
+    async def _fence(self) -> None:
         of_0_1 = self._head.form == forms.UNVERSIONED
         known = [f"{self._head.namespace}_{LIBRARY_OF_0_1}"] if of_0_1 else []
-        fenced = await self._functions.fence_others(known, self._head.to)
-        if fenced:
-            log.warning("older versions count nothing more in this store", libraries=fenced)
-        return fenced
+        if fenced := await self._libraries.fence_older(known, self._head.to):
+            log.warning(
+                "fenced older versions: their hits are spooled or refused (503). Stop them, and "
+                "start this version on their data directories",
+                libraries=fenced,
+            )
 
     # -- the copy
 
-    async def _copy_once(self, directory: Path, before: int) -> None:
+    async def _copy_once(self, directory: Path, copied: int) -> None:
         """Make the copy, unless another process has made it meanwhile."""
-        path, keys = await self._copy(directory)
-        if not await self._set("copied", before, self._head.to):
-            await asyncio.to_thread(path.unlink)
-            return
-        await asyncio.to_thread(migration_copy.keep_newest, directory)
+        async with migration_copy.alone_in(directory):
+            if (await self._record()).copied >= self._head.to:
+                return
+            path, keys = await self._copy(directory)
+            if not await self._set("copied", copied, self._head.to):
+                await asyncio.to_thread(path.unlink)  # one on another host has
+                return
+            await asyncio.to_thread(migration_copy.keep_newest, directory)
         log.warning("copied what the migration will change", file=str(path), keys=keys)
 
     async def _copy(self, directory: Path, *, trial: bool = False) -> tuple[Path, int]:
@@ -144,81 +186,52 @@ class Migration:
         copy = await asyncio.to_thread(MigrationCopy, directory, self._head)
         try:
             for tag in self._tags:
-                async for found in self._steps(tag, write=False):
-                    saved = [Saved(tag, *pair) for pair in found]
+                async for found in self._steps(tag, self._head.to, write=False):
+                    saved = [Saved(tag, *pair) for pair in found.changed]
                     await asyncio.to_thread(copy.add, saved)
             path = copy.path if trial else await asyncio.to_thread(copy.finish)
         finally:
             await asyncio.to_thread(copy.discard)
         return path, copy.keys
 
-    # -- the steps
+    # -- the store
 
     async def _convert(self) -> None:
         for n, tag in enumerate(self._tags):
-            async for found in self._steps(tag, write=True):
-                self.progress.keys += len(found)
+            async for found in self._steps(tag, self._head.to, write=True):
+                self.progress.keys += len(found.changed)
+                for key in found.damaged:
+                    log.error(
+                        "no version of the service wrote these bytes: left as they are, and what "
+                        "is counted there is refused",
+                        key=key.decode(errors="backslashreplace"),
+                    )
             self.progress.set_left(len(self._tags) - n - 1)
             if (n + 1) % 16 == 0:
                 left = self.progress.partitions_left
                 log.info("migrating", keys=self.progress.keys, partitions_left=left)
 
-    def _steps(self, tag: str, *, write: bool) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-        return _steps(self._functions, tag, self._head.to, write=write)
+    async def _steps(self, tag: str, form: int, *, write: bool) -> AsyncIterator[Found]:
+        """Look at all keys of a partition, some at a time; `write`: bring them into this form."""
+        last: bytes | None = b""
+        while last is not None:
+            last, damaged, *flat = await self._functions.call(
+                "convert", tag, form, last, STEP, int(write)
+            )
+            yield Found(list(zip(flat[::2], flat[1::2], strict=True)), damaged)
+
+    async def _record(self) -> Installation:
+        return Installation.of(await self._functions.call("installation", self._meta))
 
     async def _set(self, field: str, before: int, after: int) -> bool:
-        """Change the installation's record; False: another process has done so."""
-        return await _set(self._functions, self._meta, field, before, after)
-
-
-async def put_back(
-    functions: Functions, tags: Sequence[str], meta: str, copy: Path, installation: str
-) -> int:
-    """Have a store as it was before a migration from version 0.1; see Store.put_back."""
-    head, saved = await asyncio.to_thread(migration_copy.read, copy)
-    if head.installation != installation:
-        raise StartError(f"{copy} is the copy of another store (installation {head.installation})")
-    if head.form != forms.UNVERSIONED:
-        raise StartError(
-            f"{copy} is in form {head.form}, which the version before reads as it is: there is "
-            "nothing to put back"
+        """Change the installation's record, where 0 means absent. Returns False if it was so
+        already, as another process has left it; raises StartError if it is neither."""
+        changed, found = await self._functions.call(
+            "replace", self._meta, field, before or "", after or ""
         )
-    for tag in tags:
-        async for _ in _steps(functions, tag, head.form, write=True):
-            pass
-    keys = 0
-    for each in saved:
-        await functions.call("restore", each.tag, each.key, each.value)
-        keys += 1
-    for field, before, after in (
-        ("converted", head.to, 0),
-        ("writes", head.to, 0),
-        ("copied", head.to, 0),
-        ("schema", head.to, head.form),
-    ):
-        await _set(functions, meta, field, before, after)
-    await functions.unfence([f"{head.namespace}_{LIBRARY_OF_0_1}"])
-    return keys
-
-
-async def _steps(
-    functions: Functions, tag: str, form: int, *, write: bool
-) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-    """The keys of a partition that are in another form, with their bytes, a step at a time; brought
-    into this one if they are to be written."""
-    position = 0
-    while position >= 0:
-        position, *flat = await functions.call("convert", tag, form, position, STEP, int(write))
-        yield list(zip(flat[::2], flat[1::2], strict=True))
-
-
-async def _set(functions: Functions, meta: str, field: str, before: int, after: int) -> bool:
-    """Change the installation's record, where 0 stands for nothing; False: another process has done
-    so."""
-    changed, found = await functions.call("replace", meta, field, before or "", after or "")
-    if int(found or 0) != after:
-        raise StartError(
-            f"another process has changed the store's {field} to {int(found or 0)} meanwhile: "
-            "start again"
-        )
-    return bool(changed)
+        if int(found or 0) != after:
+            raise StartError(
+                f"another process has changed the store's {field} to {int(found or 0)} meanwhile: "
+                "start again"
+            )
+        return bool(changed)

@@ -3,16 +3,20 @@
 It holds what the migration will change and nothing else: a line of JSON for the head, one for each
 key with its bytes in base64, and one for the end with their number and a hash of all lines before
 it. It belongs to one installation, is readable by its owner alone, and is read back before it
-counts as made. All of it blocks; errors are StartErrors with what to do.
+counts as made. All but `alone_in` blocks; errors are StartErrors with what to do.
 """
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import gzip
 import os
+import secrets
+import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -25,10 +29,11 @@ from service import directories
 from service.errors import StartError
 
 KEPT = 2  # the newest ones of a directory
+LEFT_S = 3600.0  # what is written for longer was left by a killed process
 
 
 class Head(Struct, frozen=True, kw_only=True):
-    """What the copy is of."""
+    """The copy's first line: of which store, when, in which form."""
 
     form: int
     """The one that the bytes are in."""
@@ -67,11 +72,10 @@ class MigrationCopy:
     def __init__(self, directory: Path, head: Head) -> None:
         self.path = directory / f"before-{head.form}.jsonl.gz"
         self.keys = 0
-        self._fresh = self.path.with_name(f"{self.path.name}.new")
+        self._fresh = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.new")
         self._hash = blake2b(digest_size=16)
         try:
             directories.make(directory, 0o700)
-            self._fresh.unlink(missing_ok=True)
             self._file = os.open(self._fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise _refused(directory, error) from None
@@ -93,8 +97,8 @@ class MigrationCopy:
             raise _refused(self.path.parent, error) from None
 
     def finish(self) -> Path:
-        """Have it on disk, read it back, and give it its name; where it lies. One that had the
-        name keeps its content under another."""
+        """Sync, read back and rename the copy; returns its path. A copy that had the name gets
+        another."""
         try:
             self._line(End(self.keys, self._hash.hexdigest()))
             self._packed.close()
@@ -123,11 +127,24 @@ class MigrationCopy:
         self._packed.write(text)
 
 
+@asynccontextmanager
+async def alone_in(directory: Path) -> AsyncIterator[None]:
+    """Wait until no other process makes a copy in the directory, and keep others out."""
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        await asyncio.to_thread(fcntl.flock, held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
 def keep_newest(directory: Path) -> None:
-    """Remove all copies but the newest ones."""
+    """Remove all copies but the newest ones, and what killed processes have left of theirs."""
     found = sorted(directory.glob("before-*.jsonl.gz"), key=lambda path: path.stat().st_mtime_ns)
-    for path in found[:-KEPT]:
-        path.unlink()
+    old_s = time.time() - LEFT_S
+    left = (path for path in directory.glob("before-*.new") if path.stat().st_mtime < old_s)
+    for path in (*found[:-KEPT], *left):
+        path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[Head, Iterator[Saved]]:
@@ -154,7 +171,7 @@ def _checked(path: Path) -> Head:
                 if (end.keys, end.blake2b) != (keys, digest.hexdigest()):
                     raise ValueError("its hash or number of keys is another one")
                 if next(lines, b""):
-                    raise ValueError("lines stand behind its end")
+                    raise ValueError("there are lines after its end")
                 return head
             msgspec.json.decode(line, type=Key)
             digest.update(line)

@@ -6,6 +6,8 @@ redis-py and counter.lua speak in error texts; above this module there are only 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from redis import exceptions
@@ -143,6 +145,19 @@ _BY_WORD: dict[str, type[Early | Gap | Fenced | Rejected | Outdated]] = {
     REJECTED: Rejected,
     OUTDATED: Outdated,
 }
+
+
+@asynccontextmanager
+async def speaking() -> AsyncIterator[None]:
+    """Turns redis-py's errors into ours around calls through a pool."""
+    try:
+        yield
+    except (exceptions.ResponseError, *REFUSING) as error:
+        raise meaning(error) from error
+    except exceptions.TimeoutError as error:
+        raise OutcomeUnknown(f"no answer from the store: {error}") from error
+    except LOST as error:
+        raise StoreUnavailable(str(error)) from error
 
 
 def is_final(error: BaseException | None) -> bool:

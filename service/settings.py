@@ -119,7 +119,7 @@ class Settings:
         "DATA_DIR",
         parse_path,
         "./data",
-        "The directory of the embedded Valkey's data and the first admin token.",
+        "The directory of the embedded Valkey's data, the spool and the first admin token.",
     )
     backup_dir: Path | None = setting(
         "BACKUP_DIR",

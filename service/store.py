@@ -20,18 +20,19 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import structlog
 
-from service import forms, metrics
+from service import forms, metrics, migration_copy
 from service.batch import Batch, Outcome, Packed
 from service.checks import Check, examine, merged, refusals
 from service.clock import Clock, skew
 from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
-from service.functions import Functions, speaking
+from service.functions import Functions
 from service.hit import Site
-from service.migration import Installation, Migrating, Migration, put_back
+from service.libraries import Libraries
+from service.migration import Installation, Migrating, Migration
 from service.migration_copy import Head
 from service.model import PARTITIONS, Counts, Metric, Numbers, numbers_of
 from service.producer import Producer
-from service.refusals import Again, Early, is_final
+from service.refusals import Again, Early, is_final, speaking
 from service.shards import Shard, Shards
 
 START_WAIT_S = 30.0
@@ -50,6 +51,16 @@ class PartitionSites(NamedTuple):
     settings: dict[str, bytes]
     generations: dict[str, int]
     """Without those that are not numbers."""
+
+
+class Announced(NamedTuple):
+    """What the store knows of its versions."""
+
+    now: int
+    """By the store's clock, in ms since the epoch."""
+    installation: Installation
+    workers: dict[str, tuple[int, bytes]]
+    """When each worker of the last days was seen, and what it said of itself."""
 
 
 class Done(NamedTuple):
@@ -78,21 +89,23 @@ class Store:
         min_replicas: int = 0,
         copies: Path = Path(),
         migrating: Migrating = nullcontext,
+        going_back: bool = False,
     ) -> None:
         """`min_replicas`: how many must have a batch, on disk if they can say so, before it is
         confirmed. `copies`: the directory of the copy that a migration makes before; `migrating` is
-        entered while one runs at the start."""
+        entered while one runs at the start; `going_back`: make none."""
         self.secret = b""
         self._namespace = namespace
         self._copies = copies
         self._migrating = migrating
+        self._going_back = going_back
         self._clock = clock
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
         self._meta = f"{namespace}:{{meta}}"
         self._shards = Shards(url, [*self._tags, self._meta])
-        self._functions = Functions(self._shards, namespace, min_replicas)
-        self._functions.relearn = self._relearn
+        self._libraries = Libraries(self._shards, namespace)
+        self._functions = Functions(self._shards, self._libraries, self._relearn, min_replicas)
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
 
     async def __aenter__(self) -> Self:
@@ -118,12 +131,12 @@ class Store:
     @property
     def writes(self) -> int:
         """The form in which all write, see forms.py."""
-        return self._functions.writes
+        return self._libraries.writes
 
     @property
     def library(self) -> str:
         """The name of the function library that counts."""
-        return self._functions.library
+        return self._libraries.name
 
     @property
     def routes(self) -> int:
@@ -281,34 +294,37 @@ class Store:
 
     # -- versions
 
-    async def announce(self, worker: str, about: bytes) -> tuple[int, dict[str, tuple[int, bytes]]]:
-        """Note that a worker lives, and take over the form that all write now. Answers the store's
-        time, and of each worker of the last days when it was seen and what it said."""
-        _, writes, _ = reply = await self._functions.call("announce", self._meta, worker, about)
-        if writes and forms.is_written(int(writes)):
-            await self._functions.use(int(writes))
-        return _workers(reply)
+    async def announce(self, worker: str, about: bytes) -> Announced:
+        """Register a worker as living, and write what all write now."""
+        reply = _announced(await self._functions.call("announce", self._meta, worker, about))
+        await self._take_over(reply.installation.writes)
+        return reply
 
-    async def workers(self) -> tuple[int, dict[str, tuple[int, bytes]]]:
-        """The same, without being one."""
-        return _workers(await self._functions.call("announce", self._meta))
+    async def workers(self) -> Announced:
+        """The registered workers; the caller is not one."""
+        return _announced(await self._functions.call("announce", self._meta))
 
     async def upgrade(self, form: int) -> None:
         """Bring the store into a form while it counts; raises StartError where the copy cannot be
         made, and StoreError."""
         record = await self._install()
         if record.converted < form:
-            await self._migration(record, form).run(record, self._copies)
+            await self._migration(self._head(record, form)).run(record, self._copies)
 
     async def put_back(self, copy: Path) -> int:
-        """Have the store as it was before a migration, by the copy it made. What the copy holds
-        is as it was then, and what it does not hold stays, in the form of then. How many keys were
-        put back; raises StartError and StoreError. Nobody may count in the store meanwhile."""
-        return await put_back(self._functions, self._tags, self._meta, copy, self.installation)
+        """Bring the store back into the form of 0.1, with the numbers of now; keys that are damaged
+        get the bytes of the copy that the migration made. Returns how many keys were changed;
+        raises StartError and StoreError. Nobody may count in the store meanwhile."""
+        head, saved = await asyncio.to_thread(migration_copy.read, copy)
+        if head.installation != self.installation or head.namespace != self._namespace:
+            raise StartError(f"{copy} is the copy of another store: installation and namespace")
+        if head.form != forms.UNVERSIONED:
+            raise StartError(f"{copy} was not made of a store of version 0.1: there is no way back")
+        return await self._migration(head).put_back(saved)
 
     async def remove_libraries(self, unused: Callable[[str], bool]) -> list[str]:
         """Delete function libraries of other versions that nobody uses; their names."""
-        return await self._functions.remove(unused)
+        return await self._libraries.remove(unused)
 
     # -- the watch
 
@@ -347,8 +363,8 @@ class Store:
             info,
             first=self._first_info.setdefault(shard.address, info),
             skew_ms=skew(sent, seconds * 1000 + micros // 1000, self._clock.local()),
-            library=self._functions.library,
-            loaded=await self._functions.loaded(shard),
+            library=self._libraries.name,
+            loaded=await self._libraries.loaded(shard),
         )
 
     # -- start
@@ -359,15 +375,15 @@ class Store:
             raise StartError(" ".join(found))
         try:
             for shard in self._shards.all():
-                await self._functions.load(shard)
+                await self._libraries.load(shard)
             sent = self._clock.local()
             for store_time in await self._functions.everywhere("rehearse", self._tags):
                 self._learn(sent, store_time)  # before the first hit
             record = await self._install()
-            if record.needs_migration:
+            if not record.is_too_old:
+                await self._libraries.use(record.writes)
+            elif not self._going_back:
                 await self._migrate_first(record)
-            else:
-                await self._functions.use(record.writes)
             await self._functions.calls("adopt", [(tag, self.installation) for tag in self._tags])
         except StoreError as error:
             raise StartError(f"the store refuses the counting function: {error}") from None
@@ -400,39 +416,46 @@ class Store:
         version cannot count."""
         arguments = (PARTITIONS, secrets.token_hex(32))
         reply = await self._functions.call("install", self._meta, *arguments)
-        partitions, secret, *numbers = reply
+        partitions, secret, *record = reply
         if int(partitions) != PARTITIONS:
             raise StartError(
                 f"the store holds data in {int(partitions)} partitions, and this version counts in "
                 f"{PARTITIONS}: use the version that wrote it, or another VISIT_COUNTER_NAMESPACE"
             )
-        record = Installation(*(int(number or 0) for number in numbers))
-        record.check()
+        installation = Installation.of(record)
+        installation.check()
         self.secret = bytes.fromhex(secret.decode())
-        return record
+        return installation
 
     async def _migrate_first(self, record: Installation) -> None:
-        """Before anything is counted."""
-        migration = self._migration(record, max(record.schema, forms.OLDEST_WRITTEN))
+        """Migrate before anything is counted."""
+        migration = self._migration(self._head(record, forms.OLDEST_WRITTEN))
         async with self._migrating(migration.progress):
             await migration.run(record, self._copies)
 
-    def _migration(self, record: Installation, form: int) -> Migration:
-        head = Head(
+    def _head(self, record: Installation, form: int) -> Head:
+        """Of the copy that is made before the store is brought into a form."""
+        return Head(
             form=record.converted or forms.UNVERSIONED,
             to=form,
             namespace=self._namespace,
             installation=self.installation,
             at=datetime.fromtimestamp(self._clock.now() // 1000, UTC).isoformat(),
         )
-        return Migration(self._functions, self._tags, self._meta, head)
+
+    def _migration(self, head: Head) -> Migration:
+        return Migration(self._functions, self._libraries, self._tags, self._meta, head)
 
     async def _relearn(self) -> None:
         """Our functions are fenced: go on with those that write what all write now, if we can."""
         async with speaking():
             found: Any = await self._shards.of(self._meta).client.hget(self._meta, "writes")
-        if found and forms.is_written(int(found)):
-            await self._functions.use(int(found))
+        await self._take_over(int(found or 0))
+
+    async def _take_over(self, writes: int) -> None:
+        """Write what all write now, if this version can."""
+        if forms.is_written(writes):
+            await self._libraries.use(writes)
 
     async def _call(self, name: str, partition: int, *arguments: str | bytes | int) -> Any:
         return await self._functions.call(name, self._tags[partition], *arguments)
@@ -444,10 +467,11 @@ def _pairs(flat: Any) -> list[tuple[str, bytes]]:
     return [(field.decode(errors="backslashreplace"), value) for field, value in items]
 
 
-def _workers(reply: Any) -> tuple[int, dict[str, tuple[int, bytes]]]:
-    now, _, workers = reply
+def _announced(reply: Any) -> Announced:
+    now, record, workers = reply
     said = {name: value.partition(b" ") for name, value in _pairs(workers)}
-    return now, {name: (int(at), text) for name, (at, _, text) in said.items()}
+    seen = {name: (int(at), text) for name, (at, _, text) in said.items()}
+    return Announced(now, Installation.of(record), seen)
 
 
 def _partition_sites(reply: Any) -> PartitionSites:

@@ -42,6 +42,11 @@ class Unreadable(NamedTuple):
     reason: str
 
     @property
+    def field(self) -> str:
+        """Which one cannot be read."""
+        return self.reason.partition(":")[0]
+
+    @property
     def sentence(self) -> str:
         return (
             f'The settings of site "{self.id}" in the store cannot be read: {self.reason}. Its '
@@ -51,7 +56,18 @@ class Unreadable(NamedTuple):
 
     @property
     def problem(self) -> Problem:
+        """For admins."""
         return Problem(503, "Site unreadable", self.sentence)
+
+    @property
+    def public_problem(self) -> Problem:
+        """For everybody, and so without the stored value."""
+        return Problem(
+            503,
+            "Site unreadable",
+            f'The settings of site "{self.id}" in the store cannot be read ({self.field}): its '
+            "hits are refused and not counted. /readyz says why.",
+        )
 
 
 def decode_site(data: bytes) -> tuple[StoredSite, Unknown]:
@@ -103,7 +119,7 @@ def _without(fields: Fields, known: type[Struct]) -> Fields:
 
 
 def _fields(data: bytes | Raw) -> Fields:
-    """Of a JSON object; none of what is not one."""
+    """Returns the fields of a JSON object, {} for anything else."""
     try:
         return _decoded(data, Fields)
     except ValueError:

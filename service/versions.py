@@ -1,9 +1,9 @@
-"""Which versions count in the store, and whether all of them can write the newest form by now.
+"""Which versions use the store, and whether all of them can write the newest form by now.
 
-Each worker announces itself: its version, the newest form that it writes, its function library. A
-store that an older version may come back to is written in the older form, until `upgrade --finish`
-or until no worker of the older version was seen for a day. By the same list function libraries
-that nobody uses any more are removed. It never stands between a hit and the store.
+Each worker announces itself: its version, the newest form that it writes, its function library. The
+store is written in the form that the version before reads too, until `upgrade --finish`, or until
+no worker of that version was seen for a day. By the same list function libraries that nobody uses
+any more are removed. The hit path never waits for it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from msgspec import Struct
 
 from service import forms
 from service.errors import Problem, StartError, StoreError
-from service.store import Store
+from service.migration import Installation
+from service.store import Announced, Store
 from service.tasks import supervised
 
 ANNOUNCE_S = 10.0
 LIVING_MS = 60_000  # a worker that was not seen for so long has ended
 BACK_MS = 86_400_000  # and may come back for so long
+AGAIN_EVERY = 6  # announcements, between two tries to finish an upgrade
+TIDY_EVERY = 360
 FAREWELL_S = 0.5
-TIDY_EVERY = 360  # announcements
 
 log = structlog.get_logger()
 
 
-class Announced(Struct, frozen=True):
+class About(Struct, frozen=True):
     """What a worker says of itself."""
 
     version: str
@@ -41,6 +43,8 @@ class Announced(Struct, frozen=True):
     """The newest one that it writes."""
     library: str
     host: str
+    since: int = 0
+    """When it was first announced with this form (ms since the epoch)."""
     stopped: bool = False
 
 
@@ -48,26 +52,26 @@ class Seen(Struct, frozen=True):
     """A worker, and when it was last seen (ms since the epoch)."""
 
     name: str
-    worker: Announced
+    worker: About
     at: int
 
     def lives(self, now: int) -> bool:
         return not self.worker.stopped and self.at > now - LIVING_MS
 
 
-def seen_in(said: Mapping[str, tuple[int, bytes]]) -> list[Seen]:
-    """The workers that the store knows, without those that cannot be read."""
+def seen_in(workers: Mapping[str, tuple[int, bytes]]) -> list[Seen]:
+    """The workers that the store knows, without those whose words cannot be read."""
     found: list[Seen] = []
-    for name, (at, text) in said.items():
+    for name, (at, text) in workers.items():
         with suppress(msgspec.MsgspecError):
-            found.append(Seen(name, msgspec.json.decode(text, type=Announced), at))
+            found.append(Seen(name, msgspec.json.decode(text, type=About), at))
     return found
 
 
 async def living(store: Store) -> list[Seen]:
-    """The workers that count in a store now, for somebody who is none of them."""
-    now, said = await store.workers()
-    return [seen for seen in seen_in(said) if seen.lives(now)]
+    """The workers that count in a store now; the caller is not one."""
+    announced = await store.workers()
+    return [seen for seen in seen_in(announced.workers) if seen.lives(announced.now)]
 
 
 class Versions:
@@ -78,8 +82,12 @@ class Versions:
         self.seen: list[Seen] = []
         self.now = 0
         """When the list was read, by the store's clock."""
-        self._store = store
         self._name = f"{worker}:{forms.NEWEST}"  # beside what an older version said under its id
+        self._since = 0
+        self._store = store
+        self._installation = Installation(0, 0, 0, 0)
+        self._upgrading: asyncio.Task[None] | None = None
+        self._problem = ""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -96,29 +104,43 @@ class Versions:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = {task for task in (self._task, self._upgrading) if task}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self._announce(stopped=True)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why an upgrade that has begun, or should end, is not finished, in a sentence."""
+        return [f"The store's upgrade is not finished: {self._problem}"] if self._problem else []
 
     async def finish(self) -> None:
         """Bring the store into the newest form; raises Problem 409 while a worker lives that cannot
         write it, and where the copy cannot be made; and StoreError."""
         await self._announce()
-        if living := [seen for seen in self._older(LIVING_MS) if seen.lives(self.now)]:
-            names = ", ".join(f"{s.worker.version} on {s.worker.host}" for s in living[:5])
+        if older := [seen for seen in self._older(0) if seen.lives(self.now)]:
+            names = ", ".join(f"{s.worker.version} on {s.worker.host}" for s in older[:5])
             raise Problem(
                 409,
                 "Older workers run",
-                f"These workers cannot write form {forms.NEWEST}: {names}. Upgrade or stop them, "
-                f"wait {LIVING_MS // 1000} s, then finish again.",
+                f"These workers cannot write form {forms.NEWEST}: {names}. Upgrade or stop them "
+                f"(one that was killed counts as running for {LIVING_MS // 1000} s), then finish "
+                "again.",
             )
         try:
-            await self._store.upgrade(forms.NEWEST)
+            await asyncio.shield(self._upgrade())
         except StartError as problem:
             raise Problem(409, "Not upgraded", str(problem)) from None
+
+    def _upgrade(self) -> asyncio.Task[None]:
+        """The one upgrade that this process makes at a time."""
+        if self._upgrading is None or self._upgrading.done():
+            self._upgrading = asyncio.create_task(self._store.upgrade(forms.NEWEST), name="upgrade")
+        return self._upgrading
 
     async def _run(self) -> None:
         looks = 0
@@ -127,36 +149,57 @@ class Versions:
             looks += 1
             with suppress(StoreError):  # the watch tells
                 await self._announce()
-                await self._finish_by_itself()
                 if looks % TIDY_EVERY == 0:
                     await self._tidy()
+            if looks % AGAIN_EVERY == 1 and self._should_finish():
+                await self._finish_by_itself()
 
     async def _announce(self, *, stopped: bool = False) -> None:
-        about = Announced(
+        if not self._since:
+            self._learn(await self._store.workers())
+            mine = (seen.worker.since for seen in self.seen if seen.name == self._name)
+            self._since = next(mine, 0) or self.now
+        about = About(
             version=version("visit-counter"),
             form=forms.NEWEST,
             library=self._store.library,
             host=socket.gethostname(),
+            since=self._since,
             stopped=stopped,
         )
-        self.now, said = await self._store.announce(self._name, msgspec.json.encode(about))
-        self.seen = seen_in(said)
+        self._learn(await self._store.announce(self._name, msgspec.json.encode(about)))
 
-    def _older(self, age_ms: int) -> list[Seen]:
-        """Workers seen within so long that cannot write the newest form."""
-        since = self.now - age_ms
+    def _learn(self, announced: Announced) -> None:
+        self.now, self._installation = announced.now, announced.installation
+        self.seen = seen_in(announced.workers)
+        if self._installation.converted == forms.NEWEST:
+            self._problem = ""
+
+    def _older(self, since: int) -> list[Seen]:
+        """Workers seen since an instant that cannot write the newest form."""
         return [s for s in self.seen if s.worker.form < forms.NEWEST and s.at > since]
 
+    def _should_finish(self) -> bool:
+        """Whether it is for this worker, of all that could, to go on with an upgrade now."""
+        able = [s for s in self.seen if s.worker.form >= forms.NEWEST and s.lives(self.now)]
+        if not able or min(seen.name for seen in able) != self._name:
+            return False
+        if self._installation.is_unfinished:
+            return True
+        day_ago = self.now - BACK_MS
+        watched = min(seen.worker.since for seen in able) <= day_ago
+        return self._store.writes < forms.NEWEST and watched and not self._older(day_ago)
+
     async def _finish_by_itself(self) -> None:
-        living = [seen.name for seen in self.seen if seen.lives(self.now)]
-        if self._store.writes == forms.NEWEST or self._older(BACK_MS):
-            return
-        if self._name == min(living):  # one of us does it
-            log.warning("no older version was seen for a day: finishing the upgrade")
-            try:
-                await self._store.upgrade(forms.NEWEST)
-            except StartError as problem:
-                log.error("the upgrade is not finished", reason=str(problem))
+        log.info("finishing the store's upgrade", form=forms.NEWEST)
+        try:
+            await asyncio.shield(self._upgrade())
+        except (StartError, StoreError) as problem:
+            if str(problem) != self._problem:
+                log.error("the store's upgrade is not finished", reason=str(problem))
+            self._problem = str(problem)
+        else:
+            self._problem = ""
 
     async def _tidy(self) -> None:
         used = {seen.worker.library for seen in self.seen if seen.at > self.now - BACK_MS}

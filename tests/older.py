@@ -9,17 +9,17 @@ from redis.asyncio import Redis
 from service import forms
 from service.clock import Clock
 from service.fence import LIBRARY_OF_0_1
-from service.migration import _steps
 from service.store import Store
 
 
 async def as_of_0_1(url: str, namespace: str) -> None:
     """Bring all of a namespace's data into the form of 0.1."""
     async with Store(url, namespace, Clock()) as store:
+        migration = store._migration(store._head(await store._install(), forms.UNVERSIONED))
         for tag in store._tags:
-            async for _ in _steps(store._functions, tag, forms.UNVERSIONED, write=True):
+            async for _ in migration._steps(tag, forms.UNVERSIONED, write=True):
                 pass
-        await store._functions.unfence([f"{namespace}_{LIBRARY_OF_0_1}"])
+        await store._libraries.unfence(f"{namespace}_{LIBRARY_OF_0_1}")
     async with Redis.from_url(url) as client:
         meta = f"{namespace}:{{meta}}"
         await client.hset(meta, "schema", forms.UNVERSIONED)

@@ -27,7 +27,7 @@ from loadtests.bench.rows import figure, ratio
 from loadtests.bench.servers import Server, service
 from loadtests.bench.verify import verify
 from loadtests.without import without_ledger
-from service import functions
+from service import libraries
 from service.ledger import Ledger
 from tests.counting import at, counting
 from tests.keyspace import last_batch
@@ -50,7 +50,7 @@ async def test_without_the_ledger_the_same_batch_counts_again(
     valkey: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a benchmark takes out of counter.lua is there, and gone then."""
-    monkeypatch.setattr(functions, "library", functions.library)
+    monkeypatch.setattr(libraries, "library", libraries.library)
     monkeypatch.setattr(Ledger, "commit", Ledger.commit)
     without_ledger()
     async with counting(valkey.url) as counted:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return next_release(tmp_path_factory.mktemp("next"), LIVING_MS="0", ANNOUNCE_S="0.1")
 
 
-def next_release(directory: Path, **versions: str) -> Program:
+def next_release(directory: Path, dies_after: str = "", **versions: str) -> Program:
+    """`dies_after`: a line of its migration, after which it is killed."""
     shutil.copytree(ROOT / "service", directory / "service")
     _set(directory / "service/forms.py", NEWEST=str(NEXT))
     _set(directory / "service/versions.py", **versions)
+    if dies_after:
+        path = directory / "service/migration.py"
+        text = path.read_text()
+        assert text.count(dies_after) == 1, dies_after
+        died = f"{dies_after}\n        import os; os.kill(os.getpid(), 9)"
+        path.write_text(text.replace(dies_after, died))
     return Program((sys.executable, "-m", "service"), directory, {})
 
 
@@ -247,3 +255,85 @@ def test_without_older_workers_the_upgrade_finishes_itself(
         total = newer.hit("portal")["total"]["pageviews"]
 
     assert total == 2
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        'await self._set("schema", record.schema, form)',
+        "await self._copy_once(directory, record.copied)",
+        'await self._set("writes", record.writes, form)',
+        "await self._fence()  # also ours for the form before",
+        "await self._convert()",
+    ],
+    ids=["schema", "copied", "writes", "fenced", "converted"],
+)
+def test_an_upgrade_that_was_killed_goes_on_while_hits_are_counted(
+    shared: Shared, tmp_path_factory: Any, program: Program, step: str
+) -> None:
+    with shared.this() as older:
+        older.site("portal")
+        older.hit("portal")
+    shared._program = next_release(tmp_path_factory.mktemp("dies"), step, LIVING_MS="100")
+    with shared.next() as dying:
+        dying.hit("portal")
+        with pytest.raises(OSError):  # noqa: PT011 # the connection ends
+            dying.api("POST", "/upgrade/finish", {})
+        dying.process.wait(STOP_S)
+    shared._program = next_release(
+        tmp_path_factory.mktemp("goes-on"), LIVING_MS="100", ANNOUNCE_S="0.02"
+    )
+    with shared.next() as newer:
+        counted = newer.hit("portal")["total"]["pageviews"]
+        until(lambda: shared.record() == everywhere(NEXT), START_S)
+        more = newer.hit("portal")["total"]["pageviews"]
+        ready = newer.ready()
+
+    assert (counted, more) == (3, 4)
+    assert shared.forms() == {NEXT}
+    assert ready[0] == 200
+
+
+def test_an_upgrade_may_be_finished_by_several_at_once(shared: Shared) -> None:
+    with shared.this() as older:
+        for n in range(20):
+            older.site(f"site-{n}")
+            older.hit(f"site-{n}")
+    with shared.next(workers=2) as one, shared.next("other") as other:
+        assert other.url
+        views = Views(one, "site-0")
+        with ThreadPoolExecutor(6) as pool:
+            asked = [
+                pool.submit(each.api, "POST", "/upgrade/finish", {}) for each in (one, other) * 3
+            ]
+            answers = [each.result() for each in asked]
+        views.go_on_for(5)
+        counted = len(views.stop())
+        total = one.counts("site-0")["total"]["pageviews"]
+
+    assert all(answer["finished"] for answer in answers)
+    assert shared.record() == everywhere(NEXT)
+    assert shared.forms() == {NEXT}
+    assert (total, views.refused) == (1 + counted, 0)
+
+
+def test_why_an_upgrade_does_not_finish_is_told_once(shared: Shared, tmp_path_factory: Any) -> None:
+    """In the log and by readiness; nothing is changed, and it is tried again."""
+    with shared.this() as older:
+        older.site("portal")
+        older.hit("portal")
+    shared._program = next_release(tmp_path_factory.mktemp("next"), ANNOUNCE_S="0.02", BACK_MS="0")
+    blocked = shared.directory / "blocked"
+    blocked.write_text("")
+    with running(shared._program, {**shared.settings("next"), "BACKUP_DIR": str(blocked)}) as newer:
+        until(lambda: newer.errors.count("finishing the store's upgrade") > 3, START_S)
+        status, readiness = newer.ready()
+        told = newer.errors.count("the store's upgrade is not finished")
+        record = shared.record()
+        blocked.unlink()
+        until(lambda: shared.record() == everywhere(NEXT), START_S)
+        until(lambda: newer.ready()[1]["status"] == "ok", START_S)
+
+    assert (status, readiness["status"], told) == (200, "degraded", 1)
+    assert "VISIT_COUNTER_BACKUP_DIR" in str(readiness["hints"])
+    assert record == everywhere(forms.NEWEST)

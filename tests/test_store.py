@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.errors import StoreUnavailable
-from service.functions import library
 from service.hit import Drop, Hit
+from service.libraries import library
 from service.model import Kind, Numbers, Reason, Seed
 from service.refusals import EXISTS, NEWER, NO_OPERATION, Refused
 from service.visitors import browser_hash, visitor_id
@@ -507,7 +507,7 @@ async def test_a_full_set_holds_strangers_and_says_so(
     """Beyond the cap new ids are held and counted in a metric; known ones go on."""
     name, source = library("full")
     capped = source.replace("MAX_IDS = 1000000", "MAX_IDS = 2")
-    monkeypatch.setattr("service.functions.library", lambda *_: (name, capped))
+    monkeypatch.setattr("service.libraries.library", lambda *_: (name, capped))
     full = "visitcounter_visitors_full_hits_total"
     before = REGISTRY.get_sample_value(full) or 0
     async with counting(valkey.url) as counted:

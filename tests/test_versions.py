@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service import forms, versions
-from service.functions import library
+from service.libraries import library
 from tests.servers import Server
 from tests.services import Service, namespace, run_service, until
 

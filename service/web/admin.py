@@ -98,7 +98,7 @@ async def create_site(request: web.Request) -> web.Response:
 
 @admin
 async def show_site(request: web.Request) -> web.Response:
-    return json_answer(site_json(known_site(request)))
+    return json_answer(site_json(own_site(request)))
 
 
 @admin
@@ -122,13 +122,13 @@ async def replace_site(request: web.Request) -> web.Response:
 async def change_site(request: web.Request) -> web.Response:
     """PATCH: these settings, the others as they are."""
     changes, operation = await settings_order(request)
-    site = known_site(request)  # not before: the body may take its time, and others change too
+    site = own_site(request)  # not before: the body may take its time, and others change too
     # What was done is not judged by what others changed since.
     async with done_once(operation):
         done = await request.app[STORE].done(site.partition, site.id, operation)
         if done == "change":
             await request.app[SITES].refresh()
-            return json_answer(site_json(known_site(request)))
+            return json_answer(site_json(own_site(request)))
         if done is not None:
             raise operation_used(f"that operation was a {done}")
         settings = settings_of(site_json(site) | changes, expected_id=site.id)
@@ -164,7 +164,7 @@ def told(put: Put, before: Site | Unreadable | None = None, location: str = "") 
 @admin
 async def reset_site(request: web.Request) -> web.Response:
     """POST: everything from 0. `?preview=1` says what would go; the answer says how to undo."""
-    site = known_site(request)
+    site = own_site(request)
     if request.query.get("preview", "0") not in ("", "0"):
         return json_answer({"would_reset": await fresh_counts(request, site)})
     order = await body_of(request, Reset)
@@ -182,7 +182,7 @@ async def reset_site(request: web.Request) -> web.Response:
 @admin
 async def undo_reset(request: web.Request) -> web.Response:
     """POST: what a reset took away comes back, beside what was counted since."""
-    site, operation = known_site(request), request.match_info["operation"]
+    site, operation = own_site(request), request.match_info["operation"]
     try:
         approximate = await request.app[STORE].undo(site, operation)
     except Refused as refused:
@@ -203,7 +203,7 @@ def undo_problem(refused: Refused) -> Problem:
 @admin
 async def seed_site(request: web.Request) -> web.Response:
     """POST: add to the running periods of a metric, e.g. the total of an older counter."""
-    site = known_site(request)
+    site = own_site(request)
     order = await body_of(request, SeedOrder)
     periods = site.calendar.periods(request.app[CLOCK].now())
     added = {
@@ -256,7 +256,7 @@ async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:
 @admin
 async def show_drops(request: web.Request) -> web.Response:
     """GET: dropped hits by day and reason; `?from=` and `?to=` (default today)."""
-    site = known_site(request)
+    site = own_site(request)
     today = site.calendar.periods(request.app[CLOCK].now()).today
     first, last = day_of(request, "from", today), day_of(request, "to", today)
     months = months_between(first[:7], last[:7])
@@ -277,6 +277,13 @@ def months_between(first: str, last: str) -> list[str]:
     if not 0 <= end - begin < 15:
         raise Problem(400, "Bad range", "Ask for at most 14 months, the earlier day first.", "from")
     return [f"{n // 12:04}-{n % 12 + 1:02}" for n in range(begin, end + 1)]
+
+
+def own_site(request: web.Request) -> Site:
+    """The site of the URL; Problem 404 or 503, which tells an admin why."""
+    if unreadable := request.app[SITES].unreadable.get(request.match_info["site"]):
+        raise unreadable.problem
+    return known_site(request)
 
 
 def site_json(site: Site) -> dict[str, Any]:

@@ -48,8 +48,8 @@ async def check(request: web.Request) -> web.Response:
     name = request.match_info["site"]
     site = request.app[SITES].get(name)
     if unreadable := request.app[SITES].unreadable.get(name):
-        detail = said["unreadable"].format(site=name, reason=unreadable.reason)
-        raise Problem(503, unreadable.problem.title, detail)
+        detail = said["unreadable"].format(site=name, reason=unreadable.field)
+        raise Problem(503, unreadable.public_problem.title, detail)
     if site is None or not (site.settings.public or admin):
         raise Problem(404, "Unknown site", said["unknown"].format(site=name))
     page = request.query.get("page", "")

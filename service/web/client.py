@@ -73,7 +73,7 @@ def site_named(request: web.Request, name: str) -> Site:
     if site := sites.get(name):
         return site
     if unreadable := sites.unreadable.get(name):
-        raise unreadable.problem
+        raise unreadable.public_problem
     shown = f'"{name}"' if SITE_ID.match(name) else "of that name"
     detail = f"There is no site {shown} here: make it, or mend the name in the page."
     raise Problem(404, "Unknown site", detail)

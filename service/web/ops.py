@@ -8,7 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.errors import Problem
-from service.web.appkeys import ADOPTION, HUB, PARENT, RECORDER, SITES, WATCH
+from service.web.appkeys import ADOPTION, HUB, PARENT, RECORDER, SITES, VERSIONS, WATCH
 from service.web.client import HINT
 from service.web.collect import INTAKE
 from service.web.counts import json_answer
@@ -47,7 +47,8 @@ async def readyz(request: web.Request) -> web.Response:
         unsafe.append("Live viewers are no longer told: restart the service.")
     if app[READINESS].stopping:
         faults.append("The service stops.")
-    unsafe += app[RECORDER].problems + app[ADOPTION].problems + app[SITES].problems
+    for component in (app[RECORDER], app[ADOPTION], app[SITES], app[VERSIONS]):
+        unsafe += component.problems
     unsafe += [check.detail for check in watch.checks if not check.ok]
     if parent and (up := len(parent.workers)) < parent.inherited.workers:
         unsafe.append(f"Only {up} of {parent.inherited.workers} workers are up: the log says why.")

@@ -1,0 +1,123 @@
+"""The function libraries of a namespace on the servers of a store: load, fence, remove.
+
+A library's name carries the hash of its source, so several versions may have theirs side by side.
+Each has a function that tells by its name which form it writes, by which a newer version finds
+those that it must fence. What is called in them is not decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any
+
+from redis import exceptions
+
+from service import forms
+from service.fence import FENCE, fence
+from service.refusals import speaking
+from service.shards import Shard, Shards
+
+
+class Libraries:
+    """Our library, `name`, and those of other versions."""
+
+    def __init__(self, shards: Shards, namespace: str) -> None:
+        self.writes = forms.NEWEST
+        """The form in which our library packs what it writes."""
+        self.name, self._source = library(namespace, self.writes)
+        self._shards = shards
+        self._namespace = namespace
+
+    async def use(self, writes: int) -> None:
+        """Go on with the library that packs in this form."""
+        if writes != self.writes:
+            self.writes = writes
+            self.name, self._source = library(self._namespace, writes)
+            for shard in self._shards.all():
+                await self.load(shard)
+
+    async def load(self, shard: Shard) -> None:
+        async with speaking():
+            try:
+                await shard.client.function_load(self._source)
+            except exceptions.ResponseError as error:
+                if "already exists" not in str(error):
+                    raise
+
+    async def loaded(self, shard: Shard) -> list[str] | None:
+        """The server's libraries of this namespace, without fences of other versions; None if
+        FUNCTION LIST is forbidden."""
+        found = await self._found(shard)
+        if found is None:
+            return None
+        return [name for name in found if name == self.name or not _is_fence(name, found[name])]
+
+    async def fence_older(self, known: Iterable[str], form: int) -> list[str]:
+        """Have every library that does not write this form refuse all calls, on every server, also
+        those of the known names; the one in use stays. Returns the names of those fenced now."""
+        fenced: dict[str, None] = {}
+        for shard in self._shards.all():
+            found = {**{name: [] for name in known}, **(await self._found(shard) or {})}
+            for name, functions in found.items():
+                spared = name == self.name or f"{name}_writes_{form}" in functions
+                if not (spared or _is_fence(name, functions)):
+                    async with speaking():
+                        source = fence(name, functions, form)
+                        await shard.client.function_load(source, replace=True)
+                    fenced[name] = None
+        return list(fenced)
+
+    async def unfence(self, name: str) -> None:
+        """Delete a fence: whoever had a library of that name loads it again."""
+        for shard in self._shards.all():
+            await self._delete(shard, name)
+
+    async def remove(self, unused: Callable[[str], bool]) -> list[str]:
+        """Delete libraries that `unused` names, except ours and fences; returns their names."""
+        removed: dict[str, None] = {}
+        for shard in self._shards.all():
+            for name in await self.loaded(shard) or []:
+                if name != self.name and unused(name):
+                    await self._delete(shard, name)
+                    removed[name] = None
+        return list(removed)
+
+    async def _delete(self, shard: Shard, name: str) -> None:
+        async with speaking():
+            try:
+                await shard.client.function_delete(name)
+            except exceptions.ResponseError as error:
+                if "not found" not in str(error).lower():
+                    raise
+
+    async def _found(self, shard: Shard) -> dict[str, list[str]] | None:
+        """The names of the functions of each library that is named like ours; None if FUNCTION LIST
+        is forbidden."""
+        async with speaking():
+            try:
+                found: Any = await shard.client.function_list(f"{self._namespace}_*")
+            except exceptions.ResponseError:  # forbidden, or too old
+                return None
+        ours = re.compile(re.escape(self._namespace) + "_[0-9a-f]{12}")
+        named = ((each[b"library_name"].decode(), each[b"functions"]) for each in found)
+        return {
+            name: [function[b"name"].decode() for function in functions]
+            for name, functions in named
+            if ours.fullmatch(name)
+        }
+
+
+def _is_fence(name: str, functions: list[str]) -> bool:
+    return f"{name}_{FENCE}" in functions
+
+
+def library(namespace: str, writes: int = forms.NEWEST) -> tuple[str, str]:
+    """counter.lua's name for a namespace and its source, for writing a form."""
+    source = files("service").joinpath("counter.lua").read_text()
+    source = source.replace("__writes__", str(writes)).replace("__newest__", str(forms.NEWEST))
+    digest = blake2b(source.encode(), digest_size=6).hexdigest()
+    name = f"{namespace}_{digest}"
+    return name, source.replace("__library__", name)

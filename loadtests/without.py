@@ -36,8 +36,8 @@ CHANGES = {
 def without_ledger() -> None:
     with_ledger = libraries.library
 
-    def library(namespace: str, writes: int = NEWEST) -> tuple[str, str]:
-        name, source = with_ledger(namespace, writes)
+    def library(namespace: str, writes: int = NEWEST, note: str = "") -> tuple[str, str]:
+        name, source = with_ledger(namespace, writes, note)
         for before, after in CHANGES.items():
             assert source.count(before) == 1, f"counter.lua has changed: {before}"
             source = source.replace(before, after)

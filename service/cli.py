@@ -22,12 +22,13 @@ from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Reque
 
 from service import aside, spool_files
 from service.admin_token import NAME as TOKEN_NAME
-from service.errors import SettingsError, StartError, VisitCounterError
+from service.errors import SettingsError, StartError, StoreError, VisitCounterError
 from service.producer import directories_of
 from service.settings import Settings
 from service.values import parse_workers
 
 CALL_S = 10.0
+NO_COPY = Path()
 FINISH_S = 600.0  # an upgrade converts all that is stored
 PERIODS = ("total", "year", "month", "week", "today")
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"visit-counter: the settings are wrong.\n{error}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"visit-counter: the store failed during the start: {error}", file=sys.stderr)
+        return 1
     except (StartError, CallError) as error:
         print(f"visit-counter: {error}", file=sys.stderr)
         return 1
@@ -106,8 +110,10 @@ def upgrade_command(commands: Any) -> None:
     what.add_argument(
         "--put-back",
         type=Path,
+        nargs="?",
+        const=NO_COPY,
         metavar="FILE",
-        help="go back to 0.1 with the copy that the upgrade made, while no service runs",
+        help="go back to 0.1, while no service runs; FILE: the copy that the upgrade made",
     )
     upgrade.add_argument(
         "--yes", action="store_true", help="do it, instead of showing what it does"
@@ -292,7 +298,8 @@ def put_back(options: argparse.Namespace, settings: Settings) -> int:
             "hits wait in the spool, and the version before cannot read them: start this version "
             "until `visit-counter spool show` says that the spool is empty"
         )
-    print(asyncio.run(downgrade.put_back(settings, options.put_back, really=options.yes)))
+    copy = None if options.put_back is NO_COPY else options.put_back
+    print(asyncio.run(downgrade.put_back(settings, copy, really=options.yes)))
     if not options.yes:
         print("Nothing was put back: add --yes to do it.", file=sys.stderr)
     return 0

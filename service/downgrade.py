@@ -17,14 +17,17 @@ from service.settings import Settings
 from service.versions import living
 
 
-async def put_back(settings: Settings, copy: Path, *, really: bool) -> str:
-    """Put a copy back, or only say what that would do, in a sentence. Raises StartError."""
-    head, saved = await asyncio.to_thread(migration_copy.read, copy)
+async def put_back(settings: Settings, copy: Path | None, *, really: bool) -> str:
+    """Bring the store back into the form of 0.1, or only say what that would do, in a sentence.
+    Raises StartError."""
     if not really:
+        done = "This brings the store into the form of version 0.1, with the numbers of now."
+        if copy is None:
+            return done
+        head, saved = await asyncio.to_thread(migration_copy.read, copy)
         return (
-            f"{copy} holds {sum(1 for _ in saved)} keys as they were at {head.at}. Putting it back "
-            f"brings the store into form {head.form}, with the numbers of now; keys that are "
-            "damaged get the bytes of the copy."
+            f"{done} Keys that are damaged get the bytes of {copy}, which holds "
+            f"{sum(1 for _ in saved)} keys as they were at {head.at}."
         )
     clock = Clock()
     try:
@@ -40,8 +43,8 @@ async def put_back(settings: Settings, copy: Path, *, really: bool) -> str:
                 )
             keys = await store.put_back(copy)
     except StoreError as error:
-        raise StartError(f"the store did not take the copy ({error}): run this again") from None
+        raise StartError(f"the store did not take it ({error}): run this again") from None
     return (
-        f"Brought {keys} keys back: the store is in form {head.form}. Start version 0.1; this "
-        "version migrates the store again when it is started."
+        f"Brought {keys} keys back into the form of version 0.1: start that. This version migrates "
+        "the store again when it is started."
     )

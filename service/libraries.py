@@ -24,10 +24,11 @@ from service.shards import Shard, Shards
 class Libraries:
     """Our library, `name`, and those of other versions."""
 
-    def __init__(self, shards: Shards, namespace: str) -> None:
+    def __init__(self, shards: Shards, namespace: str, note: str = "") -> None:
+        """`note` makes another library of the same functions."""
         self.writes = forms.NEWEST
         """The form in which our library packs what it writes."""
-        self.name, self._source = library(namespace, self.writes)
+        self.name, self._source = library(namespace, self.writes, note)
         self._shards = shards
         self._namespace = namespace
 
@@ -55,15 +56,30 @@ class Libraries:
             return None
         return [name for name in found if name == self.name or not _is_fence(name, found[name])]
 
+    async def reload(self) -> None:
+        """Have our library in the place of a fence that the way back to 0.1 has left."""
+        for shard in self._shards.all():
+            async with speaking():
+                await shard.client.function_load(self._source, replace=True)
+
     async def fence_older(self, known: Iterable[str], form: int) -> list[str]:
-        """Have every library that does not write this form refuse all calls, on every server, also
-        those of the known names; the one in use stays. Returns the names of those fenced now."""
+        """Have every library that writes an older form, and those of the known names, refuse all
+        calls on every server. Returns the names of those fenced now."""
+        return await self._fence(known, form, lambda writes: writes < form)
+
+    async def fence_newer(self, form: int) -> list[str]:
+        """The same for libraries that write a newer form, except the one in use."""
+        return await self._fence((), form, lambda writes: writes > form)
+
+    async def _fence(
+        self, known: Iterable[str], form: int, is_meant: Callable[[int], bool]
+    ) -> list[str]:
         fenced: dict[str, None] = {}
         for shard in self._shards.all():
             found = {**{name: [] for name in known}, **(await self._found(shard) or {})}
             for name, functions in found.items():
-                spared = name == self.name or f"{name}_writes_{form}" in functions
-                if not (spared or _is_fence(name, functions)):
+                spared = name == self.name or _is_fence(name, functions)
+                if not spared and is_meant(_writes(functions)):
                     async with speaking():
                         source = fence(name, functions, form)
                         await shard.client.function_load(source, replace=True)
@@ -110,13 +126,19 @@ class Libraries:
         }
 
 
+def _writes(functions: Iterable[str]) -> int:
+    """The form that a library writes, by the name of one of its functions: 0.1 has none."""
+    forms_ = (re.search(r"_writes_(\d+)$", function) for function in functions)
+    return next((int(form[1]) for form in forms_ if form), forms.UNVERSIONED)
+
+
 def _is_fence(name: str, functions: list[str]) -> bool:
     return f"{name}_{FENCE}" in functions
 
 
-def library(namespace: str, writes: int = forms.NEWEST) -> tuple[str, str]:
+def library(namespace: str, writes: int = forms.NEWEST, note: str = "") -> tuple[str, str]:
     """counter.lua's name for a namespace and its source, for writing a form."""
-    source = files("service").joinpath("counter.lua").read_text()
+    source = files("service").joinpath("counter.lua").read_text() + note
     source = source.replace("__writes__", str(writes)).replace("__newest__", str(forms.NEWEST))
     digest = blake2b(source.encode(), digest_size=6).hexdigest()
     name = f"{namespace}_{digest}"

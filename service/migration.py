@@ -108,15 +108,23 @@ class Migration:
     """Migrates one store from one form to another."""
 
     def __init__(
-        self, functions: Functions, libraries: Libraries, tags: Sequence[str], meta: str, head: Head
+        self,
+        functions: Functions,
+        libraries: Libraries,
+        tags: Sequence[str],
+        meta: str,
+        head: Head,
+        older: Iterable[str] = (),
     ) -> None:
-        """`head`: of the copy that is made before."""
+        """`head`: of the copy that is made before; `older`: libraries of older versions that are
+        known, for a server that does not tell which it has."""
         self.progress = Progress(head.form, head.to)
         self._functions = functions
         self._libraries = libraries
         self._tags = tags
         self._meta = meta
         self._head = head
+        self._older = older
 
     async def run(self, record: Installation, directory: Path) -> None:
         """Run every step; the copy goes into the directory. Raises StartError if it cannot be made,
@@ -138,9 +146,10 @@ class Migration:
         log.warning("the store's data is migrated", form=form, keys=self.progress.keys)
 
     async def put_back(self, saved: Iterable[Saved]) -> int:
-        """Bring every key back into the form of the copy, with the numbers of now; those that are
+        """Bring every key back into the form of before, with the numbers of now; those that are
         damaged get the copy's bytes. Returns how many keys were changed."""
         before, damaged = self._head.form, set[bytes]()
+        await self._libraries.fence_newer(before)  # a worker may sleep somewhere
         for tag in self._tags:
             async for found in self._steps(tag, before, write=True):
                 self.progress.keys += len(found.changed)
@@ -157,9 +166,14 @@ class Migration:
         await self._libraries.unfence(f"{self._head.namespace}_{LIBRARY_OF_0_1}")
         return self.progress.keys
 
+    async def convert_rest(self) -> None:
+        """Fence and convert what a server that was promoted may lack of a migration that is
+        complete."""
+        await self._fence()
+        await self._convert()
+
     async def _fence(self) -> None:
-        of_0_1 = self._head.form == forms.UNVERSIONED
-        known = [f"{self._head.namespace}_{LIBRARY_OF_0_1}"] if of_0_1 else []
+        known = {f"{self._head.namespace}_{LIBRARY_OF_0_1}", *self._older}
         if fenced := await self._libraries.fence_older(known, self._head.to):
             log.warning(
                 "fenced older versions: their hits are spooled or refused (503). Stop them, and "
@@ -178,7 +192,7 @@ class Migration:
             if not await self._set("copied", copied, self._head.to):
                 await asyncio.to_thread(path.unlink)  # one on another host has
                 return
-            await asyncio.to_thread(migration_copy.keep_newest, directory)
+            await asyncio.to_thread(migration_copy.keep_newest, directory, self._head)
         log.warning("copied what the migration will change", file=str(path), keys=keys)
 
     async def _copy(self, directory: Path, *, trial: bool = False) -> tuple[Path, int]:

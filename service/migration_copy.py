@@ -138,13 +138,24 @@ async def alone_in(directory: Path) -> AsyncIterator[None]:
         os.close(held)
 
 
-def keep_newest(directory: Path) -> None:
-    """Remove all copies but the newest ones, and what killed processes have left of theirs."""
-    found = sorted(directory.glob("before-*.jsonl.gz"), key=lambda path: path.stat().st_mtime_ns)
+def keep_newest(directory: Path, head: Head) -> None:
+    """Remove all copies of a store but the newest ones, and what killed processes have left."""
+    copies = sorted(directory.glob("before-*.jsonl.gz"), key=lambda path: path.stat().st_mtime_ns)
+    found = [path for path in copies if _is_of(path, head)]
     old_s = time.time() - LEFT_S
     left = (path for path in directory.glob("before-*.new") if path.stat().st_mtime < old_s)
     for path in (*found[:-KEPT], *left):
         path.unlink(missing_ok=True)
+
+
+def _is_of(path: Path, head: Head) -> bool:
+    """Whether a copy is of the same store."""
+    try:
+        with gzip.open(path, "rb") as lines:
+            found = msgspec.json.decode(next(lines, b""), type=Head)
+    except (OSError, EOFError, ValueError):
+        return False
+    return (found.installation, found.namespace) == (head.installation, head.namespace)
 
 
 def read(path: Path) -> tuple[Head, Iterator[Saved]]:

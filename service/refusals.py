@@ -76,7 +76,7 @@ class Outdated(Again):
 
     def __init__(self, message: str) -> None:
         super().__init__(
-            f"a newer version upgrades the store to form {message.split()[1]}: run that version "
+            f"another version has brought the store to form {message.split()[1]}: run that version "
             "here too; hits wait in the spool until then, or are refused where there is none"
         )
 

@@ -17,7 +17,7 @@ import structlog
 
 from service import directories, metrics
 from service.batch import Packed
-from service.errors import OutcomeUnknown, SpoolBroken, StoreError
+from service.errors import OutcomeUnknown, SpoolBroken, StoreError, UnknownForm
 from service.ledger import Ledger
 from service.model import PARTITIONS
 from service.producer import Producer
@@ -30,6 +30,7 @@ AT_ONCE = 100  # batches in a round trip
 PAUSE_S = 0.25
 STUCK_S = 10.0
 SPOOL_BYTES = 256 * 1024 * 1024
+NOT_AWAY = (Early, UnknownForm)  # what keeps one partition's batches, and not a server's
 
 log = structlog.get_logger()
 
@@ -149,7 +150,7 @@ class Replay:
             while partitions := self._partitions(address):
                 try:
                     taken, refusals = await self._bring(partitions)
-                    away = not taken and not all(isinstance(each, Early) for each in refusals)
+                    away = not taken and not all(isinstance(each, NOT_AWAY) for each in refusals)
                 except SpoolBroken:
                     raise
                 except Exception:  # a mistake of ours: the batches stay, and are sent again

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -29,7 +29,7 @@ from service.functions import Functions
 from service.hit import Site
 from service.libraries import Libraries
 from service.migration import Installation, Migrating, Migration
-from service.migration_copy import Head
+from service.migration_copy import Head, Saved
 from service.model import PARTITIONS, Counts, Metric, Numbers, numbers_of
 from service.producer import Producer
 from service.refusals import Again, Early, is_final, speaking
@@ -104,7 +104,8 @@ class Store:
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
         self._meta = f"{namespace}:{{meta}}"
         self._shards = Shards(url, [*self._tags, self._meta])
-        self._libraries = Libraries(self._shards, namespace)
+        note = "\n-- on the way back to 0.1" if going_back else ""
+        self._libraries = Libraries(self._shards, namespace, note)
         self._functions = Functions(self._shards, self._libraries, self._relearn, min_replicas)
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
 
@@ -304,18 +305,28 @@ class Store:
         """The registered workers; the caller is not one."""
         return _announced(await self._functions.call("announce", self._meta))
 
-    async def upgrade(self, form: int) -> None:
-        """Bring the store into a form while it counts; raises StartError where the copy cannot be
-        made, and StoreError."""
+    async def upgrade(self, form: int, older: Iterable[str]) -> None:
+        """Bring the store into a form while it counts, and fence the libraries of these names;
+        raises StartError where the copy cannot be made, and StoreError."""
         record = await self._install()
         if record.converted < form:
-            await self._migration(self._head(record, form)).run(record, self._copies)
+            await self._migration(self._head(record, form), older).run(record, self._copies)
 
-    async def put_back(self, copy: Path) -> int:
+    async def convert_rest(self) -> None:
+        """Fence and convert what a promoted server may lack of a migration that is complete."""
+        record = await self._install()
+        if not record.is_unfinished:
+            await self._migration(self._head(record, record.writes)).convert_rest()
+
+    async def put_back(self, copy: Path | None) -> int:
         """Bring the store back into the form of 0.1, with the numbers of now; keys that are damaged
         get the bytes of the copy that the migration made. Returns how many keys were changed;
         raises StartError and StoreError. Nobody may count in the store meanwhile."""
-        head, saved = await asyncio.to_thread(migration_copy.read, copy)
+        record = await self._install()
+        head = self._head(record._replace(converted=0), forms.OLDEST_WRITTEN)
+        saved: Iterable[Saved] = ()
+        if copy is not None:
+            head, saved = await asyncio.to_thread(migration_copy.read, copy)
         if head.installation != self.installation or head.namespace != self._namespace:
             raise StartError(f"{copy} is the copy of another store: installation and namespace")
         if head.form != forms.UNVERSIONED:
@@ -382,6 +393,8 @@ class Store:
             record = await self._install()
             if not record.is_too_old:
                 await self._libraries.use(record.writes)
+                if not self._going_back:
+                    await self._libraries.fence_older((), record.writes)
             elif not self._going_back:
                 await self._migrate_first(record)
             await self._functions.calls("adopt", [(tag, self.installation) for tag in self._tags])
@@ -429,6 +442,7 @@ class Store:
 
     async def _migrate_first(self, record: Installation) -> None:
         """Migrate before anything is counted."""
+        await self._libraries.reload()
         migration = self._migration(self._head(record, forms.OLDEST_WRITTEN))
         async with self._migrating(migration.progress):
             await migration.run(record, self._copies)
@@ -443,8 +457,8 @@ class Store:
             at=datetime.fromtimestamp(self._clock.now() // 1000, UTC).isoformat(),
         )
 
-    def _migration(self, head: Head) -> Migration:
-        return Migration(self._functions, self._libraries, self._tags, self._meta, head)
+    def _migration(self, head: Head, older: Iterable[str] = ()) -> Migration:
+        return Migration(self._functions, self._libraries, self._tags, self._meta, head, older)
 
     async def _relearn(self) -> None:
         """Our functions are fenced: go on with those that write what all write now, if we can."""

@@ -30,6 +30,7 @@ LIVING_MS = 60_000  # a worker that was not seen for so long has ended
 BACK_MS = 86_400_000  # and may come back for so long
 AGAIN_EVERY = 6  # announcements, between two tries to finish an upgrade
 TIDY_EVERY = 360
+SCAN_EVERY = 8640  # a day: a server that was promoted may lack what was converted
 FAREWELL_S = 0.5
 
 log = structlog.get_logger()
@@ -139,7 +140,9 @@ class Versions:
     def _upgrade(self) -> asyncio.Task[None]:
         """The one upgrade that this process makes at a time."""
         if self._upgrading is None or self._upgrading.done():
-            self._upgrading = asyncio.create_task(self._store.upgrade(forms.NEWEST), name="upgrade")
+            older = {seen.worker.library for seen in self._older(0)}
+            upgrade = self._store.upgrade(forms.NEWEST, older)
+            self._upgrading = asyncio.create_task(upgrade, name="upgrade")
         return self._upgrading
 
     async def _run(self) -> None:
@@ -151,6 +154,8 @@ class Versions:
                 await self._announce()
                 if looks % TIDY_EVERY == 0:
                     await self._tidy()
+                if looks % SCAN_EVERY == 0 and self._is_first():
+                    await self._store.convert_rest()
             if looks % AGAIN_EVERY == 1 and self._should_finish():
                 await self._finish_by_itself()
 
@@ -179,15 +184,22 @@ class Versions:
         """Workers seen since an instant that cannot write the newest form."""
         return [s for s in self.seen if s.worker.form < forms.NEWEST and s.at > since]
 
+    def _is_first(self) -> bool:
+        """Whether it is for this worker, of all that could, to do what one of them must."""
+        return self._name == min((seen.name for seen in self._able()), default="")
+
+    def _able(self) -> list[Seen]:
+        """Living workers that write the newest form."""
+        return [s for s in self.seen if s.worker.form >= forms.NEWEST and s.lives(self.now)]
+
     def _should_finish(self) -> bool:
-        """Whether it is for this worker, of all that could, to go on with an upgrade now."""
-        able = [s for s in self.seen if s.worker.form >= forms.NEWEST and s.lives(self.now)]
-        if not able or min(seen.name for seen in able) != self._name:
+        """Whether this worker should go on with an upgrade now."""
+        if not self._is_first():
             return False
         if self._installation.is_unfinished:
             return True
         day_ago = self.now - BACK_MS
-        watched = min(seen.worker.since for seen in able) <= day_ago
+        watched = min(seen.worker.since for seen in self._able()) <= day_ago
         return self._store.writes < forms.NEWEST and watched and not self._older(day_ago)
 
     async def _finish_by_itself(self) -> None:

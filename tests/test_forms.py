@@ -10,17 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from service import forms, segment
 from service.batch import Batch, Packed
 from service.errors import UnknownForm
 from service.hit import Drop, Hit, Site
-from service.model import Counts, Kind, Numbers, Reason, SiteSettings, StoredSite
+from service.model import (
+    Counts,
+    Kind,
+    Numbers,
+    Reason,
+    SiteSettings,
+    StoredSite,
+    partition_of,
+)
 from service.periods import Calendar
 from service.segment import HEADER, Record
 from tests.counting import Counted, at, counting, make_site, open_store, visitor
 from tests.forms import FIELDS, frozen, packed_entry, packed_state, state_in
 from tests.servers import Server
+from tests.services import run_service, until
 
 NOON = at("2026-03-10 12:00")
 DAY = 86_400_000
@@ -265,3 +275,36 @@ async def _today(counted: Counted) -> float:
 def test_a_visitor_of_the_examples_has_eight_bytes() -> None:
     """As those of the frozen batches."""
     assert {len(visitor(1)), *(len(e.visitor) for e in example() if isinstance(e, Hit))} <= {0, 8}
+
+
+async def test_a_state_of_an_unknown_form_stops_its_partition_only(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its hits wait in the spool, readiness says why, the others are counted; and so are they when
+    the state can be read."""
+    monkeypatch.setattr("service.recorder.SPILL_S", 0.05)
+    monkeypatch.setattr("service.replay.STUCK_S", 0.0)
+    async with run_service(valkey.url, data_dir=tmp_path) as service:
+        await service.site("a")
+        await service.site("b")
+        assert partition_of("a") != partition_of("b")
+        name = service.parts.settings.namespace
+        running = f"{name}:{{p{partition_of('a'):02}}}:a:1:running"
+        async with Redis.from_url(valkey.url) as client:
+            own: Any = await client.get(running)
+            await client.set(running, bytes((forms.NEWEST + 1,)) + own[1:])
+            spooled = [await service.hit("a", status=202) for _ in range(2)]
+            counted = [await service.hit("b") for _ in range(2)]
+            hints = ""
+            while "is in form" not in hints:
+                async with service.client.get(f"{service.url}/readyz") as answer:
+                    ready = await answer.json()
+                hints = " ".join(ready["hints"])
+            await client.set(running, own)
+        await until(lambda: not service.parts.recorder.problems)
+        last = await service.hit("a")
+
+    assert [each["counted"] for each in spooled] == [True] * 2
+    assert counted[-1]["total"]["pageviews"] == 2
+    assert (ready["status"], answer.status) == ("degraded", 200)
+    assert last["total"]["pageviews"] == 3

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from loadtests.small_disk import SmallDisk
 from service import forms, migration, migration_copy
 from service.clock import Clock
-from service.errors import StartError
+from service.errors import StartError, StoreUnavailable
 from service.fence import LIBRARY_OF_0_1
 from service.functions import Functions
 from service.hit import Site
@@ -450,6 +450,56 @@ async def test_the_way_back_keeps_the_numbers_of_now(valkey: Server, tmp_path: P
     assert len(copies_in(tmp_path)) == 2
 
 
+async def test_a_worker_that_sleeps_is_fenced_on_the_way_back(
+    store_server: Server, tmp_path: Path
+) -> None:
+    """It writes nothing beside 0.1; and the next start of this version counts again."""
+    old = await old_store(store_server.url)
+    async with open_migrated(old, tmp_path) as sleeping:
+        counted = known_site(sleeping, SITES[1])
+        async with Store(old.url, old.namespace, Clock(), going_back=True) as store:
+            await store.put_back(None)
+        refused = await counted.commit(counted.hit(77, NOON + 86_400_000))
+        assert isinstance(refused, StoreUnavailable)
+        assert await packed_keys(old.url, old.namespace) | old.keys == await packed_keys(
+            old.url, old.namespace
+        )
+    async with open_migrated(old, tmp_path) as ledger:
+        counted = known_site(ledger, SITES[1])
+        await counted.view(77, NOON + 86_400_000)
+        total = (await _counts(counted)).total.pageviews
+
+    assert total == old.counts[SITES[1]].total.pageviews + 1
+
+
+async def test_what_a_promoted_server_lacks_is_made_up_for(valkey: Server, tmp_path: Path) -> None:
+    """Bytes of before the migration and a library of 0.1, as on a replica that was cut off."""
+    old = await old_store(valkey.url)
+    await _opened(Store(old.url, old.namespace, Clock(), copies=tmp_path))
+    name = f"{old.namespace}_{LIBRARY_OF_0_1}"
+    async with Redis.from_url(old.url) as client:
+        await client.mset(dict([*old.keys.items()][::2]))
+        await client.function_load(_counting_library(name), replace=True)
+        async with Store(old.url, old.namespace, Clock(), copies=tmp_path) as store:
+            refused = await _refusal(client, f"{name}_record")
+            await store.convert_rest()
+
+    assert refused == "FENCED 0"
+    await assert_migrated(old)
+
+
+async def test_a_newer_library_is_not_fenced_by_a_start(valkey: Server) -> None:
+    """The next release has one for its own form there before its upgrade is finished."""
+    name = namespace()
+    newer = f"{name}_{'c' * 12}"
+    await _opened(Store(valkey.url, name, Clock()))
+    async with Redis.from_url(valkey.url) as client:
+        marker = f"redis.register_function('{newer}_writes_6', function() end)"
+        await client.function_load(f"{_counting_library(newer)}\n{marker}")
+        await _opened(Store(valkey.url, name, Clock()))
+        assert await _refusal(client, f"{newer}_record") == "it ran"
+
+
 async def test_a_half_migrated_store_can_go_back(
     valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,8 +559,11 @@ HEAD = Head(form=4, to=5, namespace="vc", installation="0" * 16, at="2026-11-29T
 KEYS = [Saved("vc:{p01}", b"vc:{p01}:a:1:running", bytes(range(256))), Saved("vc:{p02}", b"k", b"")]
 
 
-def written(directory: Path) -> Path:
-    copy = MigrationCopy(directory, HEAD)
+HEAD_OF_OTHER = Head(form=4, to=5, namespace="vc", installation="1" * 16, at=HEAD.at)
+
+
+def written(directory: Path, head: Head = HEAD) -> Path:
+    copy = MigrationCopy(directory, head)
     copy.add(KEYS)
     path = copy.finish()
     copy.discard()
@@ -553,12 +606,28 @@ def test_a_copy_of_the_same_form_keeps_the_one_before(tmp_path: Path) -> None:
     for n in range(4):
         paths.append(written(tmp_path))
         os.utime(paths[-1], ns=(n * 10**9, n * 10**9))
-        migration_copy.keep_newest(tmp_path)
+        migration_copy.keep_newest(tmp_path, HEAD)
 
     kept = copies_in(tmp_path)
     assert len(kept) == 2
     assert tmp_path / "before-4.jsonl.gz" in kept
     assert {path.stat().st_mtime_ns for path in kept} == {2 * 10**9, 3 * 10**9}
+
+
+def test_copies_of_other_stores_are_kept(tmp_path: Path) -> None:
+    """Several may use one directory, and a file of that name may be anybody's."""
+    other = tmp_path / "before-4.other.jsonl.gz"
+    written(tmp_path, HEAD_OF_OTHER).rename(other)
+    strange = tmp_path / "before-strange.jsonl.gz"
+    strange.write_bytes(b"not ours")
+    for path in (other, strange):
+        os.utime(path, ns=(0, 0))
+    for _ in range(4):
+        written(tmp_path)
+        migration_copy.keep_newest(tmp_path, HEAD)
+
+    assert {other, strange} < {*copies_in(tmp_path)}
+    assert len(copies_in(tmp_path)) == 4
 
 
 def test_a_copy_that_was_broken_off_leaves_no_name(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_release_that_still_runs_is_fenced(
 def test_a_release_goes_on_with_the_copy_that_was_put_back(
     version: str, embedded: bool, own_server: Server
 ) -> None:
-    """With the numbers that it had, and it counts."""
+    """With the numbers of now, also those that were undone and counted since."""
     old, new, book = release(version), this_version(), Book()
     with (
         tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as directory,
@@ -148,21 +148,22 @@ def test_a_release_goes_on_with_the_copy_that_was_put_back(
     ):
         with shared.running(old) as service:
             write(service, book)
-            before = snapshot(service, book)
         with shared.running(new) as service:
             check(service, book)
+            undo_all(service, book)
+            go_on(service, book)
+            before = snapshot(service, book)
         copy = str(shared.data_dir / "before-4.jsonl.gz")
         shown = new.call("upgrade", "--put-back", copy, **shared.settings)
         done = new.call("upgrade", "--put-back", copy, "--yes", **shared.settings)
         with shared.running(old) as service:
             assert unchanged(service, book, before) == []
             check(service, book)
-            undo_all(service, book)
             go_on(service, book)
             check(service, book)
 
     assert "keys as they were at" in shown
-    assert "Start the version that wrote it" in done
+    assert "into the form of version 0.1: start that" in done
 
 
 @pytest.mark.parametrize(("older", "newer"), SIDE_BY_SIDE)

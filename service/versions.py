@@ -31,7 +31,7 @@ BACK_MS = 86_400_000  # and may come back for so long
 AGAIN_EVERY = 6  # announcements, between two tries to finish an upgrade
 TIDY_EVERY = 360
 SCAN_EVERY = 8640  # a day: a server that was promoted may lack what was converted
-FAREWELL_S = 0.5
+FAREWELL_S = 0.04  # a stop has no more to spare
 
 log = structlog.get_logger()
 

@@ -35,6 +35,7 @@ START_S = 20.0
 STOP_S = 8.0
 
 T = TypeVar("T")
+NOTHING: Mapping[str, str] = {}
 
 
 class Program(NamedTuple):
@@ -176,7 +177,8 @@ def serving(**settings: str) -> AbstractContextManager[ServiceProcess]:
 
 
 class Views:
-    """Views of different paths that are sent one after the other, in a thread of their own."""
+    """Views of different paths by different addresses, which no limit meets, sent one after the
+    other in a thread of their own."""
 
     def __init__(self, service: ServiceProcess, site: str) -> None:
         self.acknowledged: list[str] = []
@@ -202,7 +204,9 @@ class Views:
         n = 0
         while not self._ended.is_set():
             n += 1
-            status, answer = call("POST", self._url, {"p": f"/{n}"})
+            address = f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}"
+            headers = {"X-Forwarded-For": address}
+            status, answer = call("POST", self._url, {"p": f"/{n}"}, headers=headers)
             if status in (200, 202):
                 assert answer["counted"], answer
                 self.acknowledged.append(f"/{n}")
@@ -317,9 +321,13 @@ def compiled() -> str:
     return str(path)
 
 
-def call(method: str, url: str, body: Any = None, token: str = "") -> tuple[int, Any]:
+def call(
+    method: str, url: str, body: Any = None, token: str = "", headers: Mapping[str, str] = NOTHING
+) -> tuple[int, Any]:
     """Status and JSON of a request, sent as a person's browser would."""
-    headers = {"User-Agent": PERSON, **({"Authorization": f"Bearer {token}"} if token else {})}
+    headers = {"User-Agent": PERSON, **headers}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     data = None if body is None else json.dumps(body).encode()
     try:
         with urlopen(Request(url, data, headers, method=method), timeout=10) as answer:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from loadtests.service_process import ServiceProcess as LoadedProcess
-from service import app, recorder, spool, startup, store, valkey_process, workers
+from service import app, recorder, spool, startup, store, valkey_process, versions, workers
 from service.errors import StartError
 from service.web import lane
 from tests.processes import STOP_S, ServiceProcess, call, compiled, serving, until
@@ -327,7 +327,8 @@ def test_a_disk_that_hangs_keeps_nobody_from_stopping(place: Path) -> None:
 
 def test_the_parts_of_a_stop_fit_into_its_time() -> None:
     """Each at its worst, one after the other."""
-    worker = (lane.STOP_S, 2 * app.SHUTDOWN_S, recorder.STOP_S, spool.STOP_S)
+    web, versioned = (lane.STOP_S, 2 * app.SHUTDOWN_S), versions.FAREWELL_S
+    worker = (*web, versioned, recorder.STOP_S, spool.STOP_S)
     assert sum(worker) < workers.STOP_S
     assert workers.STOP_S + valkey_process.STOP_S < STOP_S
     assert startup.LEAVE_S < STOP_S

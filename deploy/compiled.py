@@ -18,10 +18,11 @@ from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
 
 MODULES = (
-    *("web/connection", "web/request", "web/heads", "web/answering", "web/hit_answers"),
-    "web/collect",
-    *("addresses", "hit", "limits", "visitors", "waiters", "recorder", "flow", "queues"),
-    *("batch", "ledger", "writer"),
+    *("web/lane/connection", "web/lane/request", "web/lane/answering"),
+    *("web/hits/headers", "web/hits/intake", "web/hits/answers"),
+    *("rules/addresses", "rules/limits", "rules/visitor_hash", "model/site", "model/hit"),
+    *("delivery/recorder", "delivery/flow", "delivery/queues", "delivery/waiters"),
+    *("delivery/ledger", "store/batch", "store/writer"),
 )
 
 
@@ -37,10 +38,10 @@ class CompiledHitPath(BuildHookInterface[Any]):
 
 def compiled(root: Path, made: Path) -> list[Path]:
     """The compiled modules, in a directory that is as the wheel will be."""
-    sources = [str(root / "service" / f"{module}.py") for module in MODULES]
+    sources = [str(root / "service/visit_counter" / f"{module}.py") for module in MODULES]
     options = [f"--config-file={root / 'pyproject.toml'}", *sources]
     modules = mypycify(options, opt_level="3", debug_level="0", target_dir=str(made / "c"))
-    command = build_ext(Distribution({"name": "service", "ext_modules": modules}))
+    command = build_ext(Distribution({"name": "visit_counter", "ext_modules": modules}))
     command.build_lib, command.build_temp = str(made), str(made / "objects")
     command.finalize_options()
     command.run()

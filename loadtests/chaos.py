@@ -39,7 +39,7 @@ from loadtests.world import (
     outer_spooling,
     sentinels,
 )
-from tests.servers import server_binaries
+from tests.kit.stores.server import server_binaries
 
 CONNECTIONS = 12
 SITES = 2

@@ -25,9 +25,9 @@ from loadtests.oracle import base_of
 from loadtests.proxy import Cut
 from loadtests.viewers import wait_for_all, watching
 from loadtests.world import World
-from service.model import partition_of
-from tests.clusters import slot_of
-from tests.nodes import Node
+from tests.kit.stores.cluster import slot_of
+from tests.kit.stores.node import Node
+from visit_counter.model.site_settings import partition_of
 
 BATCH = b"_record"
 STOP_S = 8.0

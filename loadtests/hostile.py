@@ -35,7 +35,7 @@ CLIENT_MB, GROWS_MB = 0.35, 16.0  # what a client may take; what may come and go
 SMALL = 4096  # bytes that a client's kernel takes for one that does not read
 
 # Not its 30 s for a client to read: nobody would wait for this test.
-PRELUDE = "from service.web import connections; connections.STALL_S = 5.0; "
+PRELUDE = "from visit_counter.web.lane import connections; connections.STALL_S = 5.0; "
 
 SITE, SLOW = "portal", "slow"  # of the honest and of the hostile
 HIT = hit(SLOW, "count.example", 1, "/")

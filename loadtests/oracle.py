@@ -18,8 +18,8 @@ from redis.asyncio.cluster import RedisCluster
 
 from loadtests.beacons import LANGUAGE, USER_AGENT, address_of
 from loadtests.load import SiteHits
-from service.model import partition_of
-from service.visitors import browser_hash, visitor_id
+from visit_counter.model.site_settings import partition_of
+from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 
 NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"

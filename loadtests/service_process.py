@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tests.processes import ROOT, environment, workers_of
+from tests.kit.services.process import ROOT, environment, workers_of
 
 TOKEN = "token-of-the-load-test-of-32-characters"
 START_S = 40.0  # a machine with other work, and a store that is still loading
@@ -50,11 +50,11 @@ class ServiceProcess:
         self.data_dir = scratch / "data"
         self.port = free_port()
         code = (
-            f"import asyncio, uvloop; {ENTRY[loop]}{prelude}from service.cli import main; "
+            f"import asyncio, uvloop; {ENTRY[loop]}{prelude}from visit_counter.cli.main import main; "
             "raise SystemExit(main(['serve']))"
         )
         self._command = [*under, sys.executable, "-c", code]
-        self._log = scratch / "service.log"
+        self._log = scratch / "visit_counter.log"
         self._settings = {
             "LISTEN": f"127.0.0.1:{self.port}",
             "DATA_DIR": str(self.data_dir),

@@ -13,13 +13,14 @@ from typing import Any
 
 from aiohttp import web
 
-from service import app, libraries
-from service.app import Components, prepared, served
-from service.batch import Batch, Outcome
-from service.errors import StoreError
-from service.forms import NEWEST
-from service.ledger import Ledger
-from service.values import Address
+from visit_counter import app
+from visit_counter.app import Components, prepared, served
+from visit_counter.config.values import Address
+from visit_counter.delivery.ledger import Ledger
+from visit_counter.errors import StoreError
+from visit_counter.model.forms import NEWEST
+from visit_counter.store import libraries
+from visit_counter.store.batch import Batch, Outcome
 
 CHANGES = {
     "{entry_key(batch.tag, batch.producer)}": "{}",

@@ -30,11 +30,11 @@ from redis.backoff import NoBackoff
 from loadtests.proxy import Proxy
 from loadtests.service_process import ServiceProcess
 from loadtests.small_disk import SmallDisk
-from tests.clusters import Cluster, run_cluster
-from tests.nodes import HOST
-from tests.processes import ROOT
-from tests.sentinels import Watched, run_sentinels
-from tests.servers import Server, server_binaries
+from tests.kit.services.process import ROOT
+from tests.kit.stores.cluster import Cluster, run_cluster
+from tests.kit.stores.node import HOST
+from tests.kit.stores.sentinel import Watched, run_sentinels
+from tests.kit.stores.server import Server, server_binaries
 
 
 class Options(NamedTuple):

@@ -11,11 +11,11 @@ import uvloop
 from hypothesis import HealthCheck, settings
 from playwright.async_api import Browser
 
-from tests.browser import chromium
-from tests.embedding import Scripted, run_scripted
-from tests.servers import Server, run_server, server_binaries
-from tests.services import Service, run_service
-from tests.tools import need
+from tests.kit.pages.browser import chromium
+from tests.kit.pages.embedding import Scripted, run_scripted
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.server import Server, run_server, server_binaries
+from tests.kit.tools import need
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -81,4 +81,4 @@ async def scripted() -> AsyncIterator[Scripted]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loaded machine is no outage: tests of outages spill as soon as the service does."""
-    monkeypatch.setattr("service.recorder.SPILL_S", 5.0)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 5.0)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.addresses import NOWHERE, Networks, client_address, parsed
+from visit_counter.rules.addresses import NOWHERE, Networks, client_address, parsed
 
 
 def found(peer: str, forwarded: list[str], trusted: Networks) -> str:

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 from orjson import loads
 
-from service import locks, spool_files
-from tests.servers import Server, run_server, server_binaries
-from tests.services import Service, namespace, run_service, until
+from tests.kit.services.in_process import Service, namespace, run_service, until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.disk import files as spool_files
+from visit_counter.disk import locks
 
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks for producers twenty times a second, and lets them go at once."""
-    monkeypatch.setattr("service.adoption.LOOK_S", 0.05)
-    monkeypatch.setattr("service.adoption.RETAIN_S", 0.0)
-    monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.adoption.LOOK_S", 0.05)
+    monkeypatch.setattr("visit_counter.delivery.adoption.RETAIN_S", 0.0)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
 
 
 async def leave_hits(store: Server, place: Path, name: str, number: int = 1) -> Path:

@@ -25,10 +25,10 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from service.web import client as bounds
-from tests.processes import ServiceProcess, call, serving, until
-from tests.servers import Server
-from tests.services import PERSON, TOKEN, Service, namespace, run_service
+from tests.kit.services.in_process import PERSON, TOKEN, Service, namespace, run_service
+from tests.kit.services.process import ServiceProcess, call, serving, until
+from tests.kit.stores.server import Server
+from visit_counter.web import client as bounds
 
 ANSWER_S = 2.0
 """The promise is a second; another one is for tests that run beside."""

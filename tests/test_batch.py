@@ -9,14 +9,17 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batch import BYE, KNOWN_ONLY, Batch, Packed
-from service.hit import Drop, Hit, Site
-from service.model import Kind, Reason, SiteSettings, StoredSite
-from service.periods import Calendar
-from service.segment import Record
-from tests.counting import Counted, at, counting, visitor
-from tests.model import unpacked
-from tests.servers import Server
+from tests.kit.counting import Counted, at, counting, visitor
+from tests.kit.ledger_machine.function import unpacked
+from tests.kit.stores.server import Server
+from visit_counter.disk.format import Record
+from visit_counter.model.calendar import Calendar
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.kinds import Kind
+from visit_counter.model.reasons import Reason
+from visit_counter.model.site import Site
+from visit_counter.model.site_settings import SiteSettings, StoredSite
+from visit_counter.store.batch import BYE, KNOWN_ONLY, Batch, Packed
 
 NOON = at("2026-03-10 12:00")
 DAY = 86_400_000

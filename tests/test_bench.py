@@ -27,13 +27,13 @@ from loadtests.bench.rows import figure, ratio
 from loadtests.bench.servers import Server, service
 from loadtests.bench.verify import verify
 from loadtests.without import without_ledger
-from service import libraries
-from service.ledger import Ledger
-from tests.counting import at, counting
-from tests.keyspace import last_batch
-from tests.processes import ROOT, until
-from tests.servers import Server as Store
-from tests.tools import need
+from tests.kit.counting import at, counting
+from tests.kit.services.process import ROOT, until
+from tests.kit.stores.keyspace import last_batch
+from tests.kit.stores.server import Server as Store
+from tests.kit.tools import need
+from visit_counter.delivery.ledger import Ledger
+from visit_counter.store import libraries
 
 NOON = at("2026-03-10 12:00")
 

@@ -11,8 +11,8 @@ from crawleruseragents import (  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import bots
-from service.bots import MAX_LENGTH, PEOPLE, is_bot
+from visit_counter.rules import bots
+from visit_counter.rules.bots import MAX_LENGTH, PEOPLE, is_bot
 
 CORPUS = Path(__file__).parent / "corpus" / "user_agents.tsv"
 ROWS = [line.split("\t") for line in CORPUS.read_text("utf-8").splitlines()[1:]]

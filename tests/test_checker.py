@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.model import Reason
-from service.web.texts import TEXTS
-from tests.servers import Server, run_server, server_binaries
-from tests.services import Service, run_service
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.model.reasons import Reason
+from visit_counter.web.words.texts import TEXTS
 
 PAGE = "https://www.example.vn/tin-tuc?a=1"
 SECURE = {"X-Forwarded-Proto": "https"}

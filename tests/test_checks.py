@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from service.checks import Check, examine, merged, refusals
-from tests.servers import run_server, server_binaries
-from tests.tools import need
+from tests.kit.stores.server import run_server, server_binaries
+from tests.kit.tools import need
+from visit_counter.store.checks import Check, examine, merged, refusals
 
 GOOD: dict[str, Any] = {
     "redis_version": "7.2.4",

@@ -17,13 +17,13 @@ from unittest.mock import patch
 
 import pytest
 
-from service.cli import main
-from service.model import partition_of
-from service.settings import Settings
-from service.web.scripts import counting
-from tests.processes import ROOT, ServiceProcess, environment, serving, until
-from tests.servers import Server
-from tests.services import TOKEN, namespace
+from tests.kit.services.in_process import TOKEN, namespace
+from tests.kit.services.process import ROOT, ServiceProcess, environment, serving, until
+from tests.kit.stores.server import Server
+from visit_counter.cli.main import main
+from visit_counter.config.settings import Settings
+from visit_counter.model.site_settings import partition_of
+from visit_counter.web.pages.scripts import counting
 
 NAMESPACE = namespace()
 
@@ -116,7 +116,7 @@ def test_a_site_that_cannot_be_read_is_said_to_be(service: ServiceProcess, valke
 def test_a_newer_service_s_settings_are_read_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The privacy text leaves out a setting that it does not know, and guesses at no value."""
     answer: dict[str, object] = {"id": "a", "origins": ["*"], "public_history": True}
-    monkeypatch.setattr("service.cli.ask", lambda *_: answer)
+    monkeypatch.setattr("visit_counter.cli.main.ask", lambda *_: answer)
     told = run("privacy", "a", ADMIN_TOKEN=TOKEN)
     answer["identity"] = "cookie"
     refused = run("privacy", "a", ADMIN_TOKEN=TOKEN).sentence
@@ -321,7 +321,7 @@ def test_the_settings_in_force_are_shown_without_secrets() -> None:
 def test_the_settings_are_written_as_a_table() -> None:
     """`config --markdown` is what the README holds; `python -m service` is the command."""
     done = subprocess.run(
-        [sys.executable, "-m", "service", "config", "--markdown"],
+        [sys.executable, "-m", "visit_counter", "config", "--markdown"],
         cwd=ROOT,
         env=environment({}),
         capture_output=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.clock import skew
+from visit_counter.clock import skew
 
 
 @pytest.mark.parametrize(

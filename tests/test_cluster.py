@@ -21,13 +21,13 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from loadtests.beacons import ORIGIN
 from loadtests.load import Load, SiteHits
 from loadtests.oracle import NAMESPACE, judge
-from service.model import partition_of
-from tests.clusters import Cluster, run_cluster, slot_of
-from tests.nodes import HOST, Node
-from tests.sentinels import run_sentinels
-from tests.servers import server_binaries
-from tests.services import Service, StoppedClock, run_service, until
-from tests.tools import need
+from tests.kit.services.in_process import Service, StoppedClock, run_service, until
+from tests.kit.stores.cluster import Cluster, run_cluster, slot_of
+from tests.kit.stores.node import HOST, Node
+from tests.kit.stores.sentinel import run_sentinels
+from tests.kit.stores.server import server_binaries
+from tests.kit.tools import need
+from visit_counter.model.site_settings import partition_of
 
 CONNECTIONS = 6
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
@@ -39,7 +39,7 @@ _names = (f"s{number}" for number in count())
 
 @pytest.fixture(autouse=True)
 def _spill_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -183,7 +183,7 @@ async def test_hits_wait_for_as_many_replicas_as_are_wanted(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the replica stopped they are kept in the spool, and counted when it is back."""
-    monkeypatch.setattr("service.recorder.SPILL_S", 5.0)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 5.0)
     for node in cluster.nodes:
         node.ask("CONFIG", "SET", "appendfsync", "always")
     (site, *_) = sites = one_of_each(cluster)
@@ -195,7 +195,7 @@ async def test_hits_wait_for_as_many_replicas_as_are_wanted(
         before = answered()
         await until(lambda: site.acknowledged > 30, BACK_S)
         with_all = answered() - before
-        monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+        monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
         replica.pause()
         await until(lambda: is_spooling(service))
         replica.resume()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.clusters import run_cluster, slot_of
-from tests.nodes import Node, wait_until
-from tests.servers import server_binaries
+from tests.kit.stores.cluster import run_cluster, slot_of
+from tests.kit.stores.node import Node, wait_until
+from tests.kit.stores.server import server_binaries
 
 KEY = "{p07}:visits"
 SLOT = slot_of("p07")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pytest
 from orjson import dumps
 
-from service.limits import Rate
-from tests.servers import Server
-from tests.services import PERSON, Service, run_service
+from tests.kit.services.in_process import PERSON, Service, run_service
+from tests.kit.stores.server import Server
+from visit_counter.rules.limits import Rate
 
 PAGE = "https://www.travinh.gov.vn"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deploy.compiled import MODULES
-from tests.processes import ROOT
-from tests.tools import need
+from tests.kit.services.process import ROOT
+from tests.kit.tools import need
 
 SAME = (
     *("request", "collect", "limits", "batch", "visitors"),
@@ -48,24 +48,25 @@ def run(arguments: list[str], environ: dict[str, str]) -> str:
 def with_package(package: Path) -> dict[str, str]:
     """An environment in which it stands before the sources."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return {**plain, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{package}:{ROOT}"}
+    return {**plain, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{package}:{ROOT}:{ROOT / 'service'}"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_compiled_has_no_structs(module: str) -> None:
     """mypyc drops the options of a Struct without a word: frozen ones would not be."""
-    source = (ROOT / f"service/{module}.py").read_text()
+    source = (ROOT / f"service/visit_counter/{module}.py").read_text()
 
     assert not re.search(r"^class \w+\(.*Struct", source, re.MULTILINE)
 
 
 def test_it_is_compiled(package: Path) -> None:
     """And the sources go along."""
-    code = "from service.web import lane, collect; print(lane.__file__, collect.__file__)"
-    lane, collect = run(["-c", code], with_package(package)).split()
+    code = "from visit_counter.web.lane import lane; from visit_counter.web.hits import intake;"
+    code += "print(lane.__file__, intake.__file__)"
+    lane, intake = run(["-c", code], with_package(package)).split()
 
-    assert [Path(lane).suffix, Path(collect).suffix] == [".py", ".so"]
-    assert (package / "service/web/collect.py").exists()
+    assert [Path(lane).suffix, Path(intake).suffix] == [".py", ".so"]
+    assert (package / "visit_counter/web/hits/intake.py").exists()
 
 
 def test_it_passes_the_tests_of_the_hit_path(package: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from service import metrics
-from tests.raw_http import LOOK, connected, end_of, exchange, plain_hit, read
-from tests.servers import Server
-from tests.services import Service, run_service, until
+from tests.kit.raw_http import LOOK, connected, end_of, exchange, plain_hit, read
+from tests.kit.services.in_process import Service, run_service, until
+from tests.kit.stores.server import Server
+from visit_counter import metrics
 
 PLACES, SPARE = 8, 4
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: count.example\r\n\r\n"
@@ -22,14 +22,14 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: count.example\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.web.lane.SWEEP_S", 0.02)
+    monkeypatch.setattr("visit_counter.web.lane.lane.SWEEP_S", 0.02)
 
 
 @pytest.fixture
 async def small(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service with few places."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (4 * PLACES, 4 * PLACES))
-    monkeypatch.setattr("service.web.connections.SPARE", SPARE)
+    monkeypatch.setattr("visit_counter.web.lane.connections.SPARE", SPARE)
     async with run_service(valkey.url) as service:
         await service.site()
         metrics.CONNECTIONS.set(-1)
@@ -58,7 +58,7 @@ async def test_a_head_has_its_time(
     service: Service, monkeypatch: pytest.MonkeyPatch, begin: bytes
 ) -> None:
     """However much of it is there, and however it goes on byte by byte."""
-    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.2)
+    monkeypatch.setattr("visit_counter.web.lane.connection.REQUEST_S", 0.2)
     await service.site()
     async with connected(service) as (reader, writer):
         writer.write(begin)
@@ -74,8 +74,8 @@ async def test_a_head_that_can_never_be_whole_has_its_time_at_aiohttp(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its parser waits for more of this line, and has no clock."""
-    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.2)
-    monkeypatch.setattr("service.web.lane.SWEEP_S", 0.05)
+    monkeypatch.setattr("visit_counter.web.lane.connection.REQUEST_S", 0.2)
+    monkeypatch.setattr("visit_counter.web.lane.lane.SWEEP_S", 0.05)
     async with connected(service) as (reader, writer):
         writer.write(b"GET /\n")
         answer = await asyncio.wait_for(end_of(reader), 5)
@@ -87,8 +87,8 @@ async def test_a_connection_that_fails_to_end_takes_nobody_s_time(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mistake of ours ends it, and the sweep goes on to the others."""
-    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.1)
-    monkeypatch.setattr("service.web.connection.Connection.expire", broken)
+    monkeypatch.setattr("visit_counter.web.lane.connection.REQUEST_S", 0.1)
+    monkeypatch.setattr("visit_counter.web.lane.connection.Connection.expire", broken)
     async with connected(service) as (first, _), connected(service) as (second, _):
         ends = [await asyncio.wait_for(end_of(reader), 5) for reader in (first, second)]
 
@@ -99,8 +99,8 @@ async def test_a_client_that_does_not_read_aiohttps_answer_is_ended(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else waits for it either."""
-    monkeypatch.setattr("service.web.ops.generate_latest", lambda: bytes(64 << 20))
-    monkeypatch.setattr("service.web.connections.STALL_S", 0.2)
+    monkeypatch.setattr("visit_counter.web.ops.generate_latest", lambda: bytes(64 << 20))
+    monkeypatch.setattr("visit_counter.web.lane.connections.STALL_S", 0.2)
     await until(lambda: number("connections") == 0)
     async with connected(service, limit=1) as (reader, writer):
         writer.write(HEALTH.replace(b"healthz", b"metrics"))
@@ -177,10 +177,10 @@ def broken(*_: object, **__: object) -> Any:
 @pytest.mark.parametrize(
     ("place", "request_"),
     [
-        ("service.web.collect.known_beacon", plain_hit()),
-        ("service.web.hit_answers.counts_json", plain_hit()),
-        ("service.web.answering.show", LOOK),
-        ("service.web.request._known", LOOK),
+        ("visit_counter.web.hits.intake.known_beacon", plain_hit()),
+        ("visit_counter.web.hits.answers.counts_json", plain_hit()),
+        ("visit_counter.web.lane.answering.show", LOOK),
+        ("visit_counter.web.lane.request._known", LOOK),
     ],
     ids=["in judging", "behind the commit", "behind a read", "before all"],
 )
@@ -205,7 +205,7 @@ async def test_a_stop_answers_what_was_under_way(
 ) -> None:
     """To connections that are known, and to new ones, with the word that it is the last answer;
     the idle are ended too."""
-    monkeypatch.setattr("service.web.connections.UNDER_WAY_S", 1.0)
+    monkeypatch.setattr("visit_counter.web.lane.connections.UNDER_WAY_S", 1.0)
     async with AsyncExitStack() as running, AsyncExitStack() as clients:
         service = await running.enter_async_context(run_service(valkey.url))
         await service.site()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import directories
+from visit_counter.disk import directories
 
 
 def test_what_is_missing_is_made_and_the_last_is_as_private_as_asked(tmp_path: Path) -> None:

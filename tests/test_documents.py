@@ -11,10 +11,8 @@ import pytest
 from aiohttp import web
 from playwright.async_api import expect
 
-from service.web import scripts
-from service.web.languages import LANGUAGES
-from tests.browser import chromium, listening, no_content
-from tests.documents import (
+from tests.kit.pages.browser import chromium, listening, no_content
+from tests.kit.pages.documents import (
     DOCUMENTS,
     GUIDES,
     README,
@@ -27,8 +25,10 @@ from tests.documents import (
     tags,
     tags_of,
 )
-from tests.embedding import PORTAL
-from tests.services import Service
+from tests.kit.pages.embedding import PORTAL
+from tests.kit.services.in_process import Service
+from visit_counter.web.pages import scripts
+from visit_counter.web.words.languages import LANGUAGES
 
 COUNTER = "https://count.example.vn"
 ELEMENT = scripts.source("embed.element.js")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import SHIFTS, TWO_LINES, rows, until
-from tests.embedding import HOW, NO_NUMBERS, PORTAL, Scripted, embedded, equal
-from tests.servers import Server
-from tests.services import run_service
-from tests.tools import need_script
+from tests.kit.pages.browser import SHIFTS, TWO_LINES, rows, until
+from tests.kit.pages.embedding import HOW, NO_NUMBERS, PORTAL, Scripted, embedded, equal
+from tests.kit.services.in_process import run_service
+from tests.kit.stores.server import Server
+from tests.kit.tools import need_script
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

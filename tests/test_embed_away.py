@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser import TWO_LINES, listen, rows, until
-from tests.embedding import NO_NUMBERS, Scripted, clean, embedded
+from tests.kit.pages.browser import TWO_LINES, listen, rows, until
+from tests.kit.pages.embedding import NO_NUMBERS, Scripted, clean, embedded
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

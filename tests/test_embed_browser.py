@@ -8,10 +8,10 @@ import time
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import TWO_LINES, chromium, host_page, listen, rows, until
-from tests.embedding import clean, portal, shows
-from tests.servers import Server
-from tests.services import run_service
+from tests.kit.pages.browser import TWO_LINES, chromium, host_page, listen, rows, until
+from tests.kit.pages.embedding import clean, portal, shows
+from tests.kit.services.in_process import run_service
+from tests.kit.stores.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser import TWO_LINES, listen, rows, until
-from tests.embedding import HIDE, PORTAL, SHOW, Scripted, clean, embedded, equal
+from tests.kit.pages.browser import TWO_LINES, listen, rows, until
+from tests.kit.pages.embedding import HIDE, PORTAL, SHOW, Scripted, clean, embedded, equal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, expect
 
-from service.web.languages import FORMATS, LANGUAGES, number
-from tests.browser import TWO_LINES, rows, until
-from tests.embedding import Scripted, embedded
+from tests.kit.pages.browser import TWO_LINES, rows, until
+from tests.kit.pages.embedding import Scripted, embedded
+from visit_counter.web.words.languages import FORMATS, LANGUAGES, number
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser import TWO_LINES, host_page, until
-from tests.embedding import equal
-from tests.nodes import places, wait_until
-from tests.servers import Server
-from tests.services import run_service
-from tests.tools import need
+from tests.kit.pages.browser import TWO_LINES, host_page, until
+from tests.kit.pages.embedding import equal
+from tests.kit.services.in_process import run_service
+from tests.kit.stores.node import places, wait_until
+from tests.kit.stores.server import Server
+from tests.kit.tools import need
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -22,11 +22,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.browser import CHROMIUM_ARGS, TWO_LINES, HostPage, listening, no_content, until
-from tests.embedding import equal
-from tests.nodes import wait_until
-from tests.services import Service
-from tests.tools import need
+from tests.kit.pages.browser import CHROMIUM_ARGS, TWO_LINES, HostPage, listening, no_content, until
+from tests.kit.pages.embedding import equal
+from tests.kit.services.in_process import Service
+from tests.kit.stores.node import wait_until
+from tests.kit.tools import need
 
 START_S = 20.0
 AHEAD = "prefetch;prerender"

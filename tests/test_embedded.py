@@ -19,17 +19,18 @@ import redis.asyncio as redis
 import structlog
 import uvloop
 
-from service import embedded, valkey_process
-from service.embedded import Embedded
-from service.errors import StartError
-from service.valkey_process import Fsync
+from visit_counter.embedded import process as valkey_process
+from visit_counter.embedded import server as embedded
+from visit_counter.embedded.process import Fsync
+from visit_counter.embedded.server import Embedded
+from visit_counter.errors import StartError
 
 # The service as far as it matters here: it survives SIGINT, as one that is flushing does.
 PARENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from service.embedded import Embedded
-from service.errors import StartError
+from visit_counter.embedded.server import Embedded
+from visit_counter.errors import StartError
 signal.signal(signal.SIGINT, lambda *_: None)
 async def main():
     async with Embedded(Path(sys.argv[1]), "always") as server:

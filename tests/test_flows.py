@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.servers import Server
-from tests.services import Service, run_service
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.server import Server
 
 
 async def test_a_view_is_counted_and_answered_with_the_counts(service: Service) -> None:

@@ -12,25 +12,22 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service import forms, segment
-from service.batch import Batch, Packed
-from service.errors import UnknownForm
-from service.hit import Drop, Hit, Site
-from service.model import (
-    Counts,
-    Kind,
-    Numbers,
-    Reason,
-    SiteSettings,
-    StoredSite,
-    partition_of,
-)
-from service.periods import Calendar
-from service.segment import HEADER, Record
-from tests.counting import Counted, at, counting, make_site, open_store, visitor
-from tests.forms import FIELDS, frozen, packed_entry, packed_state, state_in
-from tests.servers import Server
-from tests.services import run_service, until
+from tests.kit.counting import Counted, at, counting, make_site, open_store, visitor
+from tests.kit.services.in_process import run_service, until
+from tests.kit.stores.packed import FIELDS, frozen, packed_entry, packed_state, state_in
+from tests.kit.stores.server import Server
+from visit_counter.disk import format as segment
+from visit_counter.disk.format import HEADER, Record
+from visit_counter.errors import UnknownForm
+from visit_counter.model import forms
+from visit_counter.model.calendar import Calendar
+from visit_counter.model.counts import Counts, Numbers
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.kinds import Kind
+from visit_counter.model.reasons import Reason
+from visit_counter.model.site import Site
+from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
+from visit_counter.store.batch import Batch, Packed
 
 NOON = at("2026-03-10 12:00")
 DAY = 86_400_000
@@ -39,9 +36,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "forms.md"
 
 CHANGED = (
     f"The bytes of form {forms.NEWEST} have changed, and stores and spools hold those of before. "
-    f"Give the new ones the next number: raise NEWEST in forms.py, read and write form "
-    f"{forms.NEWEST} as well (counter.lua, batch.py), freeze the new bytes in frozen_forms.json, "
-    "and say in docs/reference/forms.md what is new."
+    f"Give the new ones the next number: raise NEWEST in model/forms.py, read and write form "
+    f"{forms.NEWEST} as well (counter.lua, store/batch.py), freeze the new bytes in "
+    "frozen_forms.json, and say in docs/reference/forms.md what is new."
 )
 
 LABELS = {
@@ -282,8 +279,8 @@ async def test_a_state_of_an_unknown_form_stops_its_partition_only(
 ) -> None:
     """Its hits wait in the spool, readiness says why, the others are counted; and so are they when
     the state can be read."""
-    monkeypatch.setattr("service.recorder.SPILL_S", 0.05)
-    monkeypatch.setattr("service.replay.STUCK_S", 0.0)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.05)
+    monkeypatch.setattr("visit_counter.delivery.replay.STUCK_S", 0.0)
     async with run_service(valkey.url, data_dir=tmp_path) as service:
         await service.site("a")
         await service.site("b")

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 from aiohttp import ClientResponse
 
-from service.web import scripts
-from service.web.generator import KINDS, LAYOUTS
-from service.web.languages import FORMATS, LANGUAGES
-from service.web.pictures.colors import THEMES
-from service.web.texts import TEXTS
-from tests.servers import Server
-from tests.services import Service, run_service
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.server import Server
+from visit_counter.web.pages import scripts
+from visit_counter.web.pages.generator import KINDS, LAYOUTS
+from visit_counter.web.pictures.drawn.colors import THEMES
+from visit_counter.web.words.languages import FORMATS, LANGUAGES
+from visit_counter.web.words.texts import TEXTS
 
 ANCESTORS = {"embed": "'none'", "preview": "'self'"}
 

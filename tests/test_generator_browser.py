@@ -13,13 +13,13 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, FrameLocator, Page, expect
 
-from service.web.generator import KINDS
-from service.web.texts import TEXTS
-from tests.browser import host_page, listen, listening
-from tests.embedding import clean
-from tests.servers import Server
-from tests.services import Service, run_service
-from tests.tools import need_script
+from tests.kit.pages.browser import host_page, listen, listening
+from tests.kit.pages.embedding import clean
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.server import Server
+from tests.kit.tools import need_script
+from visit_counter.web.pages.generator import KINDS
+from visit_counter.web.words.texts import TEXTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.host import cores, data_warning, host_timezone, is_timezone
+from visit_counter.config.host import cores, data_warning, host_timezone, is_timezone
 
 HANOI, ROME = "Asia/Ho_Chi_Minh", "Europe/Rome"
 BOUND = len(os.sched_getaffinity(0))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
-from tests.documents import DOCUMENTS, tags
+from tests.kit.pages.documents import DOCUMENTS, tags
+from visit_counter.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -52,8 +52,10 @@ def test_the_patterns_find_what_blocking_lists_find(url: str) -> None:
 def test_public_urls_are_not_on_blocking_lists() -> None:
     """Every path of the URL table, and every one that scripts, pages and documents name, is
     plain."""
-    assets = [path for path in (ROOT / "service/web/assets").iterdir() if path.is_file()]
-    urls = _paths((ROOT / "service/web/routes.py").read_text())
+    assets = [
+        path for path in (ROOT / "service/visit_counter/web/assets").iterdir() if path.is_file()
+    ]
+    urls = _paths((ROOT / "service/visit_counter/web/routes.py").read_text())
     urls += [f"/{path.name}" for path in assets]
     urls += [url for path in assets for url in _links(path.read_text())]
     urls += [tag.attributes.get("src") or "" for path in DOCUMENTS for tag in tags(path)]

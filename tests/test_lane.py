@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from service.web.connection import MAX_HELD, Connection
-from tests.raw_http import (
+from tests.kit.raw_http import (
     GOOD,
     HOST,
     LOOK,
@@ -25,8 +24,9 @@ from tests.raw_http import (
     ports,
     timeless,
 )
-from tests.servers import Server, run_server, server_binaries
-from tests.services import until
+from tests.kit.services.in_process import until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.web.lane.connection import MAX_HELD, Connection
 
 METHODS = ["POST"] * 20 + ["GET"] * 10 + ["HEAD", "OPTIONS", "PUT", "get"]
 TARGETS = ["/w/portal"] * 60 + [

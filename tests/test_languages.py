@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from service.web.counts import PERIODS
-from service.web.languages import FORMATS, LANGUAGES, Words, language, number, words
+from visit_counter.web.counts import PERIODS
+from visit_counter.web.words.languages import FORMATS, LANGUAGES, Words, language, number, words
 
 # What is said of each value: a place that a language forgot would hide it, one of its own stay.
 PLACES = {

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from service.aside import found
-from service.clock import Clock
-from service.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
-from service.forms import NEWEST
-from service.ledger import Ledger
-from service.model import Numbers
-from service.producer import Producer, producer_of
-from service.refusals import Fenced, Rejected
-from service.segment import HEADER, record_at
-from service.store import Store
-from tests.counting import Counted, at, counting, make_site, open_store
-from tests.keyspace import last_batch
-from tests.servers import Server, run_server, server_binaries
-from tests.services import namespace
+from tests.kit.counting import Counted, at, counting, make_site, open_store
+from tests.kit.services.in_process import namespace
+from tests.kit.stores.keyspace import last_batch
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.clock import Clock
+from visit_counter.delivery.dead_letters import found
+from visit_counter.delivery.ledger import Ledger
+from visit_counter.disk.format import HEADER, record_at
+from visit_counter.disk.producer import Producer, producer_of
+from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
+from visit_counter.model.counts import Numbers
+from visit_counter.model.forms import NEWEST
+from visit_counter.store.replies import Fenced, Rejected
+from visit_counter.store.store import Store
 
 NOON = at("2026-03-10 12:00")
 
@@ -158,7 +158,7 @@ async def test_a_hole_that_nothing_fills_is_told_and_passed(
         snapshot = await dump(counted)
         await counted.view(2, NOON)
         await restore(counted, snapshot)
-        monkeypatch.setattr("service.ledger.RETAIN_S", -1)
+        monkeypatch.setattr("visit_counter.delivery.ledger.RETAIN_S", -1)
         counted.ledger._let_go()
         await counted.view(3, NOON)
         await counted.view(4, NOON)
@@ -256,11 +256,11 @@ async def test_two_copies_of_one_epoch_do_not_meet(store_server: Server) -> None
 async def test_retention_is_bounded(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answered batches are kept within a bound of bytes and of time."""
     async with counting(valkey.url) as counted:
-        monkeypatch.setattr("service.ledger.RETAIN_BYTES", 1000)
+        monkeypatch.setattr("visit_counter.delivery.ledger.RETAIN_BYTES", 1000)
         for who in range(1, 51):
             await counted.view(who, NOON)
         within = counted.ledger._kept_bytes
-        monkeypatch.setattr("service.ledger.RETAIN_S", -1)
+        monkeypatch.setattr("visit_counter.delivery.ledger.RETAIN_S", -1)
         counted.ledger._let_go()
 
     assert 0 < within <= 1000

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.limits import Limits, Rate
+from visit_counter.rules.limits import Limits, Rate
 
 steps = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=80)
 

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from loadtests.viewers import wait_for_all, watching
-from service import metrics
-from service.hub import Mailbox
-from service.reader import Reading
-from service.web.live import Stream
-from tests.browser import chromium, host_page
-from tests.browser import until as until_true
-from tests.processes import serving
-from tests.servers import Server, run_server, server_binaries
-from tests.services import Service, run_service, until
+from tests.kit.pages.browser import chromium, host_page
+from tests.kit.pages.browser import until as until_true
+from tests.kit.services.in_process import Service, run_service, until
+from tests.kit.services.process import serving
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter import metrics
+from visit_counter.reading.hub import Mailbox
+from visit_counter.reading.reader import Reading
+from visit_counter.web.live import Stream
 
 NEWS_S = 5.0
 SMALL = 4096  # bytes for a socket to hold
@@ -35,8 +35,8 @@ SMALL = 4096  # bytes for a socket to hold
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many ticks a second."""
-    monkeypatch.setattr("service.hub.TICK_S", 0.05)
-    monkeypatch.setattr("service.hub.FRESH_MS", 20)
+    monkeypatch.setattr("visit_counter.reading.hub.TICK_S", 0.05)
+    monkeypatch.setattr("visit_counter.reading.hub.FRESH_MS", 20)
 
 
 class Event(NamedTuple):
@@ -150,7 +150,7 @@ async def test_a_change_is_told_within_a_tick(
 ) -> None:
     """To everyone who watches the site, and to nobody else."""
     monkeypatch.undo()  # ticks are a second
-    monkeypatch.setattr("service.hub.IN_A_ROW", 1)
+    monkeypatch.setattr("visit_counter.reading.hub.IN_A_ROW", 1)
     await service.site()
     await service.site("other")
     async with (
@@ -173,7 +173,7 @@ async def test_nothing_is_told_while_nothing_changes(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for a sign of life, which is a comment."""
-    monkeypatch.setattr("service.hub.BEAT_S", 0.3)
+    monkeypatch.setattr("visit_counter.reading.hub.BEAT_S", 0.3)
     await service.site()
     async with watch(service) as viewer:
         await viewer.counts()
@@ -184,7 +184,7 @@ async def test_a_page_of_the_site_can_be_watched(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As GET takes `?path=`; however many are watched."""
-    monkeypatch.setattr("service.hub.AT_ONCE", 2)
+    monkeypatch.setattr("visit_counter.reading.hub.AT_ONCE", 2)
     await service.site()
     async with (
         watch(service, "/w/portal/live?path=/a") as a,
@@ -299,7 +299,7 @@ async def test_one_viewer_too_many_is_refused(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503, and later there is room again."""
-    monkeypatch.setattr("service.app.MOST_VIEWERS", 1)
+    monkeypatch.setattr("visit_counter.app.MOST_VIEWERS", 1)
     before = metric("refused_total")
     async with run_service(valkey.url) as service:
         await service.site()
@@ -320,7 +320,7 @@ async def test_a_network_has_some_viewers_and_not_all(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each may choose a page, which costs a read a second; a site's trusted networks are exempt."""
-    monkeypatch.setattr("service.hub.MOST_AT_ONE", 1)
+    monkeypatch.setattr("visit_counter.reading.hub.MOST_AT_ONE", 1)
     await service.site()
     await service.site("intranet", trusted_networks=["127.0.0.0/8"])
     async with watch(service), watch(service) as second, watch(service, "/w/intranet/live") as own:
@@ -362,7 +362,7 @@ async def test_who_does_not_read_is_sent_the_newest(service: Service) -> None:
 
 async def test_a_dead_viewer_is_noticed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose kernel takes nothing any more."""
-    monkeypatch.setattr("service.web.live.DEAD_MS", 300)
+    monkeypatch.setattr("visit_counter.web.live.DEAD_MS", 300)
     await service.site(trusted_networks=["127.0.0.0/8"])
     async with watch(service, received=SMALL):
         await fill(service, lambda: not streams(service))
@@ -398,7 +398,7 @@ async def test_who_goes_in_the_middle_of_a_tick_disturbs_nobody(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two viewers others have their turn, and the second may leave meanwhile."""
-    monkeypatch.setattr("service.hub.IN_A_ROW", 1)
+    monkeypatch.setattr("visit_counter.reading.hub.IN_A_ROW", 1)
     await service.site()
     async with AsyncExitStack() as viewers:
         watching = [await viewers.enter_async_context(watch(service)) for _ in range(3)]
@@ -411,7 +411,7 @@ async def test_who_goes_in_the_middle_of_a_tick_disturbs_nobody(
             await until(lambda: len(streams(service)) == 1)
             return 0.0
 
-        monkeypatch.setattr("service.hub.turn_of_others", leave)
+        monkeypatch.setattr("visit_counter.reading.hub.turn_of_others", leave)
         await service.hit()
         await watching[0].until_counts(online=1)
 
@@ -460,7 +460,7 @@ async def test_a_site_made_private_ends_its_streams(service: Service) -> None:
 
 async def test_a_store_that_is_away_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Viewers are told once that the counts are old, and as soon as they are not."""
-    monkeypatch.setattr("service.hub.STALE_MS", 1500)
+    monkeypatch.setattr("visit_counter.reading.hub.STALE_MS", 1500)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url) as service:
             await service.site()
@@ -484,7 +484,7 @@ async def test_a_store_that_is_away_ends_no_stream(monkeypatch: pytest.MonkeyPat
 
 async def test_a_frozen_store_makes_counts_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it longer than a tick or two."""
-    monkeypatch.setattr("service.hub.STALE_MS", 1000)
+    monkeypatch.setattr("visit_counter.reading.hub.STALE_MS", 1000)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url) as service:
             await service.site()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service import locks
+from visit_counter.disk import locks
 
 # Takes or only opens the file in argv[1], says so, and waits to be ended.
 PROGRAM = """

@@ -1,4 +1,5 @@
-"""Hits count once, whatever breaks: games of tests/machine.py over the model and over real servers.
+"""Hits count once, whatever breaks: games of tests/kit/ledger_machine/machine.py over the model and
+over real servers.
 
 `--hypothesis-profile=long` searches twenty times longer.
 """
@@ -15,12 +16,12 @@ import uvloop
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from service.clock import Clock
-from service.store import Store
-from tests.keyspace import Keyspace
-from tests.machine import SITE, STORED, Machine, Real
-from tests.servers import Server
-from tests.services import namespace
+from tests.kit.ledger_machine.machine import SITE, STORED, Machine, Real
+from tests.kit.services.in_process import namespace
+from tests.kit.stores.keyspace import Keyspace
+from tests.kit.stores.server import Server
+from visit_counter.clock import Clock
+from visit_counter.store.store import Store
 
 
 @pytest.fixture

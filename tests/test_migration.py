@@ -21,24 +21,27 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from loadtests.small_disk import SmallDisk
-from service import forms, migration, migration_copy
-from service.clock import Clock
-from service.errors import StartError, StoreUnavailable
-from service.fence import LIBRARY_OF_0_1
-from service.functions import Functions
-from service.hit import Site
-from service.ledger import Ledger
-from service.migration_copy import Head, MigrationCopy, Saved
-from service.model import Counts, SiteSettings, StoredSite, partition_of
-from service.periods import Calendar
-from service.producer import Producer
-from service.store import Store
-from tests.counting import Counted, at, make_site, open_store
-from tests.forms import head, packed_entry, state_in
-from tests.nodes import places
-from tests.older import as_of_0_1, packed_keys, record_of
-from tests.servers import Server
-from tests.services import namespace, run_service
+from tests.kit.counting import Counted, at, make_site, open_store
+from tests.kit.services.in_process import namespace, run_service
+from tests.kit.stores.node import places
+from tests.kit.stores.older import as_of_0_1, packed_keys, record_of
+from tests.kit.stores.packed import head, packed_entry, state_in
+from tests.kit.stores.server import Server
+from visit_counter.clock import Clock
+from visit_counter.delivery.ledger import Ledger
+from visit_counter.disk import migration_copy
+from visit_counter.disk.migration_copy import Head, MigrationCopy, Saved
+from visit_counter.disk.producer import Producer
+from visit_counter.errors import StartError, StoreUnavailable
+from visit_counter.model import forms
+from visit_counter.model.calendar import Calendar
+from visit_counter.model.counts import Counts
+from visit_counter.model.site import Site
+from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
+from visit_counter.store import migration
+from visit_counter.store.fence import LIBRARY_OF_0_1
+from visit_counter.store.functions import Functions
+from visit_counter.store.store import Store
 
 NOON = at("2026-03-10 12:00")
 SITES = [f"site-{n}" for n in range(9)]
@@ -155,7 +158,7 @@ async def test_a_step_looks_at_a_bounded_number_of_keys(
 def test_a_migration_may_be_killed_anywhere(valkey: Server, tmp_path: Path) -> None:
     """At 50 random calls, twice in a row; then a start brings it to its end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.killed"])
+    context.set_forkserver_preload(["tests.kit.services.killed_start"])
     old = asyncio.run(old_store(valkey.url))
     chance = random.Random(20261129)
     killed = rounds = 0
@@ -180,7 +183,7 @@ def test_a_migration_may_be_killed_anywhere(valkey: Server, tmp_path: Path) -> N
 
 
 def _start(old: Old, copies: str, at_call: int, after: bool) -> None:
-    from tests.killed import start
+    from tests.kit.services.killed_start import start
 
     original = Functions.calls
     try:

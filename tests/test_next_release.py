@@ -19,10 +19,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service import forms
-from service.model import partition_of
-from tests.forms import state_in
-from tests.processes import (
+from tests.kit.services.in_process import namespace
+from tests.kit.services.process import (
     ROOT,
     START_S,
     STOP_S,
@@ -35,8 +33,10 @@ from tests.processes import (
     this_version,
     until,
 )
-from tests.servers import Server
-from tests.services import namespace
+from tests.kit.stores.packed import state_in
+from tests.kit.stores.server import Server
+from visit_counter.model import forms
+from visit_counter.model.site_settings import partition_of
 
 NEXT = forms.NEWEST + 1
 
@@ -50,15 +50,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 def next_release(directory: Path, dies_after: str = "", **versions: str) -> Program:
     """`dies_after`: a line of its migration, after which it is killed."""
     shutil.copytree(ROOT / "service", directory / "service")
-    _set(directory / "service/forms.py", NEWEST=str(NEXT))
-    _set(directory / "service/versions.py", **versions)
+    _set(directory / "service/visit_counter/model/forms.py", NEWEST=str(NEXT))
+    _set(directory / "service/visit_counter/store/versions.py", **versions)
     if dies_after:
-        path = directory / "service/migration.py"
+        path = directory / "service/visit_counter/store/migration.py"
         text = path.read_text()
         assert dies_after in text
         died = f"{dies_after}\n        import os; os.kill(os.getpid(), 9)"
         path.write_text(text.replace(dies_after, died, 1))
-    return Program((sys.executable, "-m", "service"), directory, {})
+    found_first = {"PYTHONPATH": str(directory / "service")}
+    return Program((sys.executable, "-m", "visit_counter"), directory, found_first)
 
 
 def _set(path: Path, **constants: str) -> None:

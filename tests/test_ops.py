@@ -14,10 +14,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from service import metrics
-from tests.servers import Server, run_server, server_binaries
-from tests.services import Service, run_service, until
-from tests.tools import at_another_time, need
+from tests.kit.services.in_process import Service, run_service, until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from tests.kit.tools import at_another_time, need
+from visit_counter import metrics
 
 README = Path(__file__).parents[1] / "README.md"
 # A write beyond a limit then fails, as on a full disk, instead of ending the server.
@@ -82,7 +82,7 @@ async def test_counts_stay_readable_while_the_store_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """GET gives the last counts with their own instant, and so does POST, which is 202."""
-    monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url) as service:
             await service.site()
@@ -135,8 +135,8 @@ async def test_a_store_that_answers_but_cannot_count_is_told(command: tuple[str,
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch examines the store twenty times a second."""
-    monkeypatch.setattr("service.watch.EXAMINE_EVERY", 1)
-    monkeypatch.setattr("service.watch.LOOK_S", 0.05)
+    monkeypatch.setattr("visit_counter.store.health.EXAMINE_EVERY", 1)
+    monkeypatch.setattr("visit_counter.store.health.LOOK_S", 0.05)
 
 
 def failing(service: Service) -> set[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.origins import Origins, origin_of, wrong_fetch
+from visit_counter.rules.origins import Origins, origin_of, wrong_fetch
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from service.clock import Clock
-from tests.processes import call, serving
-from tests.servers import Server, run_server, server_binaries
-from tests.services import PERSON, Service, run_service, until
+from tests.kit.services.in_process import PERSON, Service, run_service, until
+from tests.kit.services.process import call, serving
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.clock import Clock
 
 
 @pytest.fixture(autouse=True)
 def _spill_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
 
 
 def spooled(service: Service) -> int | bool:
@@ -120,8 +120,8 @@ async def test_a_full_spool_refuses_before_it_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing more can be kept hits are 503, and nothing of what was kept is lost."""
-    monkeypatch.setattr("service.replay.SPOOL_BYTES", 10_000)
-    monkeypatch.setattr("service.recorder.MAX_BATCH_BYTES", 2_000)
+    monkeypatch.setattr("visit_counter.delivery.replay.SPOOL_BYTES", 10_000)
+    monkeypatch.setattr("visit_counter.delivery.recorder.MAX_BATCH_BYTES", 2_000)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
             await service.site(max_pages=1000)
@@ -185,7 +185,7 @@ async def test_a_clock_that_was_ahead_holds_up_its_own_hits_only(
 ) -> None:
     """Spooled hits of the future wait until the store's time has come to them, and operators are
     told until when; other partitions go on, and each hit counts once."""
-    monkeypatch.setattr("service.replay.STUCK_S", 0.0)
+    monkeypatch.setattr("visit_counter.delivery.replay.STUCK_S", 0.0)
     clock = Clock()
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path, clock=clock) as service:

@@ -16,11 +16,11 @@ import pytest
 from aiohttp import ClientError, ClientSession, TCPConnector
 
 from loadtests.service_process import free_port
-from tests.browser import until
-from tests.documents import GUIDES, README, code
-from tests.servers import Server
-from tests.services import PERSON, Service, run_service
-from tests.tools import need
+from tests.kit.pages.browser import until
+from tests.kit.pages.documents import GUIDES, README, code
+from tests.kit.services.in_process import PERSON, Service, run_service
+from tests.kit.stores.server import Server
+from tests.kit.tools import need
 
 HOST = "www.example.gov.vn"
 OWN_HOST = GUIDES / "own-host.md"

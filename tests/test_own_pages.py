@@ -8,10 +8,10 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.browser import SHIFTS, chromium
-from tests.servers import Server
-from tests.services import Service, run_service
-from tests.tools import need_script
+from tests.kit.pages.browser import SHIFTS, chromium
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.server import Server
+from tests.kit.tools import need_script
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.line import Inherited, Told, Up
-from service.parent import Parent
+from visit_counter.workers.messages import Inherited, Told, Up
+from visit_counter.workers.parent import Parent
 
 
 async def test_a_worker_s_figures_are_told_once_it_is_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before, they say that no store is there: one worker's word for all would alarm somebody."""
-    monkeypatch.setattr("service.parent.TELL_S", 0.05)
+    monkeypatch.setattr("visit_counter.workers.parent.TELL_S", 0.05)
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
     inherited = Inherited([], [], [], None, 1, theirs.detach())

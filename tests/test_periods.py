@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.periods import WEEKDAYS, Calendar, Periods, zone
+from visit_counter.model.calendar import WEEKDAYS, Calendar, Periods, zone
 
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = range(7)
 SAIGON = "Asia/Ho_Chi_Minh"

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import Problem
-from service.model import METRICS
-from service.origins import Origins
-from service.web.languages import FORMATS, LANGUAGES
-from service.web.pictures.colors import DARK, NAMED, THEMES, contrast, readable_on
-from service.web.pictures.digits import SETS
-from service.web.pictures.frame import ancestors
-from service.web.pictures.panel import ROWS
-from service.web.pictures.query import UNFIT
-from tests.panels import DRAWN, NOW, SVG, drawn, framed, lines, reading, spoken
+from tests.kit.pages.panels import DRAWN, NOW, SVG, drawn, framed, lines, reading, spoken
+from visit_counter.errors import Problem
+from visit_counter.model.kinds import METRICS
+from visit_counter.rules.origins import Origins
+from visit_counter.web.pictures.drawn.colors import DARK, NAMED, THEMES, contrast, readable_on
+from visit_counter.web.pictures.drawn.digits import SETS
+from visit_counter.web.pictures.drawn.panel import ROWS
+from visit_counter.web.pictures.frame import ancestors
+from visit_counter.web.pictures.query import UNFIT
+from visit_counter.web.words.languages import FORMATS, LANGUAGES
 
 VALUES: dict[str, list[str]] = {
     "lang": [*LANGUAGES],

@@ -10,13 +10,13 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, expect
 
-from service.web.languages import LANGUAGES
-from service.web.pictures.frame import Frame
-from service.web.pictures.query import Query
-from tests.browser import chromium, listen, listening, no_content, until
-from tests.panels import DRAWN, framed, panel, reading
-from tests.servers import Server
-from tests.services import run_service
+from tests.kit.pages.browser import chromium, listen, listening, no_content, until
+from tests.kit.pages.panels import DRAWN, framed, panel, reading
+from tests.kit.services.in_process import run_service
+from tests.kit.stores.server import Server
+from visit_counter.web.pictures.frame import Frame
+from visit_counter.web.pictures.query import Query
+from visit_counter.web.words.languages import LANGUAGES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -144,7 +144,7 @@ async def test_a_frame_shows_what_is_new(
     browser: Browser, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is loaded again and again, also while nothing changes, until it is paused."""
-    monkeypatch.setattr("service.web.pictures.frame.OFTEN_S", 1)
+    monkeypatch.setattr("visit_counter.web.pictures.frame.OFTEN_S", 1)
     page = await browser.new_page()
     loads: list[str] = []
     page.on("load", lambda loaded: loads.append(loaded.url))

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from aiohttp import ClientResponse
 
-from service.web.languages import LANGUAGES
-from tests.servers import run_server, server_binaries
-from tests.services import TOKEN, Service, run_service
+from tests.kit.services.in_process import TOKEN, Service, run_service
+from tests.kit.stores.server import run_server, server_binaries
+from visit_counter.web.words.languages import LANGUAGES
 
 KEY = {"Authorization": f"Bearer {TOKEN}"}
 

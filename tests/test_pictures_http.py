@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 from aiohttp import ClientResponse
 
-from service.errors import Problem
-from service.web.pictures.oembed import framed_at
-from tests.counting import at
-from tests.panels import lines
-from tests.servers import Server, run_server, server_binaries
-from tests.services import TOKEN, Service, StoppedClock, run_service, until
+from tests.kit.counting import at
+from tests.kit.pages.panels import lines
+from tests.kit.services.in_process import TOKEN, Service, StoppedClock, run_service, until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.errors import Problem
+from visit_counter.web.pictures.oembed import framed_at
 
 PICTURES = ["block.svg", "badge.svg", "digits.svg", "spark.svg", "button.svg"]
 ALL = [*PICTURES, "frame", "shields.json"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 
-from tests.browser import chromium
-from tests.embedding import PORTAL
-from tests.picture import PICTURE, SCALE, WIDTH, four_blocks, portal_block
-from tests.servers import Server
+from tests.kit.pages.browser import chromium
+from tests.kit.pages.embedding import PORTAL
+from tests.kit.pages.picture import PICTURE, SCALE, WIDTH, four_blocks, portal_block
+from tests.kit.stores.server import Server
 
 
 async def test_four_times_the_same_block(valkey: Server) -> None:

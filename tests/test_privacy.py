@@ -9,12 +9,12 @@ import pytest
 from playwright.async_api import expect
 from redis.asyncio import Redis
 
-from service.model import SiteSettings
-from service.web.privacy import DAY_S, HOUR_S, LANGUAGES, markdown, notice
-from tests.browser import chromium
-from tests.servers import Server
-from tests.services import Service, StoppedClock, run_service
-from tests.tools import need_script
+from tests.kit.pages.browser import chromium
+from tests.kit.services.in_process import Service, StoppedClock, run_service
+from tests.kit.stores.server import Server
+from tests.kit.tools import need_script
+from visit_counter.model.site_settings import SiteSettings
+from visit_counter.web.words.privacy import DAY_S, HOUR_S, LANGUAGES, markdown, notice
 
 # A setting, and what it puts in the place of what stands there without it.
 TOLD: dict[str, tuple[dict[str, Any], list[str]]] = {

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from loadtests.proxy import Cut, Proxy
-from service.errors import StoreError, StoreUnavailable
-from service.reader import DAYS, OF_DAYS, Reader
-from service.shards import ANSWER_S
-from tests.counting import Counted, at, counting
-from tests.servers import Server, run_server, server_binaries
-from tests.services import StoppedClock, until
+from tests.kit.counting import Counted, at, counting
+from tests.kit.services.in_process import StoppedClock, until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.errors import StoreError, StoreUnavailable
+from visit_counter.reading.reader import DAYS, OF_DAYS, Reader
+from visit_counter.store.shards import ANSWER_S
 
 NOON = at("2026-03-10 12:00")
 
@@ -111,8 +111,8 @@ async def test_a_failure_of_long_ago_is_forgotten(
     own: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes after the outage sees counts of now."""
-    monkeypatch.setattr("service.reader.AWAY_S", 0.0)
-    monkeypatch.setattr("service.reader.AGAIN_S", 0.0)
+    monkeypatch.setattr("visit_counter.reading.reader.AWAY_S", 0.0)
+    monkeypatch.setattr("visit_counter.reading.reader.AGAIN_S", 0.0)
     async with counting(own.url) as counted:
         reader = Reader(counted.store, clock := StoppedClock(NOON))
         await reader.read(counted.site)
@@ -127,7 +127,7 @@ async def test_a_failure_of_long_ago_is_forgotten(
 
 async def test_paths_push_no_site_out(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks at many pages costs nobody the last counts."""
-    monkeypatch.setattr("service.reader.MOST_PATHS", 3)
+    monkeypatch.setattr("visit_counter.reading.reader.MOST_PATHS", 3)
     async with counting(own.url) as counted:
         reader = Reader(counted.store, clock := StoppedClock(NOON))
         await reader.read(counted.site)
@@ -145,7 +145,7 @@ async def test_last_counts_come_however_many_read(
     own: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all reads taken by others only who can be given nothing is refused."""
-    monkeypatch.setattr("service.reader.MOST_FLIGHTS", 1)
+    monkeypatch.setattr("visit_counter.reading.reader.MOST_FLIGHTS", 1)
     async with counting(own.url) as counted:
         reader = Reader(counted.store, clock := StoppedClock(NOON))
         await reader.read(counted.site)

@@ -21,9 +21,9 @@ import pytest
 from aiohttp import ClientSession, TCPConnector
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA  # type: ignore[import-untyped]
 
-from tests.servers import Server
-from tests.services import Service, StoppedClock, run_service
-from tests.tools import shared_data
+from tests.kit.services.in_process import Service, StoppedClock, run_service
+from tests.kit.stores.server import Server
+from tests.kit.tools import shared_data
 
 CONNECTIONS = 8
 VISIT_MS = 30 * 60 * 1000

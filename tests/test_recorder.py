@@ -9,13 +9,14 @@ from functools import partial
 import pytest
 from prometheus_client import REGISTRY
 
-from service.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from service.hit import Drop
-from service.model import Numbers, Reason
-from service.recorder import Recorder
-from tests.counting import counting, make_site, recorded
-from tests.servers import Server, run_server, server_binaries
-from tests.services import until
+from tests.kit.counting import counting, make_site, recorded
+from tests.kit.services.in_process import until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.delivery.recorder import Recorder
+from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from visit_counter.model.counts import Numbers
+from visit_counter.model.hit import Drop
+from visit_counter.model.reasons import Reason
 
 
 def batches() -> float:
@@ -109,7 +110,7 @@ async def test_more_than_can_be_kept_is_refused_at_once(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The buffer is bounded: the hit beyond it is refused before it is taken."""
-    monkeypatch.setattr("service.recorder.MAX_PENDING", 10)
+    monkeypatch.setattr("visit_counter.delivery.recorder.MAX_PENDING", 10)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
         waiters = [recorded(recorder, counted.hit(n, now)) for n in range(1, 11)]
@@ -251,7 +252,7 @@ async def test_a_partition_that_is_stuck_delays_no_other(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the store cannot take in one partition rests and is tried again, beside the others."""
-    monkeypatch.setattr("service.recorder.WAIT_S", 20)
+    monkeypatch.setattr("visit_counter.delivery.recorder.WAIT_S", 20)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         other = await make_site(counted.ledger, "other")
         now = counted.clock.now()

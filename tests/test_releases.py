@@ -1,9 +1,9 @@
 """One release after another over one store and data directory: nothing that was acknowledged is
 lost, counted twice or forgotten.
 
-Each earlier release of .ci/releases.txt writes (tests/releases_scenario.py), is killed with hits in
-its spool, and this version goes on. Two that follow each other also share a store, and the older
-one comes back: `SIDE_BY_SIDE` has the pairs that can.
+Each earlier release of .ci/releases.txt writes (tests/kit/services/releases_scenario.py), is killed
+with hits in its spool, and this version goes on. Two that follow each other also share a store, and
+the older one comes back: `SIDE_BY_SIDE` has the pairs that can.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import START_S, Program, Views, this_version, until
-from tests.releases import HOME, World, loads_from, release, releases, settled, world
-from tests.releases_book import Book
-from tests.releases_scenario import (
+from tests.kit.services.process import START_S, Program, Views, this_version, until
+from tests.kit.services.releases import HOME, World, loads_from, release, releases, settled, world
+from tests.kit.services.releases_book import Book
+from tests.kit.services.releases_scenario import (
     check,
     come_new,
     go_on,
@@ -33,8 +33,8 @@ from tests.releases_scenario import (
     write,
     write_past,
 )
-from tests.servers import Server, run_server, server_binaries
-from tests.tools import need
+from tests.kit.stores.server import Server, run_server, server_binaries
+from tests.kit.tools import need
 
 THIS = "this"
 SIDE_BY_SIDE = [(THIS, THIS)]

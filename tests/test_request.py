@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from service.web.request import MAX_KNOWN, read_line, read_request
+from visit_counter.web.lane.request import MAX_KNOWN, read_line, read_request
 
 HEAD = (
     b"POST /w/portal HTTP/1.1\r\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.segment import (
+from visit_counter.disk.format import (
     HEADER,
     MARK,
     OVERHEAD,

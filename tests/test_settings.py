@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import SettingsError
-from service.host import cores
-from service.settings import PREFIX, Settings
-from service.values import Address, parse_address, parse_base_path
+from visit_counter.config.host import cores
+from visit_counter.config.settings import PREFIX, Settings
+from visit_counter.config.values import Address, parse_address, parse_base_path
+from visit_counter.errors import SettingsError
 
 TOKEN = "a-token-of-32-characters-or-more"
 

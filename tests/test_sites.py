@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import OutcomeUnknown
-from tests.servers import Server
-from tests.services import Service, run_service, until
+from tests.kit.services.in_process import Service, run_service, until
+from tests.kit.stores.server import Server
+from visit_counter.errors import OutcomeUnknown
 
 
 async def test_first_start_makes_demo_for_its_own_origin(service: Service) -> None:

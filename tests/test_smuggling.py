@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.nodes import wait_until
-from tests.raw_http import GOOD, HOST, end_of, without_lane
-from tests.servers import Server
-from tests.services import Service, run_service
-from tests.tools import need
+from tests.kit.raw_http import GOOD, HOST, end_of, without_lane
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.stores.node import wait_until
+from tests.kit.stores.server import Server
+from tests.kit.tools import need
 
 START_S = 10.0
 
@@ -209,13 +209,13 @@ class Told(NamedTuple):
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whatever waits for more ends soon."""
-    monkeypatch.setattr("service.web.client.BODY_S", 0.1)
-    monkeypatch.setattr("service.web.connection.BODY_S", 0.1)
-    monkeypatch.setattr("service.web.connection.IDLE_S", 0.1)
-    monkeypatch.setattr("service.web.connection.REQUEST_S", 0.2)
-    monkeypatch.setattr("service.web.lane.SWEEP_S", 0.02)
-    monkeypatch.setattr("service.app.KEEPALIVE_S", 0.2)
-    monkeypatch.setattr("service.app.LINGER_S", 0.1)
+    monkeypatch.setattr("visit_counter.web.client.BODY_S", 0.1)
+    monkeypatch.setattr("visit_counter.web.lane.connection.BODY_S", 0.1)
+    monkeypatch.setattr("visit_counter.web.lane.connection.IDLE_S", 0.1)
+    monkeypatch.setattr("visit_counter.web.lane.connection.REQUEST_S", 0.2)
+    monkeypatch.setattr("visit_counter.web.lane.lane.SWEEP_S", 0.02)
+    monkeypatch.setattr("visit_counter.app.KEEPALIVE_S", 0.2)
+    monkeypatch.setattr("visit_counter.app.LINGER_S", 0.1)
 
 
 # -- the two parsers of the service
@@ -225,7 +225,7 @@ async def test_no_reading_sees_a_second_request(valkey: Server) -> None:
     """The lane answers as aiohttp does, once, and counts what it answered."""
     async with run_service(valkey.url) as lane:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("service.app.in_lane", without_lane)
+            patch.setattr("visit_counter.app.in_lane", without_lane)
             async with run_service(valkey.url) as plain:
                 for service in (lane, plain):
                     await open_sites(service)

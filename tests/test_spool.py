@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from service import spool_files
-from service.errors import SpoolBroken, SpoolFull, StartError, StoreUnavailable
-from service.segment import HEADER, MARK, OVERHEAD, Record
-from service.spool import SEGMENT_BYTES, Spool
-from service.spool_files import Run
+from visit_counter.disk import files as spool_files
+from visit_counter.disk.files import Run
+from visit_counter.disk.format import HEADER, MARK, OVERHEAD, Record
+from visit_counter.disk.spool import SEGMENT_BYTES, Spool
+from visit_counter.errors import SpoolBroken, SpoolFull, StartError, StoreUnavailable
 
 ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
@@ -243,9 +243,9 @@ async def test_a_spool_that_was_allowed_more_is_full(tmp_path: Path) -> None:
 FULL_DISK = """
 import asyncio, os, sys
 from pathlib import Path
-from service.errors import SpoolFull
-from service.segment import Record
-from service.spool import Spool
+from visit_counter.errors import SpoolFull
+from visit_counter.disk.format import Record
+from visit_counter.disk.spool import Spool
 home = Path(sys.argv[1])
 ballast = home / "ballast"
 ballast.write_bytes(bytes(300_000))
@@ -337,7 +337,7 @@ async def test_a_stop_waits_for_the_disk_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for a disk that hangs is told that nobody knows."""
-    monkeypatch.setattr("service.spool.STOP_S", 0.05)
+    monkeypatch.setattr("visit_counter.disk.spool.STOP_S", 0.05)
     released = threading.Event()
     async with spool_in(tmp_path) as spool:
         monkeypatch.setattr(os, "fdatasync", lambda _: released.wait(10))
@@ -356,8 +356,8 @@ KILLS = """
 import asyncio, os, random, signal, sys, time
 from pathlib import Path
 import uvloop
-from service.segment import Record
-from service.spool import Spool
+from visit_counter.disk.format import Record
+from visit_counter.disk.spool import Spool
 home, rounds = Path(sys.argv[1]), int(sys.argv[2])
 chance = random.Random(int(sys.argv[3]))
 def batch(partition, seq): return Record(partition, 1, seq, b"%d:%d." % (partition, seq) * 40)

@@ -20,12 +20,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from loadtests.service_process import ServiceProcess as LoadedProcess
-from service import app, recorder, spool, startup, store, valkey_process, versions, workers
-from service.errors import StartError
-from service.web import lane
-from tests.processes import STOP_S, ServiceProcess, call, compiled, serving, until
-from tests.servers import Server, run_server, server_binaries
-from tests.services import PERSON, run_service
+from tests.kit.services.in_process import PERSON, run_service
+from tests.kit.services.process import STOP_S, ServiceProcess, call, compiled, serving, until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter import app, startup
+from visit_counter.delivery import recorder
+from visit_counter.disk import spool
+from visit_counter.embedded import process as valkey_process
+from visit_counter.errors import StartError
+from visit_counter.store import store, versions
+from visit_counter.web.lane import lane
+from visit_counter.workers import pool
 
 FAIL_S = 5.0
 """The promise is a second; the rest is for Python's own start on a machine full of tests."""
@@ -329,8 +334,8 @@ def test_the_parts_of_a_stop_fit_into_its_time() -> None:
     """Each at its worst, one after the other."""
     web, versioned = (lane.STOP_S, 2 * app.SHUTDOWN_S), versions.FAREWELL_S
     worker = (*web, versioned, recorder.STOP_S, spool.STOP_S)
-    assert sum(worker) < workers.STOP_S
-    assert workers.STOP_S + valkey_process.STOP_S < STOP_S
+    assert sum(worker) < pool.STOP_S
+    assert pool.STOP_S + valkey_process.STOP_S < STOP_S
     assert startup.LEAVE_S < STOP_S
 
 

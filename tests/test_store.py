@@ -9,14 +9,16 @@ from os import fsdecode
 import pytest
 from prometheus_client import REGISTRY
 
-from service.errors import StoreUnavailable
-from service.hit import Drop, Hit
-from service.libraries import library
-from service.model import Kind, Numbers, Reason, Seed
-from service.refusals import EXISTS, NEWER, NO_OPERATION, Refused
-from service.visitors import browser_hash, visitor_id
-from tests.counting import Counted, at, counting, make_site, open_store, visitor
-from tests.servers import Server, run_server, server_binaries
+from tests.kit.counting import Counted, at, counting, make_site, open_store, visitor
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.errors import StoreUnavailable
+from visit_counter.model.counts import Numbers, Seed
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.kinds import Kind
+from visit_counter.model.reasons import Reason
+from visit_counter.rules.visitor_hash import browser_hash, visitor_id
+from visit_counter.store.libraries import library
+from visit_counter.store.replies import EXISTS, NEWER, NO_OPERATION, Refused
 
 DAY = 86_400_000
 NOON = at("2026-03-10 12:00")  # a Tuesday
@@ -507,7 +509,7 @@ async def test_a_full_set_holds_strangers_and_says_so(
     """Beyond the cap new ids are held and counted in a metric; known ones go on."""
     name, source = library("full")
     capped = source.replace("MAX_IDS = 1000000", "MAX_IDS = 2")
-    monkeypatch.setattr("service.libraries.library", lambda *_: (name, capped))
+    monkeypatch.setattr("visit_counter.store.libraries.library", lambda *_: (name, capped))
     full = "visitcounter_visitors_full_hits_total"
     before = REGISTRY.get_sample_value(full) or 0
     async with counting(valkey.url) as counted:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.model import SiteSettings, StoredSite
-from service.periods import WEEKDAYS, Calendar
-from service.stored import NOTHING, decode_site, encode_site, remains
-from tests.counting import at
-from tests.newer import newer_version
-from tests.servers import Server
-from tests.services import Service, run_service
+from tests.kit.counting import at
+from tests.kit.services.in_process import Service, run_service
+from tests.kit.services.newer_sites import newer_version
+from tests.kit.stores.server import Server
+from visit_counter.model.calendar import WEEKDAYS, Calendar
+from visit_counter.model.site_settings import SiteSettings, StoredSite
+from visit_counter.model.stored_site import NOTHING, decode_site, encode_site, remains
 
 HOUR_MS = 3_600_000
 STORED = StoredSite(SiteSettings(id="a", origins=("*",)), Calendar.of("UTC"))

@@ -8,9 +8,9 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import metrics
-from service.tally import Family, Figure, Tally, figures
-from tests.tools import need
+from tests.kit.tools import need
+from visit_counter import metrics
+from visit_counter.workers.metrics_sum import Family, Figure, Tally, figures
 
 
 def counter(value: float) -> Family:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import StartError
-from tests.nodes import HOST, Node, Place, places, running, wait_until
-from tests.sentinels import NAME
-from tests.servers import server_binaries
-from tests.services import run_service
-from tests.tools import need
+from tests.kit.services.in_process import run_service
+from tests.kit.stores.node import HOST, Node, Place, places, running, wait_until
+from tests.kit.stores.sentinel import NAME
+from tests.kit.stores.server import server_binaries
+from tests.kit.tools import need
+from visit_counter.errors import StartError
 
 PASSWORD = "a /?#@ of many kinds"
 QUOTED = "a%20%2F%3F%23%40%20of%20many%20kinds"
@@ -128,7 +128,7 @@ async def test_a_certificate_of_strangers_is_refused(
     binary: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is checked, in every scheme."""
-    monkeypatch.setattr("service.store.START_WAIT_S", 0.1)
+    monkeypatch.setattr("visit_counter.store.store.START_WAIT_S", 0.1)
     with places(1) as (place,):
         node = Encrypted(binary, place, certificate)
         with running([node]):

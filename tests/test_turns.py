@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.periods import Calendar
-from tests.counting import Counted, at, counting
-from tests.servers import Server, run_server, server_binaries
-from tests.tools import at_another_time
+from tests.kit.counting import Counted, at, counting
+from tests.kit.stores.server import Server, run_server, server_binaries
+from tests.kit.tools import at_another_time
+from visit_counter.model.calendar import Calendar
 
 DAY = 86_400_000
 

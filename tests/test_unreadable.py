@@ -12,9 +12,9 @@ from aiohttp import ClientResponse
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from tests.newer import Newer, newer_version
-from tests.servers import Server
-from tests.services import PERSON, Service, StoppedClock, run_service, until
+from tests.kit.services.in_process import PERSON, Service, StoppedClock, run_service, until
+from tests.kit.services.newer_sites import Newer, newer_version
+from tests.kit.stores.server import Server
 from tests.test_stored import BROKEN, site_json
 from tests.test_stored import packed as packed_json
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service import forms, versions
-from service.libraries import library
-from tests.servers import Server
-from tests.services import Service, namespace, run_service, until
+from tests.kit.services.in_process import Service, namespace, run_service, until
+from tests.kit.stores.server import Server
+from visit_counter.model import forms
+from visit_counter.store import versions
+from visit_counter.store.libraries import library
 
 
 async def said_by_all(url: str, name: str) -> dict[str, str]:

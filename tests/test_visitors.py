@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.visitors import browser_hash, visitor_id
+from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 
 SECRET = b"0123456789abcdef"
 BROWSER = {"secret": SECRET, "site": "demo", "user_agent": "Mozilla/5.0", "language": "vi"}

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.clock import Clock
-from service.model import Numbers
-from tests.counting import Counted, at, counting, make_site, open_store
-from tests.servers import Server
-from tests.services import Service, StoppedClock, run_service
+from tests.kit.counting import Counted, at, counting, make_site, open_store
+from tests.kit.services.in_process import Service, StoppedClock, run_service
+from tests.kit.stores.server import Server
+from visit_counter.clock import Clock
+from visit_counter.model.counts import Numbers
 
 NOON = at("2026-03-10 12:00")
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000

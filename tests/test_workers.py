@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.processes import (
+from tests.kit.services.process import (
     STOP_S,
     ServiceProcess,
     by_each,
@@ -29,7 +29,7 @@ from tests.processes import (
     until,
     valkey_of,
 )
-from tests.servers import Server, run_server, server_binaries
+from tests.kit.stores.server import Server, run_server, server_binaries
 
 UP_S = 20.0
 KNOWN_S = 1.0  # the promise; the tests give a busy machine twice as long

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.errors import OutcomeUnknown, StoreUnavailable
-from service.shards import Shard
-from service.writer import Call, Writer
-from tests.servers import Server, run_server, server_binaries
-from tests.services import until
+from tests.kit.services.in_process import until
+from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.errors import OutcomeUnknown, StoreUnavailable
+from visit_counter.store.shards import Shard
+from visit_counter.store.writer import Call, Writer
 
 
 @asynccontextmanager
@@ -64,7 +64,7 @@ async def test_a_silent_server_is_given_up_for_all_who_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """None of them can know; the next exchange has another connection."""
-    monkeypatch.setattr("service.writer.SILENT_S", 0.2)
+    monkeypatch.setattr("visit_counter.store.writer.SILENT_S", 0.2)
     with run_server(server_binaries()["valkey"]) as own:
         async with writing(own.url) as writer:
             await writer.exchange(echoes("a"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import ceil
 
-from service.model import PARTITIONS
+from visit_counter.model.site_settings import PARTITIONS
 
 MAX_BATCH = 1000
 IN_FLIGHT = 2  # flushes of a worker to a shard

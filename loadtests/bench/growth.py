@@ -32,9 +32,9 @@ from loadtests.bench.requests import ADDRESS, site_name
 from loadtests.bench.servers import Server, service_over
 from loadtests.bench.verify import pageviews, verify
 from loadtests.oracle import NAMESPACE
-from tests.counting import Counted, make_site, open_store
-from tests.servers import Server as StoreServer
-from tests.servers import run_server, server_binaries
+from tests.kit.counting import Counted, make_site, open_store
+from tests.kit.stores.server import Server as StoreServer
+from tests.kit.stores.server import run_server, server_binaries
 
 PAGE = Path(__file__).parents[1] / "GROWTH.md"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"

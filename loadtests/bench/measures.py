@@ -29,9 +29,9 @@ from loadtests.bench.start import start_s
 from loadtests.bench.streams import streams
 from loadtests.bench.verify import verify
 from loadtests.without import prelude
-from service.web.scripts import counting, embedding
-from tests.processes import ROOT
-from tests.servers import server_binaries
+from tests.kit.services.process import ROOT
+from tests.kit.stores.server import server_binaries
+from visit_counter.web.pages.scripts import counting, embedding
 
 CONNECTIONS = (64, 256)
 MOST = 256

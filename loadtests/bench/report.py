@@ -14,9 +14,9 @@ from pathlib import Path
 from loadtests.bench import cores
 from loadtests.bench.measures import Found
 from loadtests.bench.rows import ROWS
-from service import recorder
-from tests.processes import ROOT
-from tests.servers import server_binaries
+from tests.kit.services.process import ROOT
+from tests.kit.stores.server import server_binaries
+from visit_counter.delivery import recorder
 
 PACKAGES = ("aiohttp", "uvloop", "redis", "hiredis", "msgspec", "orjson")
 

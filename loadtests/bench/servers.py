@@ -27,13 +27,13 @@ from loadtests.bench.requests import Requests, requests, site_name
 from loadtests.oracle import NAMESPACE
 from loadtests.service_process import ServiceProcess, free_port
 from loadtests.world import EmbeddedStore
-from service.clock import Clock
-from service.embedded import Embedded
-from service.model import SiteSettings, StoredSite, partition_of
-from service.periods import Calendar
-from service.store import Store
-from tests.processes import ROOT
-from tests.servers import Server as StoreServer
+from tests.kit.services.process import ROOT
+from tests.kit.stores.server import Server as StoreServer
+from visit_counter.clock import Clock
+from visit_counter.embedded.server import Embedded
+from visit_counter.model.calendar import Calendar
+from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
+from visit_counter.store.store import Store
 
 READY_S = 15.0
 

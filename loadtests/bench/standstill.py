@@ -14,7 +14,7 @@ import tempfile
 from time import perf_counter
 
 from loadtests.bench import cores
-from tests.processes import ROOT
+from tests.kit.services.process import ROOT
 
 GAP_S = 0.002  # a longer one is none of the scheduler's, with nobody else on the core
 TURNS = 200  # between two syncs

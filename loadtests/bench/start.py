@@ -7,7 +7,7 @@ import time
 
 from loadtests.bench.servers import scratch_directory
 from loadtests.service_process import START_S, ServiceProcess
-from tests.processes import environment
+from tests.kit.services.process import environment
 
 LOOK_S = 0.002
 

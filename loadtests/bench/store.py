@@ -13,11 +13,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TypeVar
 
 from loadtests.bench import cores
-from service.batch import Packed
-from service.hit import Drop
-from service.model import Reason
-from tests.counting import Counted, counting, make_site
-from tests.servers import run_server, server_binaries
+from tests.kit.counting import Counted, counting, make_site
+from tests.kit.stores.server import run_server, server_binaries
+from visit_counter.model.hit import Drop
+from visit_counter.model.reasons import Reason
+from visit_counter.store.batch import Packed
 
 T = TypeVar("T")
 

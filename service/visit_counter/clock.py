@@ -1,0 +1,37 @@
+"""The one clock: this machine's time, corrected by the store's.
+
+Every reply of the store carries its TIME, taken between our sending and our receiving. The offset
+moves only as far as such a reply proves it wrong, so a slow network does not shake it, and on one
+machine it stays 0. Nothing else in the service reads the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+
+from visit_counter import metrics
+
+
+class Clock:
+    """Instants in milliseconds since the epoch, by the store's time."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000_000 + self._offset
+
+    def local(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def observe(self, sent: int, store_time: int, received: int) -> None:
+        """Learn from a reply; `sent` and `received` are this machine's instants around it."""
+        offset = min(max(self._offset, store_time - received), store_time - sent)
+        if offset != self._offset:
+            self._offset = offset
+            metrics.CLOCK_SKEW.set(offset / 1000)
+
+
+def skew(sent: int, store_time: int, received: int) -> int:
+    """How far a server's clock is ahead of this machine's, as far as one reply proves it."""
+    return max(0, store_time - received) + min(0, store_time - sent)

@@ -1,0 +1,57 @@
+"""The admin token: from the settings, else made at first start and kept in the data directory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+from visit_counter.disk import directories
+from visit_counter.errors import StartError
+
+NAME = "admin-token"
+
+
+class AdminToken(NamedTuple):
+    """The token, the file that holds it (none: it came from the settings), and whether that file
+    was made just now."""
+
+    token: str
+    path: Path | None
+    new: bool
+
+
+def admin_token(given: str | None, data_dir: Path) -> AdminToken:
+    """Raises StartError when a token can be neither read nor kept."""
+    if given is not None:
+        return AdminToken(given, None, False)
+    path = data_dir / NAME
+    try:
+        directories.make(data_dir)
+        try:
+            return AdminToken(_make(path), path, True)
+        except FileExistsError:
+            return AdminToken(_read(path), path, False)
+    except OSError as error:
+        raise StartError(
+            f"the admin token cannot be kept in {path} ({error.strerror}): make the directory "
+            "writable, or set VISIT_COUNTER_ADMIN_TOKEN"
+        ) from None
+
+
+def _make(path: Path) -> str:
+    token = "vc_" + secrets.token_urlsafe(32)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(handle)
+    return token
+
+
+def _read(path: Path) -> str:
+    token = path.read_text(errors="replace").strip()
+    if len(token) < 16 or not (token.isascii() and token.isprintable()):
+        raise StartError(f"{path} holds no admin token: remove the file to make another")
+    return token

@@ -1,0 +1,282 @@
+"""Our side of the ledger: numbers batches, and sees to it that each is counted once.
+
+The store keeps, in one unit with the counts, the number of this producer's last batch in each
+partition. A batch is sent with its number until the store has answered for it; what was answered
+is kept a while, so that a store that was promoted without it (a gap) gets exactly what it lacks. A
+hole that nothing can fill is counted as lost and passed, never guessed at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, Self
+
+import structlog
+
+from visit_counter import metrics
+from visit_counter.delivery.dead_letters import Aside
+from visit_counter.delivery.gate import Gate
+from visit_counter.disk.producer import Producer
+from visit_counter.errors import StartError, StoreError, StoreUnavailable
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.site_settings import PARTITIONS
+from visit_counter.store.batch import Batch, Outcome, Packed
+from visit_counter.store.replies import Fenced, Gap, Rejected
+from visit_counter.store.store import Store
+from visit_counter.tasks import supervised
+
+RETAIN_S = 60.0
+RETAIN_BYTES = 64 * 1024 * 1024
+VERIFY_S: Final = 5.0
+TOUCH_S: Final = 86_400.0
+
+_TAKEN: Final = StoreUnavailable("earlier batches of the partition are being sent again")
+_BEHIND: Final = StoreUnavailable("an earlier batch of the partition was not answered for")
+
+log = structlog.get_logger()
+
+
+class Kept(NamedTuple):
+    """A batch that the store has answered for, and when (monotonic seconds)."""
+
+    since_s: float
+    packed: Packed
+
+
+class Ledger:
+    """The numbers of this producer's batches; entering opens its epoch in every partition."""
+
+    def __init__(self, store: Store, producer: Producer, spooled: Sequence[int] = ()) -> None:
+        """`spooled`: the number of the last batch in the spool, by partition, 0 for none."""
+        self.fenced = False
+        self._aside = Aside(producer.directory and producer.directory / "rejected")
+        self._spooled = spooled or [0] * PARTITIONS
+        self._store = store
+        self._producer = producer
+        self._sealed = [0] * PARTITIONS
+        self._confirmed = [0] * PARTITIONS
+        self._kept: deque[Kept] = deque()
+        self._kept_bytes = 0
+        self._retained = metrics.Part(metrics.RETAINED_BYTES)
+        self._touched_s = time.monotonic()
+        self._gates = [Gate() for _ in range(PARTITIONS)]
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            opened = await self._open()
+        except StoreError as error:
+            raise StartError(f"the store does not open the ledger: {error}") from None
+        self._confirmed = opened
+        self._sealed = [max(pair) for pair in zip(opened, self._spooled, strict=True)]
+        self._task = supervised(self._run(), "ledger")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._retained.set(0)
+
+    @property
+    def producer(self) -> str:
+        """Its id."""
+        return self._producer.id
+
+    @property
+    def epoch(self) -> int:
+        return self._producer.epoch
+
+    @property
+    def routes(self) -> int:
+        """Another number whenever a partition has gone to another server."""
+        return self._store.routes
+
+    def shard(self, partition: int) -> str:
+        """Names the server that takes the partition's batches now."""
+        return self._store.shard(partition)
+
+    def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
+        """Number what has gathered."""
+        batch = Batch(partition, self._sealed[partition] + 1, entries, now, self._store.writes)
+        self._sealed[partition] += 1
+        return batch
+
+    async def commit(
+        self, batches: Sequence[Batch], before: asyncio.Future[Any] | None = None
+    ) -> list[list[Outcome] | StoreError]:
+        """Send batches, those of a partition in their order; for each its outcomes or why there are
+        none. Rejected and Fenced are final; after any other error the same batch is to be sent
+        again.
+
+        `before`: an earlier commit that may still be under way to the same server.
+        """
+        mine = [batch for batch in batches if self._gate(batch).begin_flush()]
+        try:
+            committed = iter(await self._commit(mine, before))
+        finally:
+            for batch in mine:
+                self._gate(batch).end_flush()
+        sent = set(map(id, mine))
+        return [next(committed) if id(batch) in sent else _TAKEN for batch in batches]
+
+    def _gate(self, batch: Batch) -> Gate:
+        return self._gates[batch.packed.partition]
+
+    async def _commit(
+        self, batches: Sequence[Batch], before: asyncio.Future[Any] | None
+    ) -> list[list[Outcome] | StoreError]:
+        results = await self._store.record(self._producer, batches)
+        if before is not None and not before.done():
+            await asyncio.wait({before})
+        return [await self._learn(*pair) for pair in zip(batches, results, strict=True)]
+
+    async def _learn(
+        self, batch: Batch, result: list[Outcome] | StoreError
+    ) -> list[Outcome] | StoreError:
+        """What the store's answer means to us, behind all that it means for earlier batches."""
+        seq, confirmed = batch.packed.seq, self._confirmed[batch.packed.partition]
+        if seq > confirmed + 1 and not isinstance(result, Fenced):
+            return _BEHIND  # also where it counted: then it will be known when it comes again
+        if isinstance(result, Gap):
+            result = await self._after_gap(batch)
+        if isinstance(result, list):
+            self._confirm(batch.packed)
+        elif isinstance(result, Rejected):
+            await self._reject(batch.packed, result)
+        elif isinstance(result, Fenced):
+            self._fence()
+        return result
+
+    async def replay(self, batches: Sequence[Packed]) -> None:
+        """Send batches of one partition from the spool, in their order; raises StoreError."""
+        async with self._gates[batches[0].partition]:
+            try:
+                await self._send_again(batches)
+            except Gap:
+                await self._send_past_gaps(batches)
+            except Fenced:
+                self._fence()
+                raise
+            for packed in batches:
+                self._confirm(packed)
+
+    async def _send_again(self, batches: Sequence[Packed]) -> None:
+        try:
+            await self._store.replay(self._producer, batches)
+        except Rejected:
+            for packed in batches:
+                await self._send_or_reject(packed)
+
+    async def _send_or_reject(self, packed: Packed) -> None:
+        try:
+            await self._store.replay(self._producer, [packed])
+            self._confirm(packed)
+        except Rejected as rejected:
+            await self._reject(packed, rejected)
+
+    async def _reject(self, packed: Packed, rejected: Rejected) -> None:
+        """What the store will never count is kept aside for people to look at."""
+        metrics.REJECTED_BATCHES.inc()
+        self._confirm(packed)  # what fills a gap has no holes
+        kept = await asyncio.to_thread(self._aside.keep, packed, self.epoch)
+        log.error("a batch is not counted", reason=str(rejected), kept=kept)
+
+    # -- repair
+
+    async def _send_past_gaps(self, batches: Sequence[Packed]) -> None:
+        """A spool may lack numbers in its middle: records of an earlier run may come again."""
+        for packed in batches:
+            try:
+                await self._send_or_reject(packed)
+            except Gap:
+                await self._fill(packed.partition, packed.seq - 1)
+                await self._send_or_reject(packed)
+
+    async def _after_gap(self, batch: Batch) -> list[Outcome] | StoreError:
+        """Fill the gap, and send the batch again."""
+        try:
+            await self._fill(batch.packed.partition, batch.packed.seq - 1)
+        except StoreError as error:
+            return error
+        (result,) = await self._store.record(self._producer, [batch])
+        return result
+
+    async def _fill(self, partition: int, wanted: int) -> None:
+        """Replay what the store lacks, up to `wanted`; pass what nobody has."""
+        await self._store.probe(partition)  # an emptied or foreign store is not to be filled
+        (last,) = await self._store.open(self._producer, {partition: 0})
+        if last > wanted:
+            raise StoreUnavailable(
+                "the store knows later batches of ours than we do, as after a restored backup: "
+                "restart the service"
+            )
+        missing = [
+            packed
+            for packed in (kept.packed for kept in self._kept)
+            if packed.partition == partition and last < packed.seq <= wanted
+        ]
+        if lost := wanted - last - len(missing):
+            await self._store.open(self._producer, {partition: wanted - len(missing)})
+            metrics.LOST_BATCHES.inc(lost)
+            log.error("the store has lost batches that we no longer hold", batches=lost)
+        if missing:
+            await self._send_again(missing)
+            metrics.REPLAYED_BATCHES.inc(len(missing))
+            log.warning("the store had lost batches; sent again", batches=len(missing))
+
+    async def _open(self) -> list[int]:
+        """Begin our epoch, a later one if this one is taken (of a copied directory)."""
+        try:
+            return await self._store.open(self._producer)
+        except Fenced as fenced:
+            self._producer.raise_epoch(fenced.epoch + 1)
+            return await self._store.open(self._producer)
+
+    def _fence(self) -> None:
+        if not self.fenced:
+            log.error("another process has taken over: this one counts nothing more, stop it")
+        self.fenced = True
+
+    # -- retention
+
+    def _confirm(self, packed: Packed) -> None:
+        if packed.seq <= self._confirmed[packed.partition]:
+            return  # it came again
+        self._confirmed[packed.partition] = packed.seq
+        self._kept.append(Kept(time.monotonic(), packed))
+        self._kept_bytes += packed.size
+        self._let_go()
+
+    def _let_go(self) -> None:
+        oldest_s = time.monotonic() - RETAIN_S
+        while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0].since_s < oldest_s):
+            self._kept_bytes -= self._kept.popleft().packed.size
+        self._retained.set(self._kept_bytes)
+
+    async def _run(self) -> None:
+        """Look whether the store still has what it answered for: a store that was promoted without
+        our last batch shows no gap until we send another."""
+        while True:
+            await asyncio.sleep(VERIFY_S)
+            await self._verify()
+
+    async def _verify(self) -> None:
+        self._let_go()
+        partitions = sorted({kept.packed.partition for kept in self._kept})
+        if time.monotonic() - self._touched_s > TOUCH_S:
+            partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()
+        expected = [self._confirmed[partition] for partition in partitions]
+        with suppress(StoreError):  # the watch tells
+            found = await self._store.last_seqs(self._producer, partitions)
+            for partition, wanted, last in zip(partitions, expected, found, strict=True):
+                if last < wanted:
+                    await self._repair(partition)
+
+    async def _repair(self, partition: int) -> None:
+        async with self._gates[partition]:  # a flush may have repaired it, and gone on
+            await self._fill(partition, self._confirmed[partition])

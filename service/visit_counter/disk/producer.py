@@ -1,0 +1,134 @@
+"""Who numbers the batches: a producer, with the epoch of this start.
+
+A producer is a directory that one process at a time holds locked. Its id is made once; the epoch
+grows with every start, so that the store can fence a process that was believed dead. Where nothing
+can be kept, a producer of this run alone does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from visit_counter.disk import directories, locks
+from visit_counter.errors import StartError
+
+NAME = "producer"
+MOST = 1000  # of one data directory
+
+log = structlog.get_logger()
+
+
+class Producer:
+    """An id and an epoch; the epoch is on disk before it is used."""
+
+    def __init__(self, producer_id: str, epoch: int, path: Path | None) -> None:
+        self.id = producer_id
+        self.epoch = epoch
+        self._path = path
+
+    @property
+    def directory(self) -> Path | None:
+        """Locked for us, for what belongs to this producer alone; None where nothing is kept."""
+        return self._path and self._path.parent
+
+    def raise_epoch(self, least: int = 0) -> None:
+        """Begin a later epoch, at least the given one."""
+        self.epoch = max(self.epoch + 1, least)
+        if self._path is not None:
+            _write(self._path, {"id": self.id, "epoch": self.epoch})
+
+
+@contextmanager
+def producer_of(data_dir: Path, most: int = 1) -> Iterator[Producer]:
+    """The first producer of a data directory that no process has, of so many, locked meanwhile;
+    raises StartError if there is none."""
+    with ExitStack() as stack:
+        try:
+            directory = _first_free(data_dir, most, stack)
+        except locks.HeldError as held:
+            raise StartError(
+                f"Another visit-counter (pid {held.pid}) is using the data directory {data_dir}: "
+                "stop it, or give this one another VISIT_COUNTER_DATA_DIR."
+            ) from None
+        except OSError as error:
+            log.warning("no producer can be kept, one of this run does", why=str(error))
+            yield Producer(secrets.token_hex(16), 1, None)
+            return
+        yield _begun(directory / NAME)
+
+
+@contextmanager
+def producer_in(directory: Path) -> Iterator[Producer]:
+    """The producer of this directory; raises HeldError if a process has it, and StartError."""
+    with _locked(directory):
+        yield _begun(directory / NAME)
+
+
+def directories_of(data_dir: Path) -> list[Path]:
+    """Those of all its producers, in the order of their numbers."""
+    found = [path for path in (data_dir / "producers").glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _first_free(data_dir: Path, most: int, stack: ExitStack) -> Path:
+    for number in range(most):
+        directory = data_dir / "producers" / str(number)
+        directories.make(directory, 0o700)
+        try:
+            stack.enter_context(_locked(directory))
+            return directory
+        except locks.HeldError:
+            if number == most - 1:
+                raise
+    raise ValueError("at least one")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = locks.take(directory / "lock")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _begun(path: Path) -> Producer:
+    try:
+        return _read(path)
+    except OSError as error:
+        raise StartError(
+            f"the producer's epoch cannot be kept in {path} ({error.strerror}): free some space or "
+            "mend the disk"
+        ) from None
+
+
+def _read(path: Path) -> Producer:
+    try:
+        kept = json.loads(path.read_text())
+        producer = Producer(str(kept["id"]), int(kept["epoch"]), path)
+    except FileNotFoundError:
+        producer = Producer(secrets.token_hex(16), 0, path)
+    except (ValueError, KeyError, TypeError):
+        raise StartError(
+            f"{path} is damaged: remove it, and this service goes on as a new producer."
+        ) from None
+    producer.raise_epoch()
+    return producer
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    """Replace a file so that after a crash there is the old or the new one, whole."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    directories.sync(path.parent)

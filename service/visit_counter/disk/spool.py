@@ -1,0 +1,250 @@
+"""The spool: keeps sealed batches on disk while the store is away, until the store confirms them.
+
+The recorder appends what the store did not confirm in time, and answers the hits when `append`
+returns; when the store is back they are read, oldest first, and acked. While an fdatasync runs the
+next group gathers. A full disk or spool refuses before it keeps; any other error of the disk ends
+keeping for good, since a second fsync proves nothing. A segment goes when all in it is confirmed.
+Acks are not written: after a restart, records of a segment that stayed come again, and the store
+knows them as duplicates. Never looks into a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import structlog
+
+from visit_counter.disk import files as spool_files
+from visit_counter.disk import format as segment
+from visit_counter.disk.format import HEADER, Record, Scan
+from visit_counter.disk.index import Index, Segment
+from visit_counter.errors import SpoolBroken, SpoolFull, StartError, StoreError, StoreUnavailable
+from visit_counter.tasks import supervised
+
+SEGMENT_BYTES = 4 << 20  # a group that does not fit begins the next one
+STOP_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Spool:
+    """Records of many partitions, each partition's in the order in which they were appended.
+
+    The directory exists, belongs to one producer, and the caller holds its lock.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self.bytes = 0
+        """On disk, never more than `max_bytes`; damage that was set aside is not counted."""
+        self.broken = ""
+        """Why nothing is kept any more."""
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._index = Index()
+        self._tail: Segment | None = None
+        self._last_number = 0
+        self._queue: list[_Append] = []
+        self._promised = 0
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._open)
+        self._task = supervised(self._run(), "spool")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Keep what was appended, in bounded time; the rest is answered with an error."""
+        self._closing = True
+        self._arrived.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=STOP_S)
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._answer(self._take(), StoreUnavailable("the spool is closed"))
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Return when the records are on disk; those of a partition come in the order of their seq.
+
+        Raises SpoolFull when they were not kept. After SpoolBroken, or when it is cancelled, they
+        may be read again or not.
+        """
+        if self.broken:
+            raise SpoolBroken(self.broken)
+        if self._closing or self._task is None:
+            raise StoreUnavailable("the spool is closed")
+        size = segment.size_of(records)
+        if size > self.room:
+            raise SpoolFull(f"the spool {self._directory} is full: {self._max_bytes} bytes")
+        entry = _Append(records, size + len(HEADER), asyncio.get_running_loop().create_future())
+        self._promised += entry.most_bytes
+        self._queue.append(entry)
+        self._arrived.set()
+        await entry.waiter
+
+    @property
+    def room(self) -> int:
+        """Bytes, with OVERHEAD for each record, that one append may have now."""
+        left = self._max_bytes - self.bytes - self._promised - len(HEADER)
+        return 0 if self.broken else max(0, left)
+
+    @property
+    def records(self) -> int:
+        """Not confirmed yet."""
+        return self._index.records
+
+    def partitions(self) -> list[int]:
+        """Those with unconfirmed records."""
+        return self._index.partitions()
+
+    def pending(self, partition: int) -> bool:
+        return self._index.pending(partition)
+
+    def last_seq(self, partition: int) -> int:
+        """Of the newest unconfirmed record, 0 without any: numbering goes on behind it."""
+        return self._index.last_seq(partition)
+
+    def read(self, partition: int) -> Record | None:
+        """The oldest unconfirmed record; raises as `read_some` does."""
+        return next(iter(self.read_some(partition, 1)), None)
+
+    def read_some(self, partition: int, most: int) -> list[Record]:
+        """The oldest unconfirmed ones; raises SpoolBroken when the disk gives back other bytes."""
+        places = self._index.oldest(partition, most)
+        return [self._read(holder.path, at) for holder, at in places]
+
+    def _read(self, path: Path, at: int) -> Record:
+        try:
+            record = spool_files.read(path, at)
+        except OSError as problem:
+            raise self._break(problem) from None
+        if record is None:
+            raise self._break(spool_files.damaged(path, at))
+        return record
+
+    async def ack(self, partition: int, seq: int) -> None:
+        """The store has this record, and so all of the partition before it. Raises nothing."""
+        done = self._index.confirm(partition, seq)
+        if not done:
+            return
+        if self._tail in done:
+            self._tail = None
+        paths = [holder.path for holder in done]
+        removal = asyncio.get_running_loop().run_in_executor(None, spool_files.remove, paths)
+        removal.add_done_callback(lambda _: self._removed(removal, done))
+        await asyncio.wait({removal})  # which goes on, and is accounted for, if we are cancelled
+
+    def _removed(self, removal: asyncio.Future[None], done: list[Segment]) -> None:
+        if error := removal.exception():
+            self._break(error)
+        else:
+            self.bytes -= sum(holder.size for holder in done)
+
+    def _open(self) -> None:
+        try:
+            spool_files.settle(self._directory)
+            self._last_number = spool_files.last_number(self._directory)
+            for path, data, found in spool_files.scans(self._directory):
+                if found.damage:
+                    raise StartError(spool_files.damaged(path, found.damage[0][0]))
+                self._adopt(path, data, found)
+        except OSError as problem:
+            raise StartError(
+                f"The spool {self._directory} cannot be used ({problem.strerror}): make it "
+                f"readable and writable for user id {os.geteuid()}, on a disk that works."
+            ) from None
+
+    def _adopt(self, path: Path, data: bytes, found: Scan) -> None:
+        """Take over a segment of an earlier run, without a tail that was never acknowledged."""
+        if any(data[found.end :]):
+            torn = len(data) - found.end
+            log.warning("cut off what a crash had torn", file=str(path), at=found.end, bytes=torn)
+        if not found.records:
+            spool_files.remove([path])
+            return
+        spool_files.close(path, found.end)
+        holder = Segment(spool_files.number(path), path, found.end, len(found.records))
+        self._index.add(holder, ((record, record.at) for record in found.records))
+        self.bytes += holder.size
+
+    async def _run(self) -> None:
+        while not self._closing or self._queue:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._keep(self._take())
+                await asyncio.sleep(0)  # who was answered may append again, into the next group
+
+    def _take(self) -> list[_Append]:
+        taken, self._queue = self._queue, []
+        return taken
+
+    async def _keep(self, group: list[_Append]) -> None:
+        """Write a group; when that fails, what waits behind it fails too: no seq is left out."""
+        try:
+            await self._write([record for entry in group for record in entry.records])
+        except SpoolFull as full:
+            self._answer(group + self._take(), full)
+        except asyncio.CancelledError:
+            self._answer(group + self._take(), self._break("the disk did not answer in time"))
+            raise
+        except Exception as problem:
+            self._answer(group + self._take(), self._break(problem))
+        else:
+            self._answer(group, None)
+
+    async def _write(self, records: list[Record]) -> None:
+        tail = self._tail
+        if tail is None or tail.size + segment.size_of(records) > SEGMENT_BYTES:
+            tail = await self._next_segment()
+        group, places = segment.pack(records, tail.size)
+        tail.live += len(records)  # so that no ack removes it meanwhile
+        try:
+            await asyncio.to_thread(spool_files.append, tail.path, group, tail.size)
+        except SpoolFull:
+            tail.live -= len(records)
+            raise
+        tail.size += len(group)
+        self.bytes += len(group)
+        self._index.add(tail, zip(records, places, strict=True))
+
+    async def _next_segment(self) -> Segment:
+        number = self._last_number + 1
+        path = spool_files.path_of(self._directory, number)
+        await asyncio.to_thread(spool_files.create, path)
+        self._last_number = number
+        self._tail = Segment(number, path, len(HEADER))
+        self.bytes += len(HEADER)
+        return self._tail
+
+    def _answer(self, entries: list[_Append], error: StoreError | None) -> None:
+        for entry in entries:
+            self._promised -= entry.most_bytes
+            if entry.waiter.cancelled():
+                pass
+            elif error:
+                entry.waiter.set_exception(error)
+            else:
+                entry.waiter.set_result(None)
+
+    def _break(self, problem: object) -> SpoolBroken:
+        if not self.broken:
+            self.broken = (
+                f"The spool {self._directory} failed ({problem}) and keeps nothing more: "
+                "mend the disk, then restart the service."
+            )
+            log.error(self.broken)
+        return SpoolBroken(self.broken)
+
+
+class _Append(NamedTuple):
+    """Records that wait for the disk, and who waits for them."""
+
+    records: Sequence[Record]
+    most_bytes: int
+    waiter: asyncio.Future[None]

@@ -1,0 +1,72 @@
+"""A site's numbers at one instant, as counter.lua packs them."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from msgspec import Struct
+
+from visit_counter.model.kinds import METRICS, Metric
+
+
+class Numbers(Struct, frozen=True, array_like=True):
+    """What a period counted."""
+
+    pageviews: int
+    visits: int
+    visitors: int
+
+
+class Seed(Struct, frozen=True, array_like=True):
+    """What an admin added to a period."""
+
+    period: str
+    metric: Metric
+    amount: int
+
+
+class Counts(Struct, frozen=True):
+    """A site's numbers at one instant."""
+
+    online: int
+    today: Numbers
+    yesterday: Numbers
+    week: Numbers
+    last_week: Numbers
+    month: Numbers
+    last_month: Numbers
+    year: Numbers
+    total: Numbers
+    since: int
+    last_hit: int
+    peak: int
+    peak_at: int
+    seeds: list[Seed]
+    pages: list[int]
+    """Pageviews of the paths that were asked for, in that order."""
+
+    @classmethod
+    def of(cls, packed: bytes) -> Counts:
+        """As counter.lua packs them, see its counts_of."""
+        online, number_of_seeds, *numbers = _unpacked(packed)
+        periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
+        since, last_hit, peak, peak_at, *rest = numbers[24:]
+        seeds = [_seed(*rest[3 * n : 3 * n + 3]) for n in range(number_of_seeds)]
+        pages = rest[3 * number_of_seeds :]
+        values: tuple[Any, ...] = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
+        return cls(*values)
+
+
+def numbers_of(packed: bytes) -> list[Numbers]:
+    """Of periods, as counter.lua packs those of days."""
+    numbers = _unpacked(packed)
+    return [Numbers(*numbers[n : n + 3]) for n in range(0, len(numbers), 3)]
+
+
+def _unpacked(packed: bytes) -> list[int]:
+    return [*map(int, struct.unpack(f"<{len(packed) // 8}d", packed))]  # all of them are whole
+
+
+def _seed(period: int, metric: int, amount: int) -> Seed:
+    return Seed(Counts.__struct_fields__[period], METRICS[metric - 1], amount)

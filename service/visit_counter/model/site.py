@@ -1,0 +1,30 @@
+"""A site as the hit path uses it: a plain class, whose fields cost nothing to read where it is
+compiled."""
+
+from __future__ import annotations
+
+from visit_counter.model.site_settings import StoredSite, partition_of
+from visit_counter.model.stored_site import NOTHING, Unknown
+from visit_counter.rules.addresses import Networks
+from visit_counter.rules.origins import Origins
+
+
+class Site:
+    """A site as the hit path uses it: parsed once, replaced whole when a setting changes."""
+
+    def __init__(
+        self,
+        stored: StoredSite,
+        generation: int,
+        raw: bytes = b"",
+        unknown: Unknown = NOTHING,
+    ) -> None:
+        self.raw = raw  # as the store has it: a change is made to exactly this
+        self.unknown = unknown  # fields of `raw` that a change writes back
+        self.settings = stored.settings
+        self.calendar = stored.calendar
+        self.generation = generation
+        self.id = stored.settings.id
+        self.partition = partition_of(self.id)
+        self.origins = Origins.parse(self.settings.origins)
+        self.trusted = Networks.parse(self.settings.trusted_networks)

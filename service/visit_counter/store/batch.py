@@ -1,0 +1,235 @@
+"""A batch: the hits of one partition, packed for one call of counter.lua's `record`.
+
+The recorder seals what has gathered; the store sends it; the reply is read back against the same
+batch. What the function wants to know of a site (durations, the names of the periods) goes along,
+so that it needs no settings of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from visit_counter.disk.format import Record
+from visit_counter.model import forms
+from visit_counter.model.counts import Counts
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.kinds import Kind
+from visit_counter.model.site import Site
+
+# What became of a hit, as counter.lua says it.
+PLAIN: Final = ord("0")
+NEW: Final = ord("1")
+HELD: Final = ord("2")
+# Flags of a hit, as it reads them.
+BYE: Final = 1
+KNOWN_ONLY: Final = 2
+
+MINUTE_MS: Final = 60_000
+VIEW: Final = Kind.VIEW  # to find it in its enum takes longer
+LEFT: Final = Kind.BYE
+
+
+class Outcome:
+    """What became of one hit or drop. Hits of a site that fared alike share one."""
+
+    def __init__(self, counts: Counts, page: int | None, *, new: bool, held: bool) -> None:
+        self.counts = counts
+        self.page = page
+        """Pageviews of the hit's path, if it asked for them."""
+        self.new = new
+        """The visitor was not among those seen."""
+        self.held = held
+        """The visitor was held back."""
+
+
+class Packed(NamedTuple):
+    """A batch as it travels: all that is needed to send it again."""
+
+    partition: int
+    seq: int
+    """Its number among its producer's batches of the partition: given once, never changed."""
+    parts: bytes
+    """What to count, by site and day: a version byte and a list of msgpack, see counter.lua's
+    part_named."""
+    ids: bytes
+    """The visitors of all parts, 8 bytes each."""
+
+    @property
+    def size(self) -> int:
+        return len(self.parts) + len(self.ids)
+
+    def record(self, epoch: int) -> Record:
+        """As it lies in a file: in the form of the batch, or the oldest that we write."""
+        form = forms.form_of(self.parts)
+        form = form if forms.is_written(form) else forms.OLDEST_WRITTEN
+        payload = forms.with_version(form, msgspec.msgpack.encode((self.parts, self.ids)))
+        return Record(self.partition, epoch, self.seq, payload)
+
+    @classmethod
+    def of(cls, record: Record) -> Packed:
+        """As a record was packed by this version or an older one; raises UnknownForm for a newer
+        one's, and msgspec.DecodeError for what nobody packed."""
+        form = forms.readable(record.payload, "a batch in the spool")
+        payload = forms.without_version(record.payload, form)
+        parts, ids = msgspec.msgpack.decode(payload, type=tuple[bytes, bytes])
+        return cls(record.partition, record.seq, parts, ids)
+
+
+class Applied(NamedTuple):
+    """What the reply of `record` says of the batch as a whole."""
+
+    now: int
+    full: int
+    """Hits held because a site's set of visitors is full."""
+    dup: int
+    """1 for a batch that had been counted before: then nobody is new or held in it."""
+
+
+class Batch:
+    """Hits and drops of one partition, in the order in which they were accepted."""
+
+    def __init__(
+        self,
+        partition: int,
+        seq: int,
+        entries: Sequence[Hit | Drop],
+        now: int,
+        form: int = forms.NEWEST,
+    ) -> None:
+        """`form`: the one that all write, see model/forms.py."""
+        self._form = form
+        self._pack(partition, seq, entries, now)
+
+    def clamp(self, now: int) -> None:
+        """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
+        of the batch may have been counted yet."""
+        for entry in self.entries:
+            entry.at = min(entry.at, now)
+        self._pack(self.packed.partition, self.packed.seq, self.entries, now)
+
+    def outcomes(self, reply: Sequence[Any]) -> tuple[Applied, list[Outcome]]:
+        """The reply, and what it means for each entry, in the entries' order."""
+        now, marks, full, dup, *counts = reply
+        outcomes: list[Any] = [None] * len(self.entries)
+        unread = iter(marks)
+        for part, sent in zip(self._parts.values(), counts, strict=True):
+            part.tell(Counts.of(sent), unread, outcomes)
+        return Applied(now, full, dup), outcomes
+
+    def _pack(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
+        self.entries = entries
+        self._parts: dict[tuple[str, int, str, str], _Part] = {}
+        site, minute = None, -1
+        for index, entry in enumerate(entries):
+            # Most are of one site and one minute, and so of one part.
+            if entry.site is not site or entry.at // MINUTE_MS != minute:
+                site, minute = entry.site, entry.at // MINUTE_MS
+                part = self._part(site, entry.at)
+            part.add(index, entry)
+        fields: list[object] = []
+        visitors: list[bytes] = []
+        for part in self._parts.values():
+            fields += part.fields(now)
+            visitors += part.visitors
+        parts = forms.with_version(self._form, msgspec.msgpack.encode(fields))
+        self.packed = Packed(partition, seq, parts, b"".join(visitors))
+
+    def _part(self, site: Site, at: int) -> _Part:
+        periods = site.calendar.periods(at)
+        key = (site.id, site.generation, periods.today, periods.week)
+        part = self._parts.get(key)
+        if part is None:
+            part = self._parts[key] = _Part(site, periods.today, periods.week)
+        return part
+
+
+class _Part:
+    """What a batch holds of one site and one day."""
+
+    def __init__(self, site: Site, day: str, week: str) -> None:
+        self.visitors: dict[bytes, int] = {}
+        """Each once, and numbered from 1."""
+        self._site = site
+        self._day = day
+        self._week = week
+        self._newest = 0
+        self._pages: dict[str, int] = {}
+        self._drops: dict[str, int] = {}
+        self._whose: list[int] = []
+        self._runs: list[int] = []
+        self._run = (0, 0)
+        self._marked: list[int] = []
+        """The entries with a visitor: of each the function tells what became of it."""
+        self._unmarked: list[int] = []
+        self._asking: dict[str, list[int]] = {}
+        """The paths whose pageviews are wanted, and by which entries."""
+
+    def add(self, index: int, entry: Hit | Drop) -> None:
+        if entry.at > self._newest:
+            self._newest = entry.at
+        if isinstance(entry, Drop):
+            self._unmarked.append(index)
+            self._drops[entry.reason] = self._drops.get(entry.reason, 0) + 1
+            return
+        path = entry.path
+        if entry.kind is VIEW:
+            self._pages[path] = self._pages.get(path, 0) + 1
+        if entry.wants_page:
+            self._asking.setdefault(path, []).append(index)
+        if entry.visitor:
+            self._marked.append(index)
+            self._play(entry)
+        else:
+            self._unmarked.append(index)
+
+    def _play(self, hit: Hit) -> None:
+        """Hits of the same instant, one behind the other, make a run."""
+        visitors = self.visitors
+        self._whose.append(visitors.setdefault(hit.visitor, len(visitors) + 1))
+        run = ((hit.kind is LEFT) * BYE + hit.known_only * KNOWN_ONLY, hit.at)
+        if run == self._run:
+            self._runs[-1] += 1
+        else:
+            self._runs += (*run, 1)
+            self._run = run
+
+    def fields(self, now: int) -> tuple[object, ...]:
+        settings = self._site.settings
+        return (
+            settings.id,
+            self._site.generation,
+            settings.online_window * 1000,
+            settings.visit_timeout * 1000,
+            settings.max_pages,
+            "".join(self._site.calendar.periods(now)),
+            list(self._asking) or None,
+            self._day,
+            self._week,
+            sum(self._pages.values()),
+            self._newest,
+            list(self._pages) or None,
+            list(self._pages.values()) or None,
+            [of for drop in self._drops.items() for of in drop] or None,
+            len(self.visitors),
+            self._runs,
+            None if len(self.visitors) == len(self._whose) else self._whose,
+        )
+
+    def tell(self, counts: Counts, marks: Iterator[int], outcomes: list[Outcome]) -> None:
+        """Set the outcomes of these entries; `marks` begins with those of these hits."""
+        plain = Outcome(counts, None, new=False, held=False)
+        others = {
+            NEW: Outcome(counts, None, new=True, held=False),
+            HELD: Outcome(counts, None, new=False, held=True),
+        }
+        for index in self._unmarked:
+            outcomes[index] = plain
+        for index in self._marked:
+            outcomes[index] = others.get(next(marks, PLAIN), plain)
+        for indexes, pageviews in zip(self._asking.values(), counts.pages, strict=True):
+            for index in indexes:
+                told = outcomes[index]
+                outcomes[index] = Outcome(counts, pageviews, new=told.new, held=told.held)

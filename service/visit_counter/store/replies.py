@@ -1,0 +1,173 @@
+"""What an error of the store means: was anything written, and is it worth another try?
+
+redis-py and counter.lua speak in error texts; above this module there are only the StoreErrors:
+`StoreUnavailable` where nothing ran, `OutcomeUnknown` where nobody can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from redis import exceptions
+
+from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable, UnknownForm
+
+# What counter.lua answers before its first write.
+NO_SITE = "NOSITE"
+EXISTS = "EXISTS"
+CHANGED = "CHANGED"
+USED = "USED"
+NO_OPERATION = "NOOPERATION"
+NEWER = "NEWER"
+EARLY = "EARLY"
+GAP = "GAP"
+FENCED = "FENCED"
+FORM = "FORM"
+# ... and what stands in the place of our functions when a newer version has fenced us
+# (store/fence.py).
+OUTDATED = "OUTDATED"
+# ... and of a batch that it cannot read: its number is used up, nothing else was written.
+REJECTED = "REJECTED"
+
+# What a server answers when it refuses a call before running it. redis-py knows some of these by
+# their first word, which it takes away, and leaves the others as they are.
+REFUSING = (
+    exceptions.BusyLoadingError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.NoPermissionError,
+    exceptions.AuthenticationError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.ClusterCrossSlotError,
+    exceptions.TryAgainError,
+    exceptions.AskError,  # and MovedError
+)
+REFUSING_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
+FUNCTION_MISSING = "Function not found"
+
+# What ends a connection. uvloop tells of one that was reset by a RuntimeError.
+LOST = (exceptions.RedisError, OSError, RuntimeError)
+
+
+class Refused(StoreError):
+    """counter.lua refused an operation; `word` says why."""
+
+    def __init__(self, message: str) -> None:
+        self.word, _, text = message.partition(" ")
+        super().__init__(text)
+
+
+class Again(StoreUnavailable):
+    """Nothing ran, and once more will do."""
+
+
+class FunctionMissing(Again):
+    """The server has lost our functions (FUNCTION FLUSH, a new primary)."""
+
+
+class Moved(Again):
+    """Another server takes these writes now (MOVED, READONLY)."""
+
+
+class Outdated(Again):
+    """The upgrade of the store to a newer form is finished, or about to be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"another version has brought the store to form {message.split()[1]}: run that version "
+            "here too; hits wait in the spool until then, or are refused where there is none"
+        )
+
+
+class Early(Again):
+    """The batch has hits later than the store's `now`: our clock was ahead."""
+
+    def __init__(self, message: str) -> None:
+        _, now, until = message.split()
+        at = datetime.fromtimestamp(int(until) / 1000, UTC).isoformat(timespec="seconds")
+        super().__init__(
+            f"this machine's clock was ahead of the store's: it takes these hits from {at} on"
+        )
+        self.now = int(now)
+
+
+class Gap(StoreError):
+    """The store has only this producer's batches up to `last`: it has lost later ones."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"the store lacks batches of ours behind number {message.split()[1]}")
+        self.last = int(message.partition(" ")[2])
+
+
+class Fenced(StoreError):
+    """Another process goes on as this producer, in a later epoch."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("another process has taken over this producer's directory")
+        self.epoch = int(message.partition(" ")[2])
+
+
+class Rejected(StoreError):
+    """The store cannot count the batch and never will."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.partition(" ")[2])
+
+
+def meaning(error: Exception) -> StoreError:
+    """Of an error that the store answered with."""
+    message = str(error)
+    if isinstance(error, (exceptions.MovedError, exceptions.ReadOnlyError)):
+        return Moved(f"another server takes this write now: {message}")
+    if isinstance(error, exceptions.AskError):
+        return StoreUnavailable(f"the slot is being migrated: {message}")
+    if isinstance(error, REFUSING) or message.startswith(REFUSING_WORDS):
+        return StoreUnavailable(message)
+    if FUNCTION_MISSING in message:
+        return FunctionMissing(message)
+    if message.startswith(FORM):
+        _, form, where, *_ = message.split()  # where a function raised it, the server says more
+        return UnknownForm(form, f"the store's {where}")
+    for word, kind in _BY_WORD.items():
+        if message.startswith(word):
+            return kind(message)
+    if message.startswith((NO_SITE, EXISTS, CHANGED, USED, NO_OPERATION, NEWER)):
+        return Refused(message)
+    return OutcomeUnknown(message)
+
+
+_BY_WORD: dict[str, type[Early | Gap | Fenced | Rejected | Outdated]] = {
+    EARLY: Early,
+    GAP: Gap,
+    FENCED: Fenced,
+    REJECTED: Rejected,
+    OUTDATED: Outdated,
+}
+
+
+@asynccontextmanager
+async def speaking() -> AsyncIterator[None]:
+    """Turns redis-py's errors into ours around calls through a pool."""
+    try:
+        yield
+    except (exceptions.ResponseError, *REFUSING) as error:
+        raise meaning(error) from error
+    except exceptions.TimeoutError as error:
+        raise OutcomeUnknown(f"no answer from the store: {error}") from error
+    except LOST as error:
+        raise StoreUnavailable(str(error)) from error
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether the store has answered, and no waiting will make it take us: a wrong password, user
+    or database. While connecting, redis-py hides that behind a ConnectionError."""
+    while error is not None:
+        if isinstance(error, (exceptions.AuthenticationError, exceptions.NoPermissionError)):
+            return True
+        if isinstance(error, exceptions.ResponseError) and not isinstance(error, REFUSING):
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,230 @@
+"""Which server takes a partition's writes, and our connections to it.
+
+One server, or the primary that sentinels name, takes all; of a cluster every primary takes some.
+Who tells that a server is not the right one any more (MOVED, READONLY, a lost connection) has this
+look again. Nothing is sent twice here, and no reply is followed anywhere (ASK): a call that a
+server refuses is for its caller to send again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import shuffle
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.maint_notifications import MaintNotificationsConfig
+
+from visit_counter.config.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
+from visit_counter.errors import StoreUnavailable
+from visit_counter.store.replies import LOST, is_final
+from visit_counter.store.writer import SILENT_S, Writer
+
+SLOTS = 16384
+ANSWER_S = 2.0
+CONNECT_S = 1.0
+LOOK_S = 0.5  # for one host's answer to where the primaries are
+READERS, OTHERS = 16, 4  # connections
+
+
+class Shard:
+    """A server that takes writes, and our connections to it."""
+
+    def __init__(self, url: str) -> None:
+        self._waits_for_disk: bool | None = None
+        # Whoever reads counts cannot take the connections of admins and of the watch.
+        self.readers = Redis(connection_pool=_pool(url, READERS, ANSWER_S))
+        self.client = Redis(connection_pool=_pool(url, OTHERS, ANSWER_S))
+        self.writer = Writer(_pool(url, 1, SILENT_S).make_connection)
+
+    @property
+    def address(self) -> str:
+        known = self.client.connection_pool.connection_kwargs
+        return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
+
+    async def waits_for_disk(self) -> bool:
+        """Whether replicas can be waited for until they have a batch on disk: where servers sync
+        once a second that would take as long."""
+        if self._waits_for_disk is None:
+            try:
+                found = await self.client.config_get("appendfsync")
+            except exceptions.ResponseError:  # it may not be told to us
+                found = {}
+            except LOST:
+                return False
+            self._waits_for_disk = found.get("appendfsync") == "always"
+        return self._waits_for_disk
+
+    def note_refusal(self, refusal: Exception) -> None:
+        """Of WAITAOF, which Redis 7.0 does not know."""
+        if "unknown command" in str(refusal):
+            self._waits_for_disk = False
+
+    async def close(self) -> None:
+        self.writer.end()
+        for client in (self.readers, self.client):
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+
+class Range(NamedTuple):
+    """Slots of a cluster, `first` to `last`, and the server that takes their writes."""
+
+    first: int
+    last: int
+    server: Address
+
+
+class Shards:
+    """The servers behind a URL, for these tags; of a cluster and of sentinels there are none before
+    the first `look`."""
+
+    def __init__(self, url: str, tags: Sequence[str]) -> None:
+        self._slots = {tag: key_slot(tag.encode()) for tag in tags}
+        self.changes = 0
+        """Raised whenever a tag has gone to another server."""
+        self._by_tag: dict[str, Shard] = {}
+        self._many = parse_many_hosts(url)
+        self._looking: asyncio.Task[None] | None = None
+        if self._many is None:
+            self._by_tag = dict.fromkeys(tags, Shard(url))
+            return
+        self._locate = _primaries if self._many.kind == CLUSTER else _watched_primary
+
+    def of(self, tag: str) -> Shard:
+        return self._by_tag[tag]
+
+    def all(self) -> list[Shard]:
+        return [*dict.fromkeys(self._by_tag.values())]
+
+    @property
+    def address(self) -> str:
+        if self._many is None:
+            return self.all()[0].address
+        return ", ".join(str(host) for host in self._many.hosts)
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+        for shard in self.all():
+            await shard.close()
+
+    async def look(self) -> None:
+        """Learn which servers take writes; raises StoreUnavailable where nobody tells."""
+        self.look_soon()
+        if self._looking is not None:
+            await asyncio.shield(self._looking)
+
+    def look_soon(self) -> None:
+        """The same in the background; nothing happens for a single server."""
+        if self._many is None or (self._looking is not None and not self._looking.done()):
+            return
+        self._looking = asyncio.create_task(self._look(self._many), name="look for shards")
+        self._looking.add_done_callback(_ended)
+
+    async def _look(self, many: ManyHosts) -> None:
+        reasons = []
+        for host in self._who_knows(many):
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    found = await self._locate(host, many)
+                await self._take(found, many)
+                return
+            except LOST as error:
+                reasons.append(f"{host}: {str(error) or 'no answer'}")
+        raise StoreUnavailable("nobody tells which servers take writes: " + "; ".join(reasons))
+
+    def _who_knows(self, many: ManyHosts) -> list[Address]:
+        """Sentinels, or any servers of a cluster; in any order, since one may be cut off and have
+        an old view of the others."""
+        servers = [] if many.name else [parse_address(shard.address) for shard in self.all()]
+        hosts = [*dict.fromkeys((*servers, *many.hosts))]
+        shuffle(hosts)
+        return hosts
+
+    async def _take(self, found: Sequence[Range], many: ManyHosts) -> None:
+        """Go on with these servers. A slot that nobody takes stays where it was: its server will
+        say what is wrong."""
+        before = {**self._by_tag}
+        servers = {shard.address: shard for shard in self.all()}
+        for tag, slot in self._slots.items():
+            for each in found:
+                if each.first <= slot <= each.last:
+                    address = str(each.server)
+                    if address not in servers:
+                        servers[address] = Shard(_url(each.server, many))
+                    self._by_tag[tag] = servers[address]
+            if tag not in self._by_tag:
+                raise ConnectionError(f"no server of the cluster takes slot {slot}")
+        self.changes += before != self._by_tag
+        left = {*servers.values()} - {*self.all()}
+        for shard in left:
+            await shard.close()
+
+
+async def _primaries(host: Address, many: ManyHosts) -> list[Range]:
+    """What a server of a cluster says of its primaries. One that does not know its own address
+    leaves it out."""
+    found = await _ask(_url(host, many), "CLUSTER", "SLOTS")
+    return [
+        Range(first, last, Address((server[0] or b"").decode() or host.host, server[1]))
+        for first, last, server, *_ in found
+    ]
+
+
+async def _watched_primary(host: Address, many: ManyHosts) -> list[Range]:
+    """What a sentinel says of the primary that it watches. The URL's user is the servers', and a
+    sentinel's where that asks for one."""
+    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", many.name)
+    try:
+        found = await _ask(_url(host, many._replace(password=None, database=0)), *question)
+    except exceptions.RedisError as refusal:
+        if not many.password or not is_final(refusal):
+            raise
+        found = await _ask(_url(host, many._replace(database=0)), *question)
+    if found is None:
+        raise ConnectionError(f"this sentinel watches no primary called {many.name}")
+    return [Range(0, SLOTS - 1, Address(found[0].decode(), int(found[1])))]
+
+
+async def _ask(url: str, *command: str) -> Any:
+    client = Redis(connection_pool=_pool(url, 1, LOOK_S))
+    try:
+        return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    finally:
+        await client.aclose()
+        await client.connection_pool.disconnect()
+
+
+def _url(server: Address, many: ManyHosts) -> str:
+    user = ""
+    if many.password:
+        user = f"{quote(many.username or '', safe='')}:{quote(many.password, safe='')}@"
+    return f"redis{'s' if many.tls else ''}://{user}{server}/{many.database}"
+
+
+def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=answer_s,
+        protocol=3,
+        socket_timeout=answer_s,
+        socket_connect_timeout=CONNECT_S,
+        retry=Retry(NoBackoff(), 0),
+        # Valkey does not know the command that redis-py would send on every connect.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+
+
+def _ended(looking: asyncio.Task[None]) -> None:
+    """Takes note of an error, also where nobody waits for it."""
+    if not looking.cancelled():
+        looking.exception()

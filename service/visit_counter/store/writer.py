@@ -1,0 +1,154 @@
+"""The one connection on which batches travel: write, write, read, read, and never a retry.
+
+redis-py connects it, greets and signs in; from then on the connection is a `Link`, which writes
+calls as they come and gives out replies in their order, several exchanges behind one another.
+redis-py's own ways would take another connection for each, or retry by themselves. Whatever goes
+wrong ends the link, for all who wait on it, and the next exchange makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import hiredis
+from redis._parsers import BaseParser
+from redis.asyncio.connection import AbstractConnection
+
+from visit_counter.errors import OutcomeUnknown, StoreUnavailable
+from visit_counter.store.replies import LOST, meaning
+
+SILENT_S = 1.0  # a batch that is not answered is sent again, so this may be short
+
+Call = tuple[str | bytes | int, ...]
+_pack = cast(Callable[[Call], bytes], hiredis.pack_command)
+
+
+class Writer:
+    """Exchanges calls for replies over a connection that it owns."""
+
+    def __init__(self, make_connection: Callable[[], AbstractConnection]) -> None:
+        self._make_connection = make_connection
+        self._link: Link | None = None
+        self._turn = asyncio.Lock()
+        self._connecting = 0
+        """How many wait for a link."""
+        self._ended = False
+
+    def end(self) -> None:
+        """Close it for good; exchanges that are under way find their connection lost."""
+        self._ended = True
+        if self._link is not None:
+            self._link.lose("another server takes these writes now")
+
+    async def exchange(self, calls: Sequence[Call]) -> list[Any]:
+        """For each call its reply, or a StoreError."""
+        link = self._link
+        if link is not None and not link.lost and not self._connecting:
+            return await link.send(calls)
+        self._connecting += 1
+        try:
+            async with self._turn:  # who came first writes first
+                answers = (await self._linked()).send(calls)
+        except LOST as error:
+            return [StoreUnavailable(str(error))] * len(calls)
+        finally:
+            self._connecting -= 1
+        return await answers
+
+    async def _linked(self) -> Link:
+        """The link; another one where it was lost, which costs no hit: nothing was sent yet."""
+        if self._link is None or self._link.lost:
+            self._link = await connected(self._make_connection())
+        if self._ended:
+            self._link.lose("")
+            raise ConnectionError("another server takes these writes now")
+        return self._link
+
+
+class Awaited(NamedTuple):
+    """Replies that are to come, and those that have."""
+
+    number: int
+    replies: list[Any]
+    whole: asyncio.Future[list[Any]]
+
+
+class Link(asyncio.Protocol):
+    """A connection, and who waits for replies on it."""
+
+    def __init__(self, stream: asyncio.StreamWriter) -> None:
+        self.lost = False
+        self._stream = stream  # which would close the connection when nobody holds it
+        self._transport = stream.transport
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
+        self._awaited: deque[Awaited] = deque()
+        self._heard_s = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+    def send(self, calls: Sequence[Call]) -> asyncio.Future[list[Any]]:
+        """For each call its reply, or a StoreError; these come behind those of earlier calls."""
+        awaited = Awaited(len(calls), [], self._loop.create_future())
+        self._awaited.append(awaited)
+        self._heard_s = self._loop.time()
+        if self._watch is None:
+            self._watch = self._loop.call_later(SILENT_S, self._look)
+        self._transport.write(b"".join(map(_pack, calls)))
+        return awaited.whole
+
+    def lose(self, why: str) -> None:
+        """Nobody can say what became of the calls that have no reply."""
+        self.lost = True
+        self._transport.abort()
+        if self._watch is not None:
+            self._watch.cancel()
+        while self._awaited:
+            number, replies, whole = self._awaited.popleft()
+            unknown = OutcomeUnknown(f"no answer from the store: {why}")
+            if not whole.done():
+                whole.set_result(replies + [unknown] * (number - len(replies)))
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._loop.time()
+        self._reader.feed(data)
+        try:
+            while self._awaited and (reply := self._reader.gets()) is not False:
+                self._take(reply)
+        except hiredis.ProtocolError as error:
+            self.lose(str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lose(str(exc or "it has closed the connection"))
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.PushNotification):
+            return
+        number, replies, whole = self._awaited[0]
+        replies.append(meaning(reply) if isinstance(reply, Exception) else reply)
+        if len(replies) == number:
+            self._awaited.popleft()
+            if not whole.done():
+                whole.set_result(replies)
+
+    def _look(self) -> None:
+        """One timer for all exchanges, and not one for each."""
+        self._watch = None
+        silent_s = self._loop.time() - self._heard_s
+        if self._awaited and silent_s >= SILENT_S:
+            self.lose(f"silent for {SILENT_S:.0f} s")
+        elif self._awaited:
+            self._watch = self._loop.call_later(SILENT_S - silent_s, self._look)
+
+
+async def connected(connection: AbstractConnection) -> Link:
+    """A link made from a connection of redis-py, which only connects it."""
+    await connection.connect()  # type: ignore[no-untyped-call]
+    stream = connection._writer
+    assert stream, "it is connected"
+    connection._reader = connection._writer = None  # it is ours
+    link = Link(stream)
+    stream.transport.set_protocol(link)
+    return link

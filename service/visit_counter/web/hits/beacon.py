@@ -1,0 +1,58 @@
+"""What a page posts: the body of a hit, read, and its path as it is counted."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from visit_counter.model.kinds import Kind
+from visit_counter.model.paths import clean_path
+from visit_counter.web.client import Malformed
+
+MAX_KEPT_BODY: Final = 256  # bytes of a body that is worth keeping
+
+
+class Beacon(Struct, frozen=True):
+    """What a page sends; every field may be left out."""
+
+    k: Kind = Kind.VIEW
+    p: Annotated[str, Meta(max_length=8192)] | None = None
+    v: Annotated[str, Meta(max_length=128)] = ""
+    page: bool = False
+
+
+BEACON = msgspec.json.Decoder(Beacon)
+VIEW = Beacon()
+
+
+def read_beacon(body: bytes) -> Beacon:
+    """With the path as it is counted; raises Malformed."""
+    if not body:
+        return VIEW
+    try:
+        beacon = BEACON.decode(body)
+    except msgspec.ValidationError as error:
+        field = re.search(r"\$\.(\w+)", str(error))
+        raise Malformed(f"the body is not as expected: {error}", field and field[1]) from None
+    except RecursionError:
+        raise Malformed("the body is nested too deeply") from None
+    except ValueError as error:
+        raise Malformed(f"the body is no JSON: {error}") from None
+    if beacon.p is None:
+        return beacon
+    return msgspec.structs.replace(beacon, p=named_path(beacon.p))
+
+
+known_beacon = lru_cache(maxsize=4096)(read_beacon)
+"""The same, for bodies up to MAX_KEPT_BODY: they come again and again."""
+
+
+def named_path(path: str) -> str:
+    try:
+        return clean_path(path)
+    except ValueError as error:
+        raise Malformed(f"p: {error}", "p") from None

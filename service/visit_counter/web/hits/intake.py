@@ -1,0 +1,212 @@
+"""Intake: a request becomes a hit or a drop, is recorded, and is answered after the commit.
+
+The lane and the routes read what a page says, `Intake` decides, in this order, whether it counts:
+malformed, prefetch, origin, bot, rate limit. A drop is counted by its reason and answered like a
+hit, so that nobody loses the number because of it. Nothing here knows how counting is done.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from visit_counter import metrics
+from visit_counter.clock import Clock
+from visit_counter.delivery.recorder import Recorder
+from visit_counter.delivery.waiters import Awaited, Waiter
+from visit_counter.errors import Problem, StoreError
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.kinds import Kind
+from visit_counter.model.paths import clean_path
+from visit_counter.model.reasons import Reason
+from visit_counter.model.site import Site
+from visit_counter.rules.addresses import Address, Networks, Peer, client_address
+from visit_counter.rules.bots import is_bot
+from visit_counter.rules.limits import Limits
+from visit_counter.rules.origins import origin_of, wrong_fetch
+from visit_counter.rules.visitor_hash import browser_hash, visitor_id
+from visit_counter.store.batch import Outcome
+from visit_counter.web.client import Forwarding, Malformed, known_site, read_body
+from visit_counter.web.counts import json_answer
+from visit_counter.web.hits.answers import HIT_ANSWERS
+from visit_counter.web.hits.beacon import (
+    MAX_KEPT_BODY,
+    VIEW,
+    Beacon,
+    known_beacon,
+    named_path,
+    read_beacon,
+)
+from visit_counter.web.hits.headers import Head, head_of
+
+GIF = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
+)
+
+
+class Standing(NamedTuple):
+    """What a request's headers say, whenever and from wherever it comes."""
+
+    refusal: Reason | None
+    browser: blake2b | None
+    """What the visitor's id begins with; None where no identity is made."""
+
+
+class Intake:
+    """Judges what pages send, and hands it to the recorder."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        recorder: Recorder,
+        limits: Limits,
+        secret: bytes,
+        trusted_proxies: Networks,
+        forwarding: Forwarding,
+    ) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.forwarding = forwarding
+        self._recorder = recorder
+        self._secret = secret
+        self._trusted_proxies = trusted_proxies
+        # Many visitors have the same browser and language, and come from the same pages.
+        self._kept_standing = lru_cache(maxsize=8192)(self._standing)
+
+    def peer(self, text: str) -> Peer:
+        """Whoever holds the other end of a connection."""
+        return self._trusted_proxies.peer(text)
+
+    def client(self, peer: Peer, forwarded: str) -> Address:
+        """Where a request comes from, behind the proxies that we trust."""
+        if forwarded and not peer.trusted:
+            self.forwarding.ignore()
+        return client_address(peer, forwarded, self._trusted_proxies)
+
+    def read(self, site: Site, head: Head, client: Address, body: bytes) -> Hit | Drop:
+        """What a page posted; raises Malformed."""
+        beacon = known_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
+        path = referred_path(site, head) if beacon.p is None else beacon.p
+        return self.judge(site, head, client, beacon, path, "empty")
+
+    def judge(
+        self, site: Site, head: Head, client: Address, beacon: Beacon, path: str, destination: str
+    ) -> Hit | Drop:
+        """Whether this counts, and as what."""
+        at = self.clock.now()
+        standing_of = self._kept_standing if head.kept else self._standing
+        refusal, browser = standing_of(site, head, destination)
+        if refusal is not None:
+            return Drop(site, refusal, at)
+        visitor = b""
+        if browser is not None:
+            first_party = beacon.v if site.settings.identity == "browser" else ""
+            visitor = visitor_id(browser, client.network, first_party)
+        if site.trusted.holds(client):
+            return Hit(site, beacon.k, at, visitor, path, wants_page=beacon.page)
+        limits, allowance = self.limits, self.limits.of(client.network)
+        if not limits.allow(allowance, view=beacon.k is Kind.VIEW):
+            return Drop(site, Reason.RATE_LIMIT, at)
+        known_only = not limits.may_bring_visitors(allowance)
+        return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page)
+
+    def _standing(self, site: Site, head: Head, destination: str) -> Standing:
+        if head.prefetch:
+            return Standing(Reason.PREFETCH, None)
+        if not comes_from_site(site, head, destination):
+            return Standing(Reason.ORIGIN, None)
+        if is_bot(head.user_agent):
+            return Standing(Reason.BOT, None)
+        if site.settings.honour_dnt and head.no_identity:
+            return Standing(None, None)
+        return Standing(None, browser_hash(self._secret, site.id, head.user_agent, head.language))
+
+    def record(self, entry: Hit | Drop, waiter: Waiter) -> None:
+        """Hand an entry to the recorder; raises StoreUnavailable if it takes no more."""
+        if isinstance(entry, Drop):
+            metrics.DROPS.labels(entry.reason.value).inc()
+        self._recorder.record(entry, waiter)
+
+    def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
+        """Charge the network for a new visitor."""
+        if outcome and outcome.new and isinstance(entry, Hit) and entry.charged:
+            self.limits.charge_visitor(entry.charged)
+
+    async def count(self, entry: Hit | Drop) -> Outcome | None:
+        """Record an entry and wait for its commit, None if only the spool has it yet; raises
+        StoreError if neither was confirmed."""
+        waiter = Awaited()
+        self.record(entry, waiter)
+        outcome = await waiter.future
+        self.settle(entry, outcome)
+        return outcome
+
+
+INTAKE = web.AppKey("intake", Intake)
+
+
+async def post_hit(request: web.Request) -> web.Response:
+    """POST /w/{site}: count a hit, answer the counts."""
+    site, intake = known_site(request, hit=True), request.app[INTAKE]
+    try:
+        entry = intake.read(site, head_of(request), client_of(request), await read_body(request))
+    except Malformed as bad:
+        await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
+        raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
+    outcome = await intake.count(entry)
+    answer = request.app[HIT_ANSWERS].of(entry, outcome)
+    return json_answer(answer.body, answer.status, headers={"Cache-Control": "no-store"})
+
+
+async def dot_gif(request: web.Request) -> web.Response:
+    """GET /w/{site}/dot.gif: count a view where no script runs; the picture comes in any case."""
+    is_hit = request.method != "HEAD"
+    site, intake = known_site(request, hit=is_hit), request.app[INTAKE]
+    status, head = 200, head_of(request)
+    if is_hit:
+        try:
+            named = request.query.get("p")
+            path = referred_path(site, head) if named is None else named_path(named)
+            entry = intake.judge(site, head, client_of(request), VIEW, path, "image")
+        except Malformed:
+            entry = Drop(site, Reason.MALFORMED, intake.clock.now())
+        try:
+            await intake.count(entry)
+        except StoreError:
+            status = 503
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(body=GIF, status=status, content_type="image/gif", headers=headers)
+
+
+def client_of(request: web.Request) -> Address:
+    intake = request.app[INTAKE]
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    return intake.client(intake.peer(request.remote or ""), forwarded)
+
+
+def referred_path(site: Site, head: Head) -> str:
+    origin = origin_of(head.referer)
+    if origin is None or not site.origins.allow(origin, head.host):
+        return "/"
+    try:
+        return clean_path(urlsplit(head.referer).path or "/")
+    except ValueError:  # no page has such a URL
+        return "/"
+
+
+def comes_from_site(site: Site, head: Head, destination: str) -> bool:
+    """Whether Fetch Metadata shows a page's report, and its origin is one of the site's.
+
+    Where there is no Origin header the Referer decides, and where there is none either only a site
+    open to all origins counts.
+    """
+    if wrong_fetch(head.fetch_mode, head.fetch_dest, destination):
+        return False
+    origin = head.origin or origin_of(head.referer)
+    if origin is None:
+        return site.origins.open
+    return site.origins.allow(origin, head.host)

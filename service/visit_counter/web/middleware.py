@@ -1,0 +1,140 @@
+"""What every answer has in common: errors as problem+json, CORS, safety headers, the timing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+
+from visit_counter import metrics
+from visit_counter.errors import OutcomeUnknown, Problem, StoreError
+from visit_counter.web.components import BASE_PATH
+from visit_counter.web.counts import json_answer
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PUBLIC = ("/w/", "/embed.", "/oembed")
+
+OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's log says more.")
+
+log = structlog.get_logger()
+
+
+@web.middleware
+async def end_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What the lane hands over ends with its first answer: the next request begins in the lane
+    again."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as answer:
+        answer.force_close()
+        raise
+    response.force_close()
+    return response
+
+
+@web.middleware
+async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    began = time.perf_counter()
+    status = 500
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        labels = (route_of(request), method_of(request), f"{status // 100}xx")
+        metrics.REQUEST_SECONDS.labels(*labels).note(time.perf_counter() - began)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error becomes an answer its reader can act on; only our own mistakes are logged."""
+    try:
+        if request.method == "OPTIONS" and is_public(request):
+            return preflight()
+        response = await handler(request)
+    except Problem as problem:
+        response = problem_answer(problem)
+    except StoreError as error:
+        response = problem_answer(store_problem(error))
+    except web.HTTPException as error:
+        response = problem_answer(http_problem(error))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        if isinstance(error, web.HTTPRedirection):
+            raise
+    except Exception:
+        log.exception("a request failed", route=route_of(request))
+        response = problem_answer(OUR_MISTAKE)
+    decorate(request, response)
+    return response
+
+
+def preflight() -> web.Response:
+    headers = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": "GET, HEAD, POST, OPTIONS",
+        "Access-Control-Allow-Headers": "Content-Type",
+        "Access-Control-Max-Age": "7200",
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def decorate(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if is_public(request):
+        response.headers["Access-Control-Allow-Origin"] = "*"
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+
+
+def problem_json(problem: Problem) -> dict[str, object]:
+    body = {"title": problem.title, "status": problem.status, "detail": problem.detail}
+    return body if problem.field is None else {**body, "field": problem.field}
+
+
+def problem_answer(problem: Problem) -> web.Response:
+    response = json_answer(problem_json(problem), status=problem.status)
+    response.content_type = "application/problem+json"
+    response.headers["Cache-Control"] = "no-store"
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if problem.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        response.headers["Retry-After"] = "5"
+    if problem.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        response.force_close()  # the rest of the body is not worth reading
+    return response
+
+
+def store_problem(error: StoreError) -> Problem:
+    if isinstance(error, OutcomeUnknown):
+        detail = "The store did not answer: this may or may not have been done. /readyz says why."
+        return Problem(503, "Outcome unknown", detail)
+    return Problem(
+        503, "Store away", "The store did not take this: nothing was done. /readyz says why."
+    )
+
+
+def http_problem(error: web.HTTPException) -> Problem:
+    if error.status == HTTPStatus.NOT_FOUND:
+        return Problem(404, "Not found", "There is nothing at this address.")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return Problem(405, "Wrong method", f"This address takes {allowed}.")
+    return Problem(error.status, error.reason, error.text or error.reason)
+
+
+def is_public(request: web.Request) -> bool:
+    return request.path.startswith(tuple(request.app[BASE_PATH] + path for path in PUBLIC))
+
+
+def route_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "other"
+
+
+def method_of(request: web.Request) -> str:
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS")
+    return request.method if request.method in known else "other"

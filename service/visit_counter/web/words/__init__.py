@@ -1,0 +1,1 @@
+"""Words that people read: languages and their texts, and the privacy notice of a site."""

@@ -1,0 +1,135 @@
+"""A worker's parent, as the worker sees it: what it handed down, and the line to it.
+
+A worker is the same program started again by its parent (`workers/pool.py`), with the listening
+sockets, the embedded Valkey's address and one end of a line, all of which it finds in one variable
+of its environment. Over the line it tells that it is up and what it has counted, and hears who the
+workers are and what all of them have counted. When the line ends the parent is dead: the worker
+drains as at SIGTERM, and the last one also ends the embedded Valkey that the parent left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import structlog
+
+from visit_counter import metrics
+from visit_counter.disk import locks
+from visit_counter.embedded import server as embedded
+from visit_counter.errors import StartError
+from visit_counter.tasks import supervised
+from visit_counter.workers.messages import (
+    MOST_BYTES,
+    TELL_S,
+    Ask,
+    Company,
+    Everything,
+    Inherited,
+    Told,
+    Up,
+)
+from visit_counter.workers.metrics_sum import figures
+
+LOCK = "workers.lock"  # in the data directory: shared by all workers
+ANSWER_S = 2.0
+
+log = structlog.get_logger()
+
+
+class Parent:
+    """The line to the parent, while it is entered."""
+
+    def __init__(self, inherited: Inherited, data_dir: Path) -> None:
+        self.inherited = inherited
+        self.workers: list[int] = []
+        """The pids of those that are up."""
+        self.when_gone: Callable[[], None] = lambda: None
+        self._data_dir = data_dir
+        self._asked: list[asyncio.Future[str]] = []
+        self._up = False
+        self._gone = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._lock = locks.share(self._data_dir / LOCK)
+        line = socket.socket(fileno=self.inherited.line)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=line, limit=MOST_BYTES)
+        self._task = supervised(self._run(), "line to the parent")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._gone:
+            await self._tidy()
+        else:
+            self._tell(Told(figures()))
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    await self._writer.drain()
+        self._writer.close()
+        os.close(self._lock)
+
+    def tell_up(self) -> None:
+        """From here on this worker's figures mean something."""
+        self._up = True
+        self._tell(Up())
+
+    async def metrics(self) -> str:
+        """What all workers have counted, as Prometheus reads it; raises TimeoutError."""
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        self._tell(Told(figures(), ask=True))
+        async with asyncio.timeout(ANSWER_S):
+            return await answer
+
+    async def _run(self) -> None:
+        """Hear the parent, and tell it once a second; until it is gone."""
+        while True:
+            try:
+                async with asyncio.timeout(TELL_S):
+                    line = await self._reader.readline()
+            except TimeoutError:
+                if self._up and not self._writer.transport.get_write_buffer_size():
+                    self._tell(Told(figures()))
+                continue
+            except OSError:
+                line = b""
+            if not line.endswith(b"\n"):
+                break
+            self._hear(msgspec.json.decode(line, type=Ask | Company | Everything))
+        log.error("the parent of this worker has ended, and so does the worker")
+        self._gone = True
+        self.when_gone()
+
+    def _hear(self, message: Ask | Company | Everything) -> None:
+        match message:
+            case Ask():
+                self._tell(Told(figures()))
+            case Company(workers):
+                self.workers = workers
+                metrics.WORKERS.set(len(workers))
+            case Everything(text):
+                for answer in self._asked:
+                    if not answer.done():
+                        answer.set_result(text)
+                self._asked = []
+
+    def _tell(self, message: Up | Told) -> None:
+        self._writer.write(msgspec.json.encode(message) + b"\n")
+
+    async def _tidy(self) -> None:
+        """The last of a dead parent's workers ends its Valkey."""
+        if self.inherited.store_url is not None and locks.is_last(self._lock):
+            try:
+                await embedded.end_orphan(self._data_dir)
+            except StartError as problem:
+                log.error(str(problem))

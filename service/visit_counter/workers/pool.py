@@ -1,0 +1,198 @@
+"""The workers of a parent: as many as there should be, and what all of them have counted.
+
+One that ends is replaced, more and more slowly; at SIGHUP all are, one by one. What /metrics of any
+worker shows is added up here, where it is known what those had counted that have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Self
+
+import structlog
+
+from visit_counter.tasks import supervised
+from visit_counter.workers.messages import TELL_S, Ask, Company, Everything, Inherited, Told, Up
+from visit_counter.workers.metrics_sum import Tally
+from visit_counter.workers.process import Worker, spawn
+
+STOP_S = 5.8  # the embedded Valkey has the rest of the time that a stop may take
+PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 10.0
+
+log = structlog.get_logger()
+
+
+class Place:
+    """One of the workers that there should be: who has it. `turn` is for whoever gives it away."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.turn = asyncio.Lock()
+
+
+class Workers:
+    """The workers; leaving ends them all, in bounded time."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._inherited: Inherited
+        self._tally = Tally()
+        self._living: set[Worker] = set()
+        self._up: set[Worker] = set()
+        self._places: list[Place] = []
+        self._answers: set[asyncio.Task[None]] = set()
+        self._given_up: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for answer in self._answers:
+            answer.cancel()
+        await self._end(self._living)
+
+    async def start(self, inherited: Inherited) -> int:
+        """Have all of them up, or answer the exit code of one that could not start. The first one
+        starts alone: what keeps them all from starting is said once."""
+        self._inherited = inherited
+        workers = [await self._begin()]
+        if workers[0].up.result():
+            others = (self._begin() for _ in range(1, self._number))
+            workers += await asyncio.gather(*others)
+        for worker in workers:
+            if not worker.up.result():
+                await asyncio.wait({worker.life})
+                return worker.exit_code
+        self._places = [Place(worker) for worker in workers]
+        return 0
+
+    async def keep(self, hangup: asyncio.Event) -> int:
+        """Start another one for each that ends, and others for all at a hangup. Answers an exit
+        code when none is up and none can start."""
+        tasks = {supervised(self._keep(place), "workers") for place in self._places}
+        tasks.add(supervised(self._replace_at(hangup), "replacement of workers"))
+        try:
+            return await self._given_up
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _keep(self, place: Place) -> None:
+        pause_s = PAUSE_MIN_S
+        while True:
+            worker = place.worker
+            await asyncio.wait({worker.life})
+            async with place.turn:
+                if place.worker is not worker:
+                    continue
+                if not (worker.up.result() or self._up):
+                    self._give_up(worker.exit_code)
+                    return
+                lived_s = asyncio.get_running_loop().time() - worker.since_s
+                pause_s = PAUSE_MIN_S if lived_s > PAUSE_MAX_S else min(pause_s * 2, PAUSE_MAX_S)
+                log.error(
+                    "a worker has ended, another takes its place",
+                    worker=worker.pid,
+                    why=worker.why_it_ended,
+                    pause_s=pause_s,
+                )
+                await asyncio.sleep(pause_s)
+                place.worker = await self._begin()
+
+    def _give_up(self, exit_code: int) -> None:
+        if not self._given_up.done():
+            self._given_up.set_result(exit_code)
+
+    async def _replace_at(self, hangup: asyncio.Event) -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            log.info("replacing the workers one by one")
+            for place in self._places:
+                if not await self._replace(place):
+                    log.error("a new worker could not start: the others stay")
+                    break
+            else:
+                log.info("the workers are replaced")
+
+    async def _replace(self, place: Place) -> bool:
+        """The new one takes connections before the old one ceases to."""
+        async with place.turn:
+            worker = await self._begin()
+            if worker.up.result():
+                old, place.worker = place.worker, worker
+                await self._end([old])
+        return worker.up.result()
+
+    # -- one worker
+
+    async def _begin(self) -> Worker:
+        """Start one, and wait until it is up or has ended."""
+        worker = await spawn(self._inherited)
+        self._living.add(worker)
+        worker.life = asyncio.create_task(self._live(worker), name="worker")
+        await asyncio.wait({worker.up})
+        return worker
+
+    async def _live(self, worker: Worker) -> int:
+        """Hear a worker until it ends; its return code."""
+        try:
+            async for message in worker.messages():
+                self._hear(worker, message)
+        except Exception:  # it may be of another version
+            log.exception("a worker is not understood, ending it", worker=worker.pid)
+            worker.kill()
+        code = await worker.ended()
+        worker.told.set()
+        self._tally.end(worker.pid)
+        self._living.discard(worker)
+        self._up.discard(worker)
+        self._tell_who_is_up()
+        if not worker.up.done():
+            worker.up.set_result(False)
+        return code
+
+    def _hear(self, worker: Worker, message: Up | Told) -> None:
+        match message:
+            case Up():
+                self._up.add(worker)
+                self._tell_who_is_up()
+                worker.up.set_result(True)
+            case Told(families, ask):
+                self._tally.put(worker.pid, families)
+                worker.told.set()
+                if ask:
+                    self._answers.add(answer := supervised(self._answer(worker), "metrics"))
+                    answer.add_done_callback(self._answers.discard)
+
+    async def _answer(self, asker: Worker) -> None:
+        """Tell a worker what all have counted; of one that does not answer, what it told last."""
+        others = self._up - {asker}
+        for each in others:
+            each.told.clear()
+            each.tell(Ask())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TELL_S):
+                await asyncio.gather(*(each.told.wait() for each in others))
+        asker.tell(Everything(self._tally.text()))
+
+    def _tell_who_is_up(self) -> None:
+        company = Company(sorted(worker.pid for worker in self._up))
+        for worker in self._up:
+            worker.tell(company)
+
+    async def _end(self, workers: Iterable[Worker]) -> None:
+        """Let them drain, at most STOP_S; then kill them."""
+        lives = {worker.life: worker for worker in workers}
+        for worker in lives.values():
+            worker.terminate()
+        if not lives:
+            return
+        _, late = await asyncio.wait(lives, timeout=STOP_S)
+        for life in late:
+            log.warning("a worker did not stop in time, killing it", worker=lives[life].pid)
+            lives[life].kill()
+        await asyncio.wait(lives)

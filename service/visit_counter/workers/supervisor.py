@@ -1,0 +1,115 @@
+"""The service with several workers: what their parent owns, and they share.
+
+That is the embedded Valkey, the lock on the data directory, the admin token and the listening
+sockets; they count (`app.py` in each of them), it counts nothing.
+
+All accept from the same sockets. With a socket each (SO_REUSEPORT) the connections that wait for a
+worker would be reset when it stops, and wait in vain where it hangs; and they are hardly spread
+more evenly: behind nginx with 64 kept connections two workers got 52 and 48 % of the requests (each
+its own: 52 and 48), four 13 to 32 % (17 to 31).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import structlog
+
+from visit_counter.config.admin_token import admin_token
+from visit_counter.config.settings import Settings
+from visit_counter.config.values import Address
+from visit_counter.embedded.server import claim, explained
+from visit_counter.startup import (
+    embedded_store,
+    leave_in_time,
+    prepare,
+    refused_address,
+    url_of,
+    welcome,
+)
+from visit_counter.workers.messages import Inherited
+from visit_counter.workers.pool import Workers
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT, or until no worker can start; answers the exit code."""
+    loop, hangup = asyncio.get_running_loop(), asyncio.Event()
+    running = asyncio.create_task(run(settings, hangup))
+
+    def end() -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, lambda: None)  # once is enough
+        running.cancel()
+        leave_in_time()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, end)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        log.info("stopped")
+        return 0
+
+
+async def run(settings: Settings, hangup: asyncio.Event) -> int:
+    """Have the workers count; answers the exit code of one that could not start, with none up."""
+    prepare(settings)
+    async with (
+        shared(settings) as (store_url, kept),
+        Workers(settings.workers) as workers,
+        bound(settings.listen) as pages,
+        bound(settings.ops_listen) as ops,
+    ):
+        token = admin_token(settings.admin_token, settings.data_dir)
+        inherited = Inherited(pages.descriptors, ops.descriptors, kept, store_url, settings.workers)
+        if code := await workers.start(inherited):
+            return code
+        base = settings.base_path
+        welcome(token, pages.url + base, (ops.url or pages.url) + base)
+        return await workers.keep(hangup)
+
+
+@asynccontextmanager
+async def shared(settings: Settings) -> AsyncIterator[tuple[str | None, list[int]]]:
+    """The embedded Valkey's address, if it is the store; and descriptors by which workers reach it
+    and keep the data directory claimed, also when their parent is dead."""
+    if settings.redis_url is None:
+        async with embedded_store(settings) as embedded:
+            yield embedded.url, embedded.handed_down
+        return
+    with explained(settings.data_dir):
+        lock = await claim(settings.data_dir)
+    try:
+        yield None, [lock]
+    finally:
+        os.close(lock)
+
+
+class Bound(NamedTuple):
+    """Sockets that have an address, and listen as soon as a worker is up."""
+
+    url: str
+    descriptors: list[int]
+
+
+@asynccontextmanager
+async def bound(address: Address | None) -> AsyncIterator[Bound]:
+    if address is None:
+        yield Bound("", [])
+        return
+    with refused_address(address):
+        server = await asyncio.get_running_loop().create_server(
+            asyncio.Protocol, address.host, address.port, reuse_address=True, start_serving=False
+        )
+    try:
+        yield Bound(url_of(address, server), [each.fileno() for each in server.sockets])
+    finally:
+        server.close()

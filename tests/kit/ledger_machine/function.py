@@ -1,0 +1,262 @@
+"""What counter.lua shall do, in plain Python: exact, in memory, for one partition with one site.
+
+`Function` gives the answers of the store's functions, in the same words, and counts with dicts and
+sets. Test machines run the service's ledger over it, or hold it beside a real server and compare
+every answer and every number. It reads the packed batches, as the store does, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from visit_counter.model.counts import Numbers
+from visit_counter.model.forms import NEWEST
+from visit_counter.store.batch import BYE, KNOWN_ONLY
+
+AHEAD_MS, LATE_MS, BYE_MS, TRIM_MS = 2000, 3_600_000, 2000, 60_000
+METRICS = ("pageviews", "visits", "visitors")
+
+Period = tuple[str, str]
+"""Kind and label: ("day", "2026-03-10"), ("total", "")."""
+
+
+class Answer(NamedTuple):
+    """APPLIED, DUP or the error of a `record`; how many visitors in it were new, how many held."""
+
+    text: str
+    new: int = 0
+    held: int = 0
+
+
+class Part(msgspec.Struct, array_like=True):
+    """What a batch holds of a site and a day, as it is packed."""
+
+    site: str
+    generation: int
+    window: int
+    timeout: int
+    max_pages: int
+    view: str
+    asked: list[str] | None
+    day: str
+    week: str
+    pageviews: int
+    newest: int
+    paths: list[str] | None
+    views: list[int] | None
+    drops: list[Any] | None
+    visitors: int
+    runs: list[int]
+    whose: list[int] | None
+
+    def hits(self, ids: list[bytes]) -> list[tuple[int, int, bytes]]:
+        """Flags, instant and visitor of each hit."""
+        runs = [self.runs[n : n + 3] for n in range(0, len(self.runs), 3)]
+        played = [(flags, at) for flags, at, hits in runs for _ in range(hits)]
+        whose = self.whose or range(1, self.visitors + 1)
+        return [(*hit, ids[who - 1]) for hit, who in zip(played, whose, strict=True)]
+
+    @property
+    def periods(self) -> list[Period]:
+        month, year = self.day[:7], self.day[:4]
+        named = [("day", self.day), ("week", self.week), ("month", month), ("year", year)]
+        return [*named, ("total", "")]
+
+
+def unpacked(parts: bytes) -> list[Part]:
+    """A batch's parts, which are packed one behind the other after the version byte."""
+    if parts[:1] != bytes((NEWEST,)):
+        raise msgspec.DecodeError("another form")
+    fields, size = msgspec.msgpack.decode(parts[1:], type=list), len(Part.__struct_fields__)
+    each = [fields[n : n + size] for n in range(0, len(fields), size)]
+    return msgspec.convert(each, list[Part])
+
+
+@dataclass
+class Generation:
+    """All that a site counted between two resets."""
+
+    numbers: Counter[tuple[Period, str]] = field(default_factory=Counter)
+    visitors: defaultdict[Period, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    seeds: Counter[tuple[Period, str]] = field(default_factory=Counter)
+    pages: Counter[str] = field(default_factory=Counter)
+    drops: Counter[tuple[str, str]] = field(default_factory=Counter)
+    seen: dict[bytes, int] = field(default_factory=dict)
+    online: dict[bytes, int] = field(default_factory=dict)
+    trimmed: int = 0
+    last: int = 0
+
+    def count(self, part: Part, ids: list[bytes], now: int) -> Answer:
+        new, held, visits, visitors = self._play(part, ids, now)
+        if part.pageviews or visitors:
+            for period in part.periods:
+                self.numbers[period, "pageviews"] += part.pageviews
+                self.numbers[period, "visits"] += visits
+                self.visitors[period] |= visitors
+            self.pages.update(dict(zip(part.paths or (), part.views or (), strict=True)))
+            self.last = max(self.last, min(part.newest, now))
+        drops = part.drops or []
+        for why, number in zip(drops[::2], drops[1::2], strict=True):
+            self.drops[part.day, why] += number
+        return Answer("APPLIED", new, held)
+
+    def _play(self, part: Part, ids: list[bytes], now: int) -> tuple[int, int, int, set[bytes]]:
+        """How many were new, how many held, visits that began, and who was counted."""
+        new = held = visits = newest = 0
+        is_new = not self.seen
+        counted: set[bytes] = set()
+        left: set[bytes] = set()
+        for flags, sent, who in part.hits(ids):
+            at, last = min(sent, now), self.seen.get(who)
+            newest = max(newest, at)
+            if flags & BYE:
+                if who in self.online and self.online[who] <= at - BYE_MS:
+                    del self.online[who]
+                    left.add(who)
+            elif last is None and flags & KNOWN_ONLY:
+                held += 1
+            else:
+                new += last is None
+                visits += last is None or at - last >= part.timeout
+                counted.add(who)
+                if last is None or last < at:
+                    self.seen[who] = self.online[who] = at
+                    left.discard(who)
+        if part.visitors:
+            self._trim(newest, part, left, is_new)
+        return new, held, visits, counted
+
+    def _trim(self, newest: int, part: Part, left: set[bytes], is_new: bool) -> None:
+        """Housekeeping: older ids are of no use to any hit, but one that is later than an hour."""
+        due = is_new or abs(newest - self.trimmed) >= TRIM_MS
+        if due:
+            self.trimmed = newest
+            gone = newest - part.timeout - LATE_MS
+            self.seen = {who: at for who, at in self.seen.items() if at > gone}
+            gone = newest - part.window
+            self.online = {who: at for who, at in self.online.items() if at > gone}
+        if (due or left) and not self.online:
+            self.trimmed = 0
+
+    def add(self, other: Generation) -> None:
+        self.numbers.update(other.numbers)
+        for period, visitors in other.visitors.items():
+            self.visitors[period] |= visitors
+        self.seeds.update(other.seeds)
+        self.pages.update(other.pages)
+        self.drops.update(other.drops)
+        for ours, theirs in ((self.seen, other.seen), (self.online, other.online)):
+            ours.update({who: max(at, ours.get(who, at)) for who, at in theirs.items()})
+        self.last = max(self.last, other.last)
+
+    def shown(self, period: Period) -> Numbers:
+        exact = [self.numbers[period, metric] for metric in METRICS[:2]]
+        exact.append(len(self.visitors.get(period, ())))
+        seeds = [self.seeds[period, metric] for metric in METRICS]
+        return Numbers(*(max(0, n + seed) for n, seed in zip(exact, seeds, strict=True)))
+
+
+class Function:
+    """The functions of the store, and all that they know."""
+
+    def __init__(self) -> None:
+        self.ledger: dict[str, tuple[int, int]] = {}
+        self.rejected: set[tuple[str, int]] = set()
+        """Numbers of producers that counted nothing, whatever comes under them later."""
+        self.generations = {1: Generation()}
+        self.current = 1
+        self.undone: set[int] = set()
+        self.operations: dict[str, tuple[str, int]] = {}
+
+    def record(
+        self, producer: str, epoch: int, seq: int, parts: bytes, ids: bytes, now: int
+    ) -> Answer:
+        known, last = self.ledger.get(producer, (0, 0))
+        if known > epoch:
+            return Answer(f"FENCED {known}")
+        if seq > last + 1 or known < epoch:
+            return Answer(f"GAP {last}")
+        if (producer, seq) in self.rejected:
+            return Answer("REJECTED")
+        try:
+            found = unpacked(parts)
+        except msgspec.MsgspecError:
+            self.ledger[producer] = (epoch, max(seq, last))
+            self.rejected |= {(producer, seq)} if seq > last else set()
+            return Answer("REJECTED")
+        if seq <= last:
+            return Answer("DUP")
+        newest = max((part.newest for part in found), default=0)
+        if newest > now + AHEAD_MS:
+            return Answer(f"EARLY {now} {newest - AHEAD_MS}")
+        self.ledger[producer] = (epoch, seq)
+        return self._count(found, [ids[n : n + 8] for n in range(0, len(ids), 8)], now)
+
+    def _count(self, parts: Iterable[Part], ids: list[bytes], now: int) -> Answer:
+        new = held = 0
+        for part in parts:
+            into = self.generations[self.counted_in(part.generation)]
+            of_part, ids = ids[: part.visitors], ids[part.visitors :]
+            answer = into.count(part, of_part, now)
+            new, held = new + answer.new, held + answer.held
+        return Answer("APPLIED", new, held)
+
+    def counted_in(self, accepted: int) -> int:
+        """Hits count into the generation they were accepted under, if there is such a one."""
+        there = accepted <= self.current and accepted not in self.undone
+        return accepted if there else self.current
+
+    def open(self, producer: str, epoch: int, passed: int | None = None) -> int | str:
+        known, last = self.ledger.get(producer, (0, 0))
+        if known > epoch or (known == epoch and passed is None):
+            return f"FENCED {known}"
+        self.ledger[producer] = (epoch, max(last, passed or 0))
+        return self.ledger[producer][1]
+
+    def last_seq(self, producer: str, epoch: int) -> int | str:
+        known, last = self.ledger.get(producer, (0, 0))
+        return f"FENCED {known}" if known > epoch else last
+
+    def reset(self, operation: str) -> str:
+        if operation in self.operations:
+            return self._used(operation, "reset")
+        self.operations[operation] = ("reset", self.current)
+        self.current += 1
+        self.generations[self.current] = Generation()
+        return ""
+
+    def undo(self, operation: str) -> str:
+        kind, moved = self.operations.get(operation, ("", 0))
+        if kind != "reset":
+            return "NOOPERATION no such reset in the last 30 days"
+        if not set(range(moved + 1, self.current)) <= self.undone:
+            return "NEWER a newer reset must be undone first"
+        if moved not in self.undone:
+            self.generations[self.current].add(self.generations.pop(moved))
+            self.undone.add(moved)
+        return ""
+
+    def seed(self, operation: str, metric: str, amounts: dict[Period, int]) -> str:
+        if operation in self.operations:
+            return self._used(operation, "seed")
+        self.operations[operation] = ("seed", 0)
+        seeds = {(period, metric): amount for period, amount in amounts.items()}
+        self.generations[self.current].seeds.update(seeds)
+        return ""
+
+    def _used(self, operation: str, kind: str) -> str:
+        """An operation is done once; its id cannot do another kind."""
+        before, _ = self.operations[operation]
+        return "" if kind == before else f"USED that operation was a {before}"
+
+    def pages(self) -> Counter[str]:
+        """Pageviews by path, of all generations."""
+        total: Counter[str] = Counter()
+        for generation in self.generations.values():
+            total.update(generation.pages)
+        return total

@@ -50,8 +50,8 @@ class ServiceProcess:
         self.data_dir = scratch / "data"
         self.port = free_port()
         code = (
-            f"import asyncio, uvloop; {ENTRY[loop]}{prelude}from visit_counter.cli.main import main; "
-            "raise SystemExit(main(['serve']))"
+            f"import asyncio, uvloop; {ENTRY[loop]}{prelude}"
+            "from visit_counter.cli.main import main; raise SystemExit(main(['serve']))"
         )
         self._command = [*under, sys.executable, "-c", code]
         self._log = scratch / "visit_counter.log"

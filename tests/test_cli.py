@@ -116,7 +116,7 @@ def test_a_site_that_cannot_be_read_is_said_to_be(service: ServiceProcess, valke
 def test_a_newer_service_s_settings_are_read_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The privacy text leaves out a setting that it does not know, and guesses at no value."""
     answer: dict[str, object] = {"id": "a", "origins": ["*"], "public_history": True}
-    monkeypatch.setattr("visit_counter.cli.main.ask", lambda *_: answer)
+    monkeypatch.setattr("visit_counter.cli.snippet.ask", lambda *_: answer)
     told = run("privacy", "a", ADMIN_TOKEN=TOKEN)
     answer["identity"] = "cookie"
     refused = run("privacy", "a", ADMIN_TOKEN=TOKEN).sentence

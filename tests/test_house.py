@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.kit.pages.documents import DOCUMENTS, tags
 from visit_counter.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "service/visit_counter"
+FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 LOCKS = [
     ".ci/package-lock.json",
@@ -111,3 +114,30 @@ def test_every_exception_from_the_linter_has_a_reason() -> None:
     bare = re.compile(r"# noqa(: ?[A-Z0-9, ]+)?$", re.M)
     code = [path for folder in ("service", "tests") for path in (ROOT / folder).rglob("*.py")]
     assert not [str(path) for path in code if bare.search(path.read_text())]
+
+
+def test_every_path_that_the_code_map_names_is_there() -> None:
+    """But for the packages that it says are still to come."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    coming = {"web/dropin/", "web/dashboard/", "admin/", "transfer/"}
+    named = {
+        path
+        for path in re.findall(r"`([a-z_]+(?:/[a-z_.]*)*/?)`", text)
+        if path.endswith((".py", ".lua", "/")) and not path.startswith(("tests/", "service/"))
+    }
+    kit = {"stores/", "services/", "pages/", "ledger_machine/", "lane/", "hits/", "pictures/"}
+    kit |= {"words/", "api/", "lua/counter.lua"}
+    missing = {path for path in named - coming - kit if not (PACKAGE / path).exists()}
+
+    assert not missing
+    assert {"store/lua/counter.lua", "web/hits/intake.py", "disk/format.py"} <= named
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+def test_a_package_is_small_and_says_what_belongs_in_it(folder: Path) -> None:
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+
+    assert len(modules) <= 12
+    assert docstring
+    assert len(docstring) > 60

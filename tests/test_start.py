@@ -23,7 +23,7 @@ from loadtests.service_process import ServiceProcess as LoadedProcess
 from tests.kit.services.in_process import PERSON, run_service
 from tests.kit.services.process import STOP_S, ServiceProcess, call, compiled, serving, until
 from tests.kit.stores.server import Server, run_server, server_binaries
-from visit_counter import app, startup
+from visit_counter import app, shutdown
 from visit_counter.delivery import recorder
 from visit_counter.disk import spool
 from visit_counter.embedded import process as valkey_process
@@ -336,7 +336,7 @@ def test_the_parts_of_a_stop_fit_into_its_time() -> None:
     worker = (*web, versioned, recorder.STOP_S, spool.STOP_S)
     assert sum(worker) < pool.STOP_S
     assert pool.STOP_S + valkey_process.STOP_S < STOP_S
-    assert startup.LEAVE_S < STOP_S
+    assert shutdown.LEAVE_S < STOP_S
 
 
 def test_a_restart_keeps_every_number(place: Path) -> None:

@@ -39,14 +39,8 @@ from visit_counter.reading.reader import Reader
 from visit_counter.reading.sites import Sites
 from visit_counter.rules.addresses import Networks
 from visit_counter.rules.limits import Limits
-from visit_counter.startup import (
-    embedded_store,
-    leave_in_time,
-    prepare,
-    refused_address,
-    url_of,
-    welcome,
-)
+from visit_counter.shutdown import at_stop_signals, leave_in_time
+from visit_counter.startup import embedded_store, prepare, refused_address, url_of, welcome
 from visit_counter.store.health import Watch
 from visit_counter.store.migration import Progress
 from visit_counter.store.store import Store
@@ -340,8 +334,7 @@ async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
         stop.set()
         leave_in_time()
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, end)
+    at_stop_signals(end)
     hangup = partial(log.warning, HANGUP) if parent is None else lambda: None
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup)
     if parent:

@@ -1,4 +1,4 @@
-"""What a service does at its start and end, however many processes it has.
+"""What a service does at its start, however many processes it has.
 
 One process does it in `app.py`, the parent of several in `workers/supervisor.py`, which need know
 nothing of the web and of stores.
@@ -7,9 +7,7 @@ nothing of the web and of stores.
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -21,8 +19,6 @@ from visit_counter.config.settings import Settings
 from visit_counter.config.values import Address
 from visit_counter.embedded.server import Embedded
 from visit_counter.errors import StartError
-
-LEAVE_S = 7.5  # what is left then is a disk that hangs
 
 log = structlog.get_logger()
 
@@ -70,17 +66,3 @@ def welcome(token: AdminToken, pages: str, ops: str) -> None:
         print(f"\n  Admin token (shown once, kept {where}): {token.token}\n", flush=True)
     else:
         log.info(f"the admin token is {where}")
-
-
-def leave_in_time() -> None:
-    """From the beginning of a stop on."""
-    leaving = threading.Timer(LEAVE_S, leave)
-    leaving.daemon = True
-    leaving.start()
-
-
-def leave() -> None:
-    """End in any case, also where a thread waits for a disk that does not answer. As behind kill -9
-    nothing that was acknowledged is lost."""
-    log.error("stopped in the middle: a disk or a store did not answer in time")
-    os._exit(0)

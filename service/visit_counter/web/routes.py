@@ -5,8 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from visit_counter.web import counts, live, ops
-from visit_counter.web.api import sites as admin
-from visit_counter.web.api import upgrade
+from visit_counter.web.api import numbers, sites, upgrade
 from visit_counter.web.hits import intake
 from visit_counter.web.pages import checker, generator
 from visit_counter.web.pages import files as widget
@@ -56,15 +55,15 @@ def ops_routes(base: str) -> list[web.RouteDef]:
     """For admins and for Prometheus; on an address of their own if one is set."""
     site = f"{base}/api/v1/sites/{{site}}"
     return [
-        web.get(f"{base}/api/v1/sites", admin.list_sites),
-        web.post(f"{base}/api/v1/sites", admin.create_site),
-        web.get(site, admin.show_site),
-        web.put(site, admin.replace_site),
-        web.patch(site, admin.change_site),
-        web.post(f"{site}/reset", admin.reset_site),
-        web.post(f"{site}/undo/{{operation}}", admin.undo_reset),
-        web.post(f"{site}/seed", admin.seed_site),
-        web.get(f"{site}/drops", admin.show_drops),
+        web.get(f"{base}/api/v1/sites", sites.list_sites),
+        web.post(f"{base}/api/v1/sites", sites.create_site),
+        web.get(site, sites.show_site),
+        web.put(site, sites.replace_site),
+        web.patch(site, sites.change_site),
+        web.post(f"{site}/reset", numbers.reset_site),
+        web.post(f"{site}/undo/{{operation}}", numbers.undo_reset),
+        web.post(f"{site}/seed", numbers.seed_site),
+        web.get(f"{site}/drops", numbers.show_drops),
         web.get(f"{base}/api/v1/upgrade", upgrade.show_upgrade),
         web.post(f"{base}/api/v1/upgrade/finish", upgrade.finish_upgrade),
         web.get(f"{base}/metrics", ops.metrics),

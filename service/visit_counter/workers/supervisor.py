@@ -24,14 +24,8 @@ from visit_counter.config.admin_token import admin_token
 from visit_counter.config.settings import Settings
 from visit_counter.config.values import Address
 from visit_counter.embedded.server import claim, explained
-from visit_counter.startup import (
-    embedded_store,
-    leave_in_time,
-    prepare,
-    refused_address,
-    url_of,
-    welcome,
-)
+from visit_counter.shutdown import at_stop_signals, leave_in_time
+from visit_counter.startup import embedded_store, prepare, refused_address, url_of, welcome
 from visit_counter.workers.messages import Inherited
 from visit_counter.workers.pool import Workers
 
@@ -44,13 +38,11 @@ async def serve(settings: Settings) -> int:
     running = asyncio.create_task(run(settings, hangup))
 
     def end() -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, lambda: None)  # once is enough
+        at_stop_signals(lambda: None)  # once is enough
         running.cancel()
         leave_in_time()
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, end)
+    at_stop_signals(end)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
         return await running

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[3]
 GUIDES = ROOT / "deploy/guides"
 README, README_VI = ROOT / "README.md", ROOT / "README.vi.md"
 DOCS = ROOT / "docs"
-DOCUMENTS = [README, README_VI, *sorted(GUIDES.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+HERE = [README, README_VI, CONTRIBUTING]
+DOCUMENTS = [*HERE, *sorted(GUIDES.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -1,0 +1,39 @@
+"""What a service does at its end, however many processes it has: SIGTERM or SIGINT, and a deadline.
+
+`app.py` stops the components of one process, `workers/supervisor.py` the workers; here is what both
+begin with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import structlog
+
+LEAVE_S = 7.5  # what is left then is a disk that hangs
+
+log = structlog.get_logger()
+
+
+def at_stop_signals(end: Callable[[], None]) -> None:
+    """Call it at SIGTERM and SIGINT, instead of what was called before."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, end)
+
+
+def leave_in_time() -> None:
+    """From the beginning of a stop on."""
+    leaving = threading.Timer(LEAVE_S, leave)
+    leaving.daemon = True
+    leaving.start()
+
+
+def leave() -> None:
+    """End in any case, also where a thread waits for a disk that does not answer. As behind kill -9
+    nothing that was acknowledged is lost."""
+    log.error("stopped in the middle: a disk or a store did not answer in time")
+    os._exit(0)

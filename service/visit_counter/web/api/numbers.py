@@ -1,0 +1,156 @@
+"""A site's numbers: reset, undo and seed them, and look at what was dropped.
+
+A change carries an operation id, so that the store does it once, however often it is sent.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated, Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from visit_counter.errors import Problem
+from visit_counter.model.kinds import Metric
+from visit_counter.model.site import Site
+from visit_counter.store.replies import NEWER, NO_OPERATION, Refused
+from visit_counter.web.api.requests import (
+    Operation,
+    admin,
+    body_of,
+    done_once,
+    own_site,
+)
+from visit_counter.web.components import CLOCK, SITES, STORE
+from visit_counter.web.counts import counts_json, json_answer
+
+Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
+LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+log = structlog.get_logger()
+
+
+class Reset(Struct, forbid_unknown_fields=True):
+    confirm: str = ""
+    operation: Operation | None = None
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+class SeedPeriods(Struct, forbid_unknown_fields=True):
+    """What to add to the running periods."""
+
+    total: Amount = 0
+    year: Amount = 0
+    month: Amount = 0
+    week: Amount = 0
+    today: Amount = 0
+
+
+class SeedOrder(Struct, forbid_unknown_fields=True):
+    metric: Metric
+    add: SeedPeriods
+    operation: Operation | None = None
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
+@admin
+async def reset_site(request: web.Request) -> web.Response:
+    """POST: everything from 0. `?preview=1` says what would go; the answer says how to undo."""
+    site = own_site(request)
+    if request.query.get("preview", "0") not in ("", "0"):
+        return json_answer({"would_reset": await fresh_counts(request, site)})
+    order = await body_of(request, Reset)
+    if order.confirm != site.id:
+        detail = f'Send {{"confirm": "{site.id}"}} to reset all numbers of this site.'
+        raise Problem(400, "Not confirmed", detail, "confirm")
+    operation = order.operation or secrets.token_hex(8)
+    async with done_once(operation):
+        await request.app[STORE].reset(site, operation)
+    await request.app[SITES].refresh()
+    log.info("site reset", site=site.id, undo=operation, reason=order.reason)
+    return json_answer({"undo": operation})
+
+
+@admin
+async def undo_reset(request: web.Request) -> web.Response:
+    """POST: what a reset took away comes back, beside what was counted since."""
+    site, operation = own_site(request), request.match_info["operation"]
+    try:
+        approximate = await request.app[STORE].undo(site, operation)
+    except Refused as refused:
+        raise undo_problem(refused) from None
+    await request.app[SITES].refresh()
+    log.info("reset undone", site=site.id, undo=operation)
+    return json_answer({"undone": operation, "approximate": approximate})
+
+
+def undo_problem(refused: Refused) -> Problem:
+    if refused.word == NEWER:
+        return Problem(409, "Newer reset", "Undo the newer reset of this site first.")
+    if refused.word == NO_OPERATION:
+        return Problem(404, "Unknown reset", "There is no such reset in the last 30 days.")
+    return Problem(409, "Refused", str(refused))
+
+
+@admin
+async def seed_site(request: web.Request) -> web.Response:
+    """POST: add to the running periods of a metric, e.g. the total of an older counter."""
+    site = own_site(request)
+    order = await body_of(request, SeedOrder)
+    periods = site.calendar.periods(request.app[CLOCK].now())
+    added = {
+        ("total", ""): order.add.total,
+        ("year", periods.year): order.add.year,
+        ("month", periods.month): order.add.month,
+        ("week", periods.week): order.add.week,
+        ("day", periods.today): order.add.today,
+    }
+    amounts = {period: amount for period, amount in added.items() if amount}
+    if not amounts:
+        raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
+    operation = order.operation or secrets.token_hex(8)
+    async with done_once(operation):
+        await request.app[STORE].seed(site, operation, order.metric, amounts)
+    log.info(
+        "site seeded",
+        site=site.id,
+        metric=order.metric,
+        add=msgspec.to_builtins(order.add),
+        reason=order.reason,
+    )
+    return json_answer(await fresh_counts(request, site))
+
+
+async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:
+    """The counts past the reader, which may be a second behind."""
+    now = request.app[CLOCK].now()
+    return counts_json(site, await request.app[STORE].counts(site, now), now)
+
+
+@admin
+async def show_drops(request: web.Request) -> web.Response:
+    """GET: dropped hits by day and reason; `?from=` and `?to=` (default today)."""
+    site = own_site(request)
+    today = site.calendar.periods(request.app[CLOCK].now()).today
+    first, last = day_of(request, "from", today), day_of(request, "to", today)
+    months = months_between(first[:7], last[:7])
+    days = await request.app[STORE].drops(site, months)
+    return json_answer({day: days[day] for day in sorted(days) if first <= day <= last})
+
+
+def day_of(request: web.Request, name: str, default: str) -> str:
+    day = request.query.get(name, default)
+    if not LABEL.match(day):
+        raise Problem(400, "Malformed day", "Write a day as 2026-11-22.", name)
+    return day
+
+
+def months_between(first: str, last: str) -> list[str]:
+    """The months from one to another; Problem for more than drops are kept (400 days)."""
+    begin, end = (int(month[:4]) * 12 + int(month[5:]) - 1 for month in (first, last))
+    if not 0 <= end - begin < 15:
+        raise Problem(400, "Bad range", "Ask for at most 14 months, the earlier day first.", "from")
+    return [f"{n // 12:04}-{n % 12 + 1:02}" for n in range(begin, end + 1)]

@@ -319,7 +319,7 @@ def test_the_settings_in_force_are_shown_without_secrets() -> None:
 
 
 def test_the_settings_are_written_as_a_table() -> None:
-    """`config --markdown` is what the README holds; `python -m service` is the command."""
+    """`config --markdown` is what the README holds; `python -m visit_counter` is the command."""
     done = subprocess.run(
         [sys.executable, "-m", "visit_counter", "config", "--markdown"],
         cwd=ROOT,

@@ -17,7 +17,7 @@ from tests.kit.services.process import ROOT
 from tests.kit.tools import need
 
 SAME = (
-    *("request", "collect", "limits", "batch", "visitors"),
+    *("request", "intake", "limits", "batch", "visitor_hash"),
     *("connections", "lane", "recorder", "ledger"),
 )
 CHAOS = "tests/test_chaos.py::test_every_acknowledged_hit_is_counted_once"

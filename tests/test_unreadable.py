@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from tests.kit.services.in_process import PERSON, Service, StoppedClock, run_service, until
 from tests.kit.services.newer_sites import Newer, newer_version
 from tests.kit.stores.server import Server
-from tests.test_stored import BROKEN, site_json
-from tests.test_stored import packed as packed_json
+from tests.test_stored_site import BROKEN, site_json
+from tests.test_stored_site import packed as packed_json
 
 REASON = "settings.metric: Invalid enum value 'bounces'"
 PUBLIC = [

@@ -1,4 +1,4 @@
-"""`python -m service` is the command `visit-counter`."""
+"""`python -m visit_counter` is the command `visit-counter`."""
 
 from visit_counter.cli.main import main
 

@@ -5,6 +5,7 @@
 
 The header's last byte is the version of this framing, and a payload begins with the number of its
 form (see model/forms.py), which nothing here looks into.
+
 The spool packs groups of records into segments and scans them when it starts. The CRC covers all
 that follows it, `length` counts the whole record. `start` is where the record's group begins: a
 group is written only when all before it is on disk, so damage before the `start` of a later record

@@ -1,8 +1,8 @@
 """A hit or a drop on its way, with its site and who is charged for it.
 
-A request becomes one of the two in `web.collect`; `batch` packs them for the store. Values only, as
-in `model.py`; but made for each request, and therefore plain classes, whose fields cost nothing to
-read where they are compiled.
+A request becomes one of the two in `web/hits/intake.py`; `store/batch.py` packs them for the store.
+Made for each request, and therefore plain classes, whose fields cost nothing to read where they are
+compiled.
 """
 
 from __future__ import annotations

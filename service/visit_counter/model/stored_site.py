@@ -3,7 +3,7 @@
 Reading ignores fields that this version does not know, at all three levels, and keeps their bytes;
 writing puts them back at their place, so that a newer version finds what it wrote. A known field
 must have a value that this version can use. The API is stricter: it refuses unknown fields.
-Values only, as in `model.py`.
+Values only.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Rate:
 
 
 class Allowance:
-    """What is left to a network: when each of its buckets is full again (see rules/limits.py)."""
+    """What is left to a network: when each of its buckets is full again."""
 
     __slots__ = ("presence_s", "views_s", "visitors_s")
 

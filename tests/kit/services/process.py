@@ -1,4 +1,4 @@
-"""The service as users run it: `python -m service` as a process of its own.
+"""The service as users run it: `python -m visit_counter` as a process of its own.
 
     with serving(DATA_DIR=str(directory)) as service:
         urlopen(service.url + "/healthz")

@@ -1,6 +1,6 @@
 """What a page embeds, and what our own pages need: files that stay the same while the service runs.
 
-`embed.js` is where a hit begins: a page loads it and it sends the hit to `collect`. A script is
+`embed.js` is where a hit begins: a page loads it and it sends the hit to `web/hits/`. A script is
 also to be had by its version, for good, so that a page may pin it; what another version was is not
 known here any more. Nothing here touches the store, looks at who asks, or writes anything into a
 file.

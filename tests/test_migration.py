@@ -39,8 +39,8 @@ from visit_counter.model.counts import Counts
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
 from visit_counter.store import migration
-from visit_counter.store.fence import LIBRARY_OF_0_1
 from visit_counter.store.functions import Functions
+from visit_counter.store.libraries import LIBRARY_OF_0_1
 from visit_counter.store.store import Store
 
 NOON = at("2026-03-10 12:00")
@@ -119,7 +119,7 @@ async def test_the_copy_holds_all_keys_as_they_were(valkey: Server, tmp_path: Pa
     """And only its owner may read it."""
     old = await old_store(valkey.url)
     async with Store(old.url, old.namespace, Clock(), copies=tmp_path / "new" / "one") as store:
-        installation = store.installation
+        installation = store.schema.installation
     path = tmp_path / "new" / "one" / "before-4.jsonl.gz"
     found, saved = migration_copy.read(path)
 
@@ -441,7 +441,7 @@ async def test_the_way_back_keeps_the_numbers_of_now(valkey: Server, tmp_path: P
     async with Redis.from_url(old.url) as client:
         await client.set(damaged, b"damaged")
     async with Store(old.url, old.namespace, Clock(), going_back=True) as store:
-        await store.put_back(tmp_path / "before-4.jsonl.gz")
+        await store.schema.put_back(tmp_path / "before-4.jsonl.gz")
 
     back = await packed_keys(old.url, old.namespace)
     states = [value for name, value in back.items() if name.endswith(":running")]
@@ -461,7 +461,7 @@ async def test_a_worker_that_sleeps_is_fenced_on_the_way_back(
     async with open_migrated(old, tmp_path) as sleeping:
         counted = known_site(sleeping, SITES[1])
         async with Store(old.url, old.namespace, Clock(), going_back=True) as store:
-            await store.put_back(None)
+            await store.schema.put_back(None)
         refused = await counted.commit(counted.hit(77, NOON + 86_400_000))
         assert isinstance(refused, StoreUnavailable)
         assert await packed_keys(old.url, old.namespace) | old.keys == await packed_keys(
@@ -485,7 +485,7 @@ async def test_what_a_promoted_server_lacks_is_made_up_for(valkey: Server, tmp_p
         await client.function_load(_counting_library(name), replace=True)
         async with Store(old.url, old.namespace, Clock(), copies=tmp_path) as store:
             refused = await _refusal(client, f"{name}_record")
-            await store.convert_rest()
+            await store.schema.convert_rest()
 
     assert refused == "FENCED 0"
     await assert_migrated(old)
@@ -514,7 +514,7 @@ async def test_a_half_migrated_store_can_go_back(
             await _opened(Store(old.url, old.namespace, Clock(), copies=tmp_path))
     assert {value[0] for value in (await packed_keys(old.url, old.namespace)).values()} > {5}
     async with Store(old.url, old.namespace, Clock(), going_back=True) as store:
-        await store.put_back(tmp_path / "before-4.jsonl.gz")
+        await store.schema.put_back(tmp_path / "before-4.jsonl.gz")
 
     assert await packed_keys(old.url, old.namespace) == old.keys
     assert await record_of(old.url, old.namespace) == {"partitions": "64", "schema": "4"}
@@ -552,7 +552,7 @@ async def test_a_copy_of_another_store_is_not_put_back(valkey: Server, tmp_path:
         pass
     async with Store(valkey.url, namespace(), Clock()) as other:
         with pytest.raises(StartError, match="copy of another store"):
-            await other.put_back(tmp_path / "before-4.jsonl.gz")
+            await other.schema.put_back(tmp_path / "before-4.jsonl.gz")
 
 
 # -- the file

@@ -41,7 +41,7 @@ async def put_back(settings: Settings, copy: Path | None, *, really: bool) -> st
                     f"workers count in this store, on {hosts}: stop them first (one that was "
                     "killed counts as running for a minute)"
                 )
-            keys = await store.put_back(copy)
+            keys = await store.schema.put_back(copy)
     except StoreError as error:
         raise StartError(f"the store did not take it ({error}): run this again") from None
     return (

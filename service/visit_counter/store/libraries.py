@@ -2,7 +2,14 @@
 
 A library's name carries the hash of its source, so several versions may have theirs side by side.
 Each has a function that tells by its name which form it writes, by which a newer version finds
-those that it must fence. What is called in them is not decided here.
+those that it must fence.
+
+A process of an older version would go on writing bytes in its own form, beside those that a newer
+one has migrated. Its library's name is its own, so a library of that name that only refuses, a
+fence, stops it at its next call, between two of them, and it does not load its own again. Version
+0.1 takes the refusal for a newer process of its producer, and ends; later ones look which form is
+written now. What a start asks first is answered, so that it gets as far as the sentence it has for
+a store that is newer than itself.
 """
 
 from __future__ import annotations
@@ -16,9 +23,21 @@ from typing import Any
 from redis import exceptions
 
 from visit_counter.model import forms
-from visit_counter.store.fence import FENCE, fence
 from visit_counter.store.replies import speaking
 from visit_counter.store.shards import Shard, Shards
+
+FENCE = "fence"
+"""A function that only such a library has."""
+
+LIBRARY_OF_0_1 = "868c55f0e87b"
+"""The hash in the name of version 0.1's library, which may not be loaded when it is fenced."""
+
+_FUNCTIONS_OF_0_1 = (
+    *("record", "open", "last_seq", "put_site", "reset", "undo", "seed", "install", "adopt"),
+    *("probe", "rehearse", "counts", "sites", "done", "drops", "days"),
+)
+_RECORD_OF_0_1 = "'schema', 'partitions', 'secret'"
+_RECORD = "'partitions', 'secret', 'schema', 'copied', 'writes', 'converted'"
 
 
 class Libraries:
@@ -29,16 +48,21 @@ class Libraries:
         self.writes = forms.NEWEST
         """The form in which our library packs what it writes."""
         self.name, self._source = library(namespace, self.writes, note)
+        self.namespace = namespace
         self._shards = shards
-        self._namespace = namespace
 
     async def use(self, writes: int) -> None:
         """Go on with the library that packs in this form."""
         if writes != self.writes:
             self.writes = writes
-            self.name, self._source = library(self._namespace, writes)
+            self.name, self._source = library(self.namespace, writes)
             for shard in self._shards.all():
                 await self.load(shard)
+
+    async def take_over(self, writes: int) -> None:
+        """Write what all write now, if this version can."""
+        if forms.is_written(writes):
+            await self.use(writes)
 
     async def load(self, shard: Shard) -> None:
         async with speaking():
@@ -114,10 +138,10 @@ class Libraries:
         is forbidden."""
         async with speaking():
             try:
-                found: Any = await shard.client.function_list(f"{self._namespace}_*")
+                found: Any = await shard.client.function_list(f"{self.namespace}_*")
             except exceptions.ResponseError:  # forbidden, or too old
                 return None
-        ours = re.compile(re.escape(self._namespace) + "_[0-9a-f]{12}")
+        ours = re.compile(re.escape(self.namespace) + "_[0-9a-f]{12}")
         named = ((each[b"library_name"].decode(), each[b"functions"]) for each in found)
         return {
             name: [function[b"name"].decode() for function in functions]
@@ -143,3 +167,25 @@ def library(namespace: str, writes: int = forms.NEWEST, note: str = "") -> tuple
     digest = blake2b(source.encode(), digest_size=6).hexdigest()
     name = f"{namespace}_{digest}"
     return name, source.replace("__library__", name)
+
+
+def fence(name: str, functions: Iterable[str], form: int) -> str:
+    """The source of a library with these functions, or all that 0.1 had, which refuses calls since
+    the store is in this form."""
+    of_0_1 = name.endswith(f"_{LIBRARY_OF_0_1}")
+    # Epoch 0 does not raise the epoch that 0.1 has on its disk.
+    refusal = "FENCED 0" if of_0_1 else f"OUTDATED {form}"
+    record = _RECORD_OF_0_1 if of_0_1 else _RECORD
+    callbacks = {
+        f"{name}_rehearse": "return redis.call('TIME')[1] * 1000",
+        f"{name}_install": f"return redis.call('HMGET', keys[1], {record})",
+    }
+    known = {f"{name}_{each}" for each in _FUNCTIONS_OF_0_1} if of_0_1 else set[str]()
+    lines = [f"#!lua name={name}"]
+    for function in sorted({*functions, *known, f"{name}_{FENCE}"}):
+        body = callbacks.get(function, f"return redis.error_reply('{refusal}')")
+        lines.append(
+            f"redis.register_function{{function_name='{function}',"
+            f" callback=function(keys) {body} end, flags={{'no-writes', 'allow-oom'}}}}"
+        )
+    return "\n".join(lines)

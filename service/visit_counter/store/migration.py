@@ -24,9 +24,8 @@ from visit_counter.disk import migration_copy
 from visit_counter.disk.migration_copy import Head, MigrationCopy, Saved
 from visit_counter.errors import StartError
 from visit_counter.model import forms
-from visit_counter.store.fence import LIBRARY_OF_0_1
 from visit_counter.store.functions import Functions
-from visit_counter.store.libraries import Libraries
+from visit_counter.store.libraries import LIBRARY_OF_0_1, Libraries
 
 STEP = 200  # keys that one call looks at
 

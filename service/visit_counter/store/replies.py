@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from redis import exceptions
 
@@ -26,7 +27,7 @@ GAP = "GAP"
 FENCED = "FENCED"
 FORM = "FORM"
 # ... and what stands in the place of our functions when a newer version has fenced us
-# (store/fence.py).
+# (libraries.py).
 OUTDATED = "OUTDATED"
 # ... and of a batch that it cannot read: its number is used up, nothing else was written.
 REJECTED = "REJECTED"
@@ -171,3 +172,9 @@ def is_final(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def pairs(flat: Any) -> list[tuple[str, bytes]]:
+    """Field and value of what HGETALL gives inside a function: a flat list, or a map in RESP3."""
+    items = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+    return [(field.decode(errors="backslashreplace"), value) for field, value in items]

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,11 +19,8 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.clock import Clock, skew
-from visit_counter.disk import migration_copy
-from visit_counter.disk.migration_copy import Head, Saved
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
-from visit_counter.model import forms
 from visit_counter.model.counts import Counts, Numbers, numbers_of
 from visit_counter.model.kinds import Metric
 from visit_counter.model.site import Site
@@ -35,8 +29,9 @@ from visit_counter.store.batch import Batch, Outcome, Packed
 from visit_counter.store.checks import Check, examine, merged, refusals
 from visit_counter.store.functions import Functions
 from visit_counter.store.libraries import Libraries
-from visit_counter.store.migration import Installation, Migrating, Migration
-from visit_counter.store.replies import Again, Early, is_final, speaking
+from visit_counter.store.migration import Migrating
+from visit_counter.store.replies import Again, Early, is_final, pairs, speaking
+from visit_counter.store.schema import Schema
 from visit_counter.store.shards import Shard, Shards
 
 START_WAIT_S = 30.0
@@ -55,16 +50,6 @@ class PartitionSites(NamedTuple):
     settings: dict[str, bytes]
     generations: dict[str, int]
     """Without those that are not numbers."""
-
-
-class Announced(NamedTuple):
-    """What the store knows of its versions."""
-
-    now: int
-    """By the store's clock, in ms since the epoch."""
-    installation: Installation
-    workers: dict[str, tuple[int, bytes]]
-    """When each worker of the last days was seen, and what it said of itself."""
 
 
 class Done(NamedTuple):
@@ -98,11 +83,6 @@ class Store:
         """`min_replicas`: how many must have a batch, on disk if they can say so, before it is
         confirmed. `copies`: the directory of the copy that a migration makes before; `migrating` is
         entered while one runs at the start; `going_back`: make none."""
-        self.secret = b""
-        self._namespace = namespace
-        self._copies = copies
-        self._migrating = migrating
-        self._going_back = going_back
         self._clock = clock
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
@@ -111,6 +91,12 @@ class Store:
         note = "\n-- on the way back to 0.1" if going_back else ""
         self._libraries = Libraries(self._shards, namespace, note)
         self._functions = Functions(self._shards, self._libraries, self._relearn, min_replicas)
+        self._going_back = going_back
+        self._migrating = migrating
+        self.schema = Schema(
+            self._functions, self._libraries, self._tags, self._meta, clock, copies
+        )
+        """The forms of the data, and the versions that use it."""
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
 
     async def __aenter__(self) -> Self:
@@ -129,19 +115,14 @@ class Store:
         return self._shards.address
 
     @property
-    def installation(self) -> str:
-        """Names the data that this store keeps, in every partition, without its secret."""
-        return blake2b(self.secret, digest_size=8).hexdigest()
+    def secret(self) -> bytes:
+        """The installation's, which keys the hashes of visitors."""
+        return self.schema.secret
 
     @property
     def writes(self) -> int:
         """The form in which all write, see model/forms.py."""
         return self._libraries.writes
-
-    @property
-    def library(self) -> str:
-        """The name of the function library that counts."""
-        return self._libraries.name
 
     @property
     def routes(self) -> int:
@@ -253,7 +234,7 @@ class Store:
         reply = await self._call("drops", site.partition, site.id, *months)
         days: dict[str, dict[str, int]] = {}
         for month, flat in zip(months, reply, strict=True):
-            for field, hits in _pairs(flat):
+            for field, hits in pairs(flat):
                 day, _, reason = field.partition(":")
                 days.setdefault(f"{month}-{day}", {})[reason] = int(hits)
         return days
@@ -297,50 +278,6 @@ class Store:
         letter = METRIC_LETTERS[metric]
         await self._call("seed", site.partition, site.id, operation, letter, *flat)
 
-    # -- versions
-
-    async def announce(self, worker: str, about: bytes) -> Announced:
-        """Register a worker as living, and write what all write now."""
-        reply = _announced(await self._functions.call("announce", self._meta, worker, about))
-        await self._take_over(reply.installation.writes)
-        return reply
-
-    async def workers(self) -> Announced:
-        """The registered workers; the caller is not one."""
-        return _announced(await self._functions.call("announce", self._meta))
-
-    async def upgrade(self, form: int, older: Iterable[str]) -> None:
-        """Bring the store into a form while it counts, and fence the libraries of these names;
-        raises StartError where the copy cannot be made, and StoreError."""
-        record = await self._install()
-        if record.converted < form:
-            await self._migration(self._head(record, form), older).run(record, self._copies)
-
-    async def convert_rest(self) -> None:
-        """Fence and convert what a promoted server may lack of a migration that is complete."""
-        record = await self._install()
-        if not record.is_unfinished:
-            await self._migration(self._head(record, record.writes)).convert_rest()
-
-    async def put_back(self, copy: Path | None) -> int:
-        """Bring the store back into the form of 0.1, with the numbers of now; keys that are damaged
-        get the bytes of the copy that the migration made. Returns how many keys were changed;
-        raises StartError and StoreError. Nobody may count in the store meanwhile."""
-        record = await self._install()
-        head = self._head(record._replace(converted=0), forms.OLDEST_WRITTEN)
-        saved: Iterable[Saved] = ()
-        if copy is not None:
-            head, saved = await asyncio.to_thread(migration_copy.read, copy)
-        if head.installation != self.installation or head.namespace != self._namespace:
-            raise StartError(f"{copy} is the copy of another store: installation and namespace")
-        if head.form != forms.UNVERSIONED:
-            raise StartError(f"{copy} was not made of a store of version 0.1: there is no way back")
-        return await self._migration(head).put_back(saved)
-
-    async def remove_libraries(self, unused: Callable[[str], bool]) -> list[str]:
-        """Delete function libraries of other versions that nobody uses; their names."""
-        return await self._libraries.remove(unused)
-
     # -- the watch
 
     async def look(self) -> None:
@@ -355,7 +292,7 @@ class Store:
         sent = self._clock.local()
         for store_time, kept in await self._functions.everywhere("probe", tags):
             self._learn(sent, store_time)
-            if (kept or b"").decode() != self.installation:
+            if (kept or b"").decode() != self.schema.installation:
                 raise StoreUnavailable(
                     "its data was removed or replaced while we ran: restore it, or restart the "
                     "service to begin anew"
@@ -394,14 +331,13 @@ class Store:
             sent = self._clock.local()
             for store_time in await self._functions.everywhere("rehearse", self._tags):
                 self._learn(sent, store_time)  # before the first hit
-            record = await self._install()
-            if not record.is_too_old:
-                await self._libraries.use(record.writes)
-                if not self._going_back:
-                    await self._libraries.fence_older((), record.writes)
-            elif not self._going_back:
-                await self._migrate_first(record)
-            await self._functions.calls("adopt", [(tag, self.installation) for tag in self._tags])
+            if self._going_back:
+                await self.schema.install()
+            else:
+                await self.schema.open(self._migrating)
+            await self._functions.calls(
+                "adopt", [(tag, self.schema.installation) for tag in self._tags]
+            )
         except StoreError as error:
             raise StartError(f"the store refuses the counting function: {error}") from None
 
@@ -428,78 +364,20 @@ class Store:
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
 
-    async def _install(self) -> Installation:
-        """The installation's record, made if there is none; raises StartError for one in which this
-        version cannot count."""
-        arguments = (PARTITIONS, secrets.token_hex(32))
-        reply = await self._functions.call("install", self._meta, *arguments)
-        partitions, secret, *record = reply
-        if int(partitions) != PARTITIONS:
-            raise StartError(
-                f"the store holds data in {int(partitions)} partitions, and this version counts in "
-                f"{PARTITIONS}: use the version that wrote it, or another VISIT_COUNTER_NAMESPACE"
-            )
-        installation = Installation.of(record)
-        installation.check()
-        self.secret = bytes.fromhex(secret.decode())
-        return installation
-
-    async def _migrate_first(self, record: Installation) -> None:
-        """Migrate before anything is counted."""
-        await self._libraries.reload()
-        migration = self._migration(self._head(record, forms.OLDEST_WRITTEN))
-        async with self._migrating(migration.progress):
-            await migration.run(record, self._copies)
-
-    def _head(self, record: Installation, form: int) -> Head:
-        """Of the copy that is made before the store is brought into a form."""
-        return Head(
-            form=record.converted or forms.UNVERSIONED,
-            to=form,
-            namespace=self._namespace,
-            installation=self.installation,
-            at=datetime.fromtimestamp(self._clock.now() // 1000, UTC).isoformat(),
-        )
-
-    def _migration(self, head: Head, older: Iterable[str] = ()) -> Migration:
-        return Migration(self._functions, self._libraries, self._tags, self._meta, head, older)
-
     async def _relearn(self) -> None:
-        """Our functions are fenced: go on with those that write what all write now, if we can."""
+        """Our library is fenced: go on with the one that writes what all write now, if we can."""
         async with speaking():
             found: Any = await self._shards.of(self._meta).client.hget(self._meta, "writes")
-        await self._take_over(int(found or 0))
-
-    async def _take_over(self, writes: int) -> None:
-        """Write what all write now, if this version can."""
-        if forms.is_written(writes):
-            await self._libraries.use(writes)
+        await self._libraries.take_over(int(found or 0))
 
     async def _call(self, name: str, partition: int, *arguments: str | bytes | int) -> Any:
         return await self._functions.call(name, self._tags[partition], *arguments)
-
-
-def _pairs(flat: Any) -> list[tuple[str, bytes]]:
-    """Field and value of what HGETALL gives inside a function: a flat list, or a map in RESP3."""
-    items = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-    return [(field.decode(errors="backslashreplace"), value) for field, value in items]
-
-
-def _announced(reply: Any) -> Announced:
-    now, record, workers = reply
-    said = {name: value.partition(b" ") for name, value in _pairs(workers)}
-    seen = {name: (int(at), text) for name, (at, _, text) in said.items()}
-    return Announced(now, Installation.of(record), seen)
 
 
 def _partition_sites(reply: Any) -> PartitionSites:
     version, settings, generations = reply
     return PartitionSites(
         version.decode(),
-        {site: value for site, value in _pairs(settings) if site != "#"},
-        {
-            site: int(n)
-            for site, n in _pairs(generations)
-            if ":" not in site and NUMBER.fullmatch(n)
-        },
+        {site: value for site, value in pairs(settings) if site != "#"},
+        {site: int(n) for site, n in pairs(generations) if ":" not in site and NUMBER.fullmatch(n)},
     )

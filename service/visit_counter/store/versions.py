@@ -22,7 +22,8 @@ from msgspec import Struct
 from visit_counter.errors import Problem, StartError, StoreError
 from visit_counter.model import forms
 from visit_counter.store.migration import Installation
-from visit_counter.store.store import Announced, Store
+from visit_counter.store.schema import Announced
+from visit_counter.store.store import Store
 from visit_counter.tasks import supervised
 
 ANNOUNCE_S = 10.0
@@ -71,7 +72,7 @@ def seen_in(workers: Mapping[str, tuple[int, bytes]]) -> list[Seen]:
 
 async def living(store: Store) -> list[Seen]:
     """The workers that count in a store now; the caller is not one."""
-    announced = await store.workers()
+    announced = await store.schema.workers()
     return [seen for seen in seen_in(announced.workers) if seen.lives(announced.now)]
 
 
@@ -141,7 +142,7 @@ class Versions:
         """The one upgrade that this process makes at a time."""
         if self._upgrading is None or self._upgrading.done():
             older = {seen.worker.library for seen in self._older(0)}
-            upgrade = self._store.upgrade(forms.NEWEST, older)
+            upgrade = self._store.schema.upgrade(forms.NEWEST, older)
             self._upgrading = asyncio.create_task(upgrade, name="upgrade")
         return self._upgrading
 
@@ -155,24 +156,24 @@ class Versions:
                 if looks % TIDY_EVERY == 0:
                     await self._tidy()
                 if looks % SCAN_EVERY == 0 and self._is_first():
-                    await self._store.convert_rest()
+                    await self._store.schema.convert_rest()
             if looks % AGAIN_EVERY == 1 and self._should_finish():
                 await self._finish_by_itself()
 
     async def _announce(self, *, stopped: bool = False) -> None:
         if not self._since:
-            self._learn(await self._store.workers())
+            self._learn(await self._store.schema.workers())
             mine = (seen.worker.since for seen in self.seen if seen.name == self._name)
             self._since = next(mine, 0) or self.now
         about = About(
             version=version("visit-counter"),
             form=forms.NEWEST,
-            library=self._store.library,
+            library=self._store.schema.library,
             host=socket.gethostname(),
             since=self._since,
             stopped=stopped,
         )
-        self._learn(await self._store.announce(self._name, msgspec.json.encode(about)))
+        self._learn(await self._store.schema.announce(self._name, msgspec.json.encode(about)))
 
     def _learn(self, announced: Announced) -> None:
         self.now, self._installation = announced.now, announced.installation
@@ -215,5 +216,5 @@ class Versions:
 
     async def _tidy(self) -> None:
         used = {seen.worker.library for seen in self.seen if seen.at > self.now - BACK_MS}
-        if removed := await self._store.remove_libraries(lambda name: name not in used):
+        if removed := await self._store.schema.remove_libraries(lambda name: name not in used):
             log.info("removed function libraries that nobody uses", libraries=removed)

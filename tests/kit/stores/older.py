@@ -8,14 +8,15 @@ from redis.asyncio import Redis
 
 from visit_counter.clock import Clock
 from visit_counter.model import forms
-from visit_counter.store.fence import LIBRARY_OF_0_1
+from visit_counter.store.libraries import LIBRARY_OF_0_1
 from visit_counter.store.store import Store
 
 
 async def as_of_0_1(url: str, namespace: str) -> None:
     """Bring all of a namespace's data into the form of 0.1."""
     async with Store(url, namespace, Clock()) as store:
-        migration = store._migration(store._head(await store._install(), forms.UNVERSIONED))
+        schema = store.schema
+        migration = schema._migration(schema._head(await schema.install(), forms.UNVERSIONED))
         for tag in store._tags:
             async for _ in migration._steps(tag, forms.UNVERSIONED, write=True):
                 pass

@@ -337,7 +337,7 @@ async def test_a_stop_waits_for_the_disk_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for a disk that hangs is told that nobody knows."""
-    monkeypatch.setattr("visit_counter.disk.spool.STOP_S", 0.05)
+    monkeypatch.setattr("visit_counter.deadlines.SPOOL_S", 0.05)
     released = threading.Event()
     async with spool_in(tmp_path) as spool:
         monkeypatch.setattr(os, "fdatasync", lambda _: released.wait(10))

@@ -23,14 +23,19 @@ from loadtests.service_process import ServiceProcess as LoadedProcess
 from tests.kit.services.in_process import PERSON, run_service
 from tests.kit.services.process import STOP_S, ServiceProcess, call, compiled, serving, until
 from tests.kit.stores.server import Server, run_server, server_binaries
-from visit_counter import app, shutdown
-from visit_counter.delivery import recorder
-from visit_counter.disk import spool
-from visit_counter.embedded import process as valkey_process
+from visit_counter.deadlines import (
+    FAREWELL_S,
+    LANE_S,
+    LEAVE_S,
+    PROMISED_S,
+    RECORDER_S,
+    SPOOL_S,
+    VALKEY_S,
+    WEB_S,
+    WORKER_S,
+)
 from visit_counter.errors import StartError
-from visit_counter.store import store, versions
-from visit_counter.web.lane import lane
-from visit_counter.workers import pool
+from visit_counter.store import store
 
 FAIL_S = 5.0
 """The promise is a second; the rest is for Python's own start on a machine full of tests."""
@@ -332,11 +337,11 @@ def test_a_disk_that_hangs_keeps_nobody_from_stopping(place: Path) -> None:
 
 def test_the_parts_of_a_stop_fit_into_its_time() -> None:
     """Each at its worst, one after the other."""
-    web, versioned = (lane.STOP_S, 2 * app.SHUTDOWN_S), versions.FAREWELL_S
-    worker = (*web, versioned, recorder.STOP_S, spool.STOP_S)
-    assert sum(worker) < pool.STOP_S
-    assert pool.STOP_S + valkey_process.STOP_S < STOP_S
-    assert shutdown.LEAVE_S < STOP_S
+    worker = LANE_S + 2 * WEB_S + FAREWELL_S + RECORDER_S + SPOOL_S
+
+    assert worker < WORKER_S
+    assert WORKER_S + VALKEY_S < PROMISED_S
+    assert LEAVE_S < PROMISED_S == STOP_S
 
 
 def test_a_restart_keeps_every_number(place: Path) -> None:

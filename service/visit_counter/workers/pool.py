@@ -13,12 +13,12 @@ from typing import Self
 
 import structlog
 
+from visit_counter import deadlines
 from visit_counter.tasks import supervised
 from visit_counter.workers.messages import TELL_S, Ask, Company, Everything, Inherited, Told, Up
 from visit_counter.workers.metrics_sum import Tally
 from visit_counter.workers.process import Worker, spawn
 
-STOP_S = 5.8  # the embedded Valkey has the rest of the time that a stop may take
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 10.0
 
 log = structlog.get_logger()
@@ -185,13 +185,13 @@ class Workers:
             worker.tell(company)
 
     async def _end(self, workers: Iterable[Worker]) -> None:
-        """Let them drain, at most STOP_S; then kill them."""
+        """Let them drain, at most WORKER_S; then kill them."""
         lives = {worker.life: worker for worker in workers}
         for worker in lives.values():
             worker.terminate()
         if not lives:
             return
-        _, late = await asyncio.wait(lives, timeout=STOP_S)
+        _, late = await asyncio.wait(lives, timeout=deadlines.WORKER_S)
         for life in late:
             log.warning("a worker did not stop in time, killing it", worker=lives[life].pid)
             lives[life].kill()

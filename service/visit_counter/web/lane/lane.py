@@ -15,13 +15,12 @@ from typing import Self
 
 import structlog
 
-from visit_counter import metrics
+from visit_counter import deadlines, metrics
 from visit_counter.tasks import supervised
 from visit_counter.web.lane.answering import Answering, Desk
 from visit_counter.web.lane.connections import Connections
 
 SWEEP_S = 1.0
-STOP_S = 1.25
 
 log = structlog.get_logger()
 
@@ -41,7 +40,7 @@ class Lane:
 
     async def __aexit__(self, *_: object) -> None:
         """End all connections, behind an answer if a request is under way, in bounded time."""
-        await self._connections.stop(STOP_S)
+        await self._connections.stop(deadlines.LANE_S)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

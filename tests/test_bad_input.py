@@ -584,6 +584,21 @@ async def test_a_foreign_forwarded_for_is_ignored_and_told(valkey: Server) -> No
     assert len([line for line in log if "VISIT_COUNTER_TRUSTED_PROXIES" in line["event"]]) == 1
 
 
+async def test_a_malformed_hit_is_noted_once(valkey: Server) -> None:
+    """It passes the fast lane and then aiohttp: neither counts what the other has."""
+    ignored = "visitcounter_forwarded_ignored_total"
+    dropped = "visitcounter_hits_dropped_total"
+    reason = {"reason": "malformed"}
+    before = [REGISTRY.get_sample_value(ignored), REGISTRY.get_sample_value(dropped, reason)]
+    async with run_service(valkey.url, trusted_proxies="10.0.0.0/8") as strict:
+        await strict.site()
+        for body in (b"{", b'{"k":"nothing"}', b'{"p":"no path"}'):
+            await strict.hit(body=body, headers={"X-Forwarded-For": "192.0.2.1"}, status=400)
+    after = [REGISTRY.get_sample_value(ignored), REGISTRY.get_sample_value(dropped, reason)]
+
+    assert [(now or 0) - (then or 0) for now, then in zip(after, before, strict=True)] == [3, 3]
+
+
 # -- bodies that never come
 
 

@@ -87,11 +87,11 @@ class Intake:
             self.forwarding.ignore()
         return client_address(peer, forwarded, self._trusted_proxies)
 
-    def read(self, site: Site, head: Head, client: Address, body: bytes) -> Hit | Drop:
-        """What a page posted; raises Malformed."""
+    def read(self, site: Site, head: Head, peer: Peer, forwarded: str, body: bytes) -> Hit | Drop:
+        """What a page posted; raises Malformed, and then nothing was noted of the request."""
         beacon = known_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
         path = referred_path(site, head) if beacon.p is None else beacon.p
-        return self.judge(site, head, client, beacon, path, "empty")
+        return self.judge(site, head, self.client(peer, forwarded), beacon, path, "empty")
 
     def judge(
         self, site: Site, head: Head, client: Address, beacon: Beacon, path: str, destination: str
@@ -152,9 +152,11 @@ INTAKE = web.AppKey("intake", Intake)
 async def post_hit(request: web.Request) -> web.Response:
     """POST /w/{site}: count a hit, answer the counts."""
     site, intake = known_site(request, hit=True), request.app[INTAKE]
+    peer, forwarded = came_by(request)
     try:
-        entry = intake.read(site, head_of(request), client_of(request), await read_body(request))
+        entry = intake.read(site, head_of(request), peer, forwarded, await read_body(request))
     except Malformed as bad:
+        intake.client(peer, forwarded)
         await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
     outcome = await intake.count(entry)
@@ -183,9 +185,13 @@ async def dot_gif(request: web.Request) -> web.Response:
 
 
 def client_of(request: web.Request) -> Address:
-    intake = request.app[INTAKE]
+    return request.app[INTAKE].client(*came_by(request))
+
+
+def came_by(request: web.Request) -> tuple[Peer, str]:
+    """Who holds the other end, and for whom it says that it speaks."""
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
-    return intake.client(intake.peer(request.remote or ""), forwarded)
+    return request.app[INTAKE].peer(request.remote or ""), forwarded
 
 
 def referred_path(site: Site, head: Head) -> str:

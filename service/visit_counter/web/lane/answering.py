@@ -155,11 +155,11 @@ class Answering(Connection):
         intake = self._desk.intake
         if self._peer is None:
             self._peer = intake.peer(self.peer)
-        client = intake.client(self._peer, request.forwarded)
         try:
-            self._entry = entry = intake.read(site, request.head, client, body)
-        except Malformed:
+            entry = intake.read(site, request.head, self._peer, request.forwarded, body)
+        except Malformed:  # which aiohttp notes and answers
             return False
+        self._entry = entry
         self.wait_for_answer()
         try:
             intake.record(entry, self)

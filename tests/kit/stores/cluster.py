@@ -22,7 +22,7 @@ from typing import NamedTuple
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from tests.kit.stores.node import HOST, Node, places, running, wait_until
+from tests.kit.stores.node import HOST, Node, places, reaches_replicas, running, wait_until
 
 NODE_TIMEOUT_MS = 1000
 OK_S = 30.0
@@ -205,7 +205,9 @@ def _is_well(node: Node) -> bool:
     if node.info("cluster").get("cluster_state") != "ok":
         return False
     replication = node.info("replication")
-    return replication.get("role") == "master" or replication.get("master_link_status") == "up"
+    if replication.get("role") == "master":
+        return reaches_replicas(replication)
+    return replication.get("master_link_status") == "up"
 
 
 def _migration_state(source: Node) -> str:

@@ -11,11 +11,12 @@ A node keeps its port while it is down. Nothing here needs an event loop.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ HOST = "127.0.0.1"
 PORTS = range(11_000, 21_000)
 BUS = 10_000  # above a node's port is the one for other nodes; outgoing connections use higher ones
 WRONG_PASSWORD = "of-no-server-here"
+REPLICA = re.compile(r"slave\d+")  # a field of INFO replication
 
 
 class Place(NamedTuple):
@@ -117,6 +119,14 @@ def running(nodes: Sequence[Node]) -> Iterator[None]:
     finally:
         for node in nodes:
             node.kill()
+
+
+def reaches_replicas(replication: Mapping[str, str]) -> bool:
+    """Whether a primary, by its INFO replication, sends each of its replicas what it writes. One
+    that says that its link is up may not have acknowledged yet what it has loaded: it gets nothing
+    before that, and would be promoted without it."""
+    replicas = [line for field, line in replication.items() if REPLICA.fullmatch(field)]
+    return all("state=online" in line and "offset=0," not in line for line in replicas)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:

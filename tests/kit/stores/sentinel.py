@@ -16,7 +16,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from tests.kit.stores.node import HOST, Node, Place, places, running, wait_until
+from tests.kit.stores.node import HOST, Node, Place, places, reaches_replicas, running, wait_until
 
 NAME = "counter"
 SENTINELS, QUORUM = 3, 2
@@ -111,9 +111,11 @@ class Watched:
             named = {self._node(int(sentinel.sees()["port"])) for sentinel in self.sentinels}
             (primary,) = named
             others = [node for node in self.nodes if node.up and node is not primary]
+            replication = primary.info("replication")
             return (
                 primary.up
-                and primary.info("replication")["role"] == "master"
+                and replication["role"] == "master"
+                and reaches_replicas(replication)
                 and all(_follows(node, primary) for node in others)
                 and all(sentinel.is_content() for sentinel in self.sentinels)
             )

@@ -81,4 +81,4 @@ async def scripted() -> AsyncIterator[Scripted]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loaded machine is no outage: tests of outages spill as soon as the service does."""
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 5.0)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 5.0)

@@ -19,7 +19,7 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks for producers twenty times a second, and lets them go at once."""
     monkeypatch.setattr("visit_counter.delivery.adoption.LOOK_S", 0.05)
     monkeypatch.setattr("visit_counter.delivery.adoption.RETAIN_S", 0.0)
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
 
 
 async def leave_hits(store: Server, place: Path, name: str, number: int = 1) -> Path:

@@ -39,7 +39,7 @@ _names = (f"s{number}" for number in count())
 
 @pytest.fixture(autouse=True)
 def _spill_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -183,7 +183,7 @@ async def test_hits_wait_for_as_many_replicas_as_are_wanted(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the replica stopped they are kept in the spool, and counted when it is back."""
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 5.0)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 5.0)
     for node in cluster.nodes:
         node.ask("CONFIG", "SET", "appendfsync", "always")
     (site, *_) = sites = one_of_each(cluster)
@@ -195,7 +195,7 @@ async def test_hits_wait_for_as_many_replicas_as_are_wanted(
         before = answered()
         await until(lambda: site.acknowledged > 30, BACK_S)
         with_all = answered() - before
-        monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
+        monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
         replica.pause()
         await until(lambda: is_spooling(service))
         replica.resume()

@@ -279,7 +279,7 @@ async def test_a_state_of_an_unknown_form_stops_its_partition_only(
 ) -> None:
     """Its hits wait in the spool, readiness says why, the others are counted; and so are they when
     the state can be read."""
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.05)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.05)
     monkeypatch.setattr("visit_counter.delivery.replay.STUCK_S", 0.0)
     async with run_service(valkey.url, data_dir=tmp_path) as service:
         await service.site("a")
@@ -291,6 +291,7 @@ async def test_a_state_of_an_unknown_form_stops_its_partition_only(
             own: Any = await client.get(running)
             await client.set(running, bytes((forms.NEWEST + 1,)) + own[1:])
             spooled = [await service.hit("a", status=202) for _ in range(2)]
+            monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 5.0)
             counted = [await service.hit("b") for _ in range(2)]
             hints = ""
             while "is in form" not in hints:

@@ -82,7 +82,7 @@ async def test_counts_stay_readable_while_the_store_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """GET gives the last counts with their own instant, and so does POST, which is 202."""
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url) as service:
             await service.site()

@@ -17,7 +17,7 @@ from visit_counter.clock import Clock
 
 @pytest.fixture(autouse=True)
 def _spill_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visit_counter.delivery.recorder.SPILL_S", 0.25)
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
 
 
 def spooled(service: Service) -> int | bool:
@@ -121,7 +121,7 @@ async def test_a_full_spool_refuses_before_it_numbers(
 ) -> None:
     """Where nothing more can be kept hits are 503, and nothing of what was kept is lost."""
     monkeypatch.setattr("visit_counter.delivery.replay.SPOOL_BYTES", 10_000)
-    monkeypatch.setattr("visit_counter.delivery.recorder.MAX_BATCH_BYTES", 2_000)
+    monkeypatch.setattr("visit_counter.delivery.replay.MAX_BATCH_BYTES", 2_000)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
             await service.site(max_pages=1000)

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from tests.kit.counting import counting, make_site, recorded
 from tests.kit.services.in_process import until
 from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.delivery.queues import State
 from visit_counter.delivery.recorder import Recorder
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.model.counts import Numbers
@@ -53,11 +54,11 @@ async def test_two_batches_of_a_partition_are_under_way_and_no_third() -> None:
             for n in range(2, 6):
                 waiters.append(recorded(recorder, counted.hit(n, now)))
                 await until(partial(has, queue.sealed, min(2, n - 1)))
-            under_way = [sealed.under_way for sealed in queue.sealed]
+            states = [sealed.state for sealed in queue.sealed]
             own.resume()
             outcomes = await asyncio.gather(*waiters)
 
-    assert under_way == [True, True]
+    assert states == [State.SENT, State.SENT]
     assert [outcome.counts.total.pageviews for outcome in outcomes if outcome] == [2, 3, 5, 5]
 
 
@@ -110,7 +111,7 @@ async def test_more_than_can_be_kept_is_refused_at_once(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The buffer is bounded: the hit beyond it is refused before it is taken."""
-    monkeypatch.setattr("visit_counter.delivery.recorder.MAX_PENDING", 10)
+    monkeypatch.setattr("visit_counter.delivery.flow.MAX_PENDING", 10)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
         waiters = [recorded(recorder, counted.hit(n, now)) for n in range(1, 11)]
@@ -252,7 +253,7 @@ async def test_a_partition_that_is_stuck_delays_no_other(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the store cannot take in one partition rests and is tried again, beside the others."""
-    monkeypatch.setattr("visit_counter.delivery.recorder.WAIT_S", 20)
+    monkeypatch.setattr("visit_counter.delivery.flow.WAIT_S", 20)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         other = await make_site(counted.ledger, "other")
         now = counted.clock.now()

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,8 +16,8 @@ import msgspec
 from tests.kit.services.in_process import namespace
 from visit_counter.clock import Clock
 from visit_counter.delivery.ledger import Ledger
+from visit_counter.delivery.queues import fulfil
 from visit_counter.delivery.recorder import Recorder
-from visit_counter.delivery.waiters import Awaited
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import StoreError
 from visit_counter.model.calendar import Calendar
@@ -40,9 +41,9 @@ def at(text: str, zone: str = "UTC") -> int:
 
 def recorded(recorder: Recorder, entry: Hit | Drop) -> asyncio.Future[Outcome | None]:
     """The future holds what becomes of it."""
-    waiter = Awaited()
-    recorder.record(entry, waiter)
-    return waiter.future
+    future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+    recorder.record(entry, partial(fulfil, future))
+    return future
 
 
 class Counted:

@@ -1,8 +1,15 @@
-"""What is on its way to one server: the queues with something to send, and the flushes.
+"""What is on its way to one server: which batches leave, when, and in which order.
 
+Natural batching: while flushes are under way, the hits that arrive form the next one. With little
+load a hit is flushed at once, with much the batches grow by themselves; there is no timer to tune.
 Two flushes may be under way, so that there is always work: while the store syncs the first to its
-disk, the second waits at its door. The second one leaves when it is worth its costs: with as many
-hits as the first one has. With little load that is at once.
+disk, the second waits at its door. The second leaves when it is worth its costs: with as many hits
+as the first one has. With little load that is at once.
+
+A batch that was sent is sent again, as it is, until the store has answered for it, and no later one
+of its partition before it. If that takes too long it goes into the spool, and so do its partition's
+later ones, until the store has them all. Where there is no room either, later hits wait, and who
+has waited too long is refused unnumbered.
 """
 
 from __future__ import annotations
@@ -10,15 +17,50 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from visit_counter.delivery.queues import AHEAD, Queue, Sealed
-from visit_counter.errors import StoreError
-from visit_counter.store.batch import Outcome
+import structlog
 
+from visit_counter import metrics
+from visit_counter.clock import Clock
+from visit_counter.delivery.ledger import Ledger
+from visit_counter.delivery.queues import (
+    AGAIN_MAX_S,
+    AGAIN_MIN_S,
+    Queue,
+    Sealed,
+    State,
+    Waiting,
+    refuse,
+)
+from visit_counter.delivery.replay import Replay
+from visit_counter.errors import (
+    OutcomeUnknown,
+    SpoolBroken,
+    SpoolFull,
+    StoreError,
+    StoreUnavailable,
+)
+from visit_counter.store.batch import Outcome
+from visit_counter.store.replies import Fenced, Rejected
+from visit_counter.tasks import supervised
+
+MAX_PENDING = 10_000  # hits without a batch
+AHEAD: Final = 2  # flushes under way, and batches of a partition
 MOMENT_S: Final = 0.02  # so often there is a look at what rests or waits too long
+SPILL_S = 0.25  # for an answer of the store, before a batch goes into the spool
+WAIT_S = 1.0  # for either, before the page gets an answer without it
+
+# To find them in their enum takes longer.
+TO_SEND: Final = State.TO_SEND
+SENT: Final = State.SENT
+TO_SPOOL: Final = State.TO_SPOOL
+DONE: Final = State.DONE
 
 Answers = list[list[Outcome] | StoreError]
+
+log = structlog.get_logger()
 
 
 class Flush(NamedTuple):
@@ -30,77 +72,257 @@ class Flush(NamedTuple):
 
 
 class Flow:
-    """What goes to the server at an address."""
+    """What goes to the server at an address; begun where a loop runs, ended by `close`."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.queues: set[Queue] = set()
-        self.flushes: deque[Flush] = deque()
-        self.task: asyncio.Task[None] | None = None
+    def __init__(
+        self,
+        address: str,
+        ledger: Ledger,
+        replay: Replay | None,
+        clock: Clock,
+        reroute: Callable[[], None],
+    ) -> None:
+        """`reroute` is called where a partition may have gone to another server."""
+        self.pending = 0
+        """Hits without a batch in its queues."""
+        self._ledger = ledger
+        self._replay = replay
+        self._clock = clock
+        self._reroute = reroute
+        self._queues: set[Queue] = set()
+        """Those with something to do."""
+        self._flushes: deque[Flush] = deque()
+        self._enough = 1.0
+        """So many pending hits let the next flush leave."""
         self._loop = asyncio.get_running_loop()
         self._stirred = self._loop.create_future()
         self._moment: asyncio.TimerHandle | None = None
-        self._gathered = 0
-        self._enough = 1.0
+        self._closing = False
+        self._task = supervised(self._run(), f"recorder to {address}")
 
     @property
     def ended(self) -> bool:
-        return self.task is None or self.task.done()
+        return self._task.done()
 
-    def add(self, queue: Queue) -> None:
-        """It has one more hit."""
-        self.queues.add(queue)
-        self._gathered += 1
-        if self._gathered >= self._enough:
-            self.stir()
+    @property
+    def takes_hits(self) -> bool:
+        return self.pending < MAX_PENDING and not self._task.done()
 
-    def stir(self) -> None:
+    def add(self, queue: Queue, waiting: Waiting) -> None:
+        queue.pending.append(waiting)
+        self._queues.add(queue)
+        self.pending += 1
+        if self.pending >= self._enough:
+            self._stir()
+
+    def take_over(self, queues: Iterable[Queue]) -> None:
+        """Go on with these queues instead of those of before."""
+        self._queues = {queue for queue in queues if queue}
+        self._count()
+        self._stir()
+
+    async def close(self, within_s: float) -> bool:
+        """Send what is pending, in bounded time; refuse the rest. Whether all was counted."""
+        self._closing = True
+        self._stir()
+        await asyncio.wait({self._task}, timeout=within_s)
+        counted = self._task.done()
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if self._moment is not None:
+            self._moment.cancel()
+        for flush in self._flushes:
+            flush.answers.cancel()
+        self._refuse_late(waited_s=0)
+        return counted
+
+    async def _run(self) -> None:
+        while not self._closing or self._queues:
+            try:
+                while self._flushes and self._flushes[0].answers.done():
+                    self._land(self._flushes.popleft())
+                self._flush()
+                await self._spill()
+            except Exception:  # a mistake of ours: the batches stay, and are sent again
+                log.exception("a flush failed")
+                self._rest(self._queues)
+            self._reroute()
+            await self._wait()
+
+    # -- a flush leaves
+
+    def _flush(self) -> None:
+        """Send what is due, in one round trip."""
+        due = self._due()
+        for queue in due:
+            if self._may_seal(queue):
+                self._seal(queue)
+        batches = [
+            (queue, sealed) for queue in due for sealed in queue.sealed if sealed.state is TO_SEND
+        ]
+        if batches:
+            self._send(batches)
+
+    def _due(self) -> list[Queue]:
+        """The queues with something to send, or to keep in the spool, now."""
+        now_s = time.monotonic()
+        has_room = not self._flushes or self.pending >= self._enough
+        return [
+            queue
+            for queue in self._queues
+            if queue.rests_until_s <= now_s
+            and (self._is_spooling(queue) or (has_room and self._may_send(queue)))
+        ]
+
+    def _may_send(self, queue: Queue) -> bool:
+        """Whether there is something to send that does not overtake what comes again."""
+        sent = sum(sealed.state is SENT for sealed in queue.sealed)
+        if sent == len(queue.sealed):
+            return self._may_seal(queue)
+        return not sent
+
+    def _may_seal(self, queue: Queue) -> bool:
+        """Whether one more batch may get a number: to be sent, none while one comes again."""
+        comes_again = queue.pause_s > AGAIN_MIN_S
+        most = 1 if comes_again and not self._is_spooling(queue) else AHEAD
+        return bool(queue.pending) and len(queue.sealed) < most
+
+    def _is_spooling(self, queue: Queue) -> bool:
+        """Whether its next batch belongs into the spool."""
+        replay = self._replay
+        return replay is not None and replay.in_use and replay.is_spooling(queue.partition)
+
+    def _seal(self, queue: Queue) -> None:
+        """Number what has gathered, if there is a way for it."""
+        spooling = self._is_spooling(queue)
+        if spooling and not (self._replay and self._replay.has_room):
+            self._rest([queue])
+            return
+        waiting = queue.take()
+        metrics.BATCH_HITS.note(len(waiting))
+        entries = [each.entry for each in waiting]
+        try:
+            batch = self._ledger.seal(queue.partition, entries, self._clock.now())
+        except Exception:
+            refuse(waiting, StoreUnavailable("a batch could not be made of these hits"))
+            raise
+        state = TO_SPOOL if spooling else TO_SEND
+        queue.sealed.append(Sealed(batch, waiting, time.monotonic(), state))
+
+    def _send(self, batches: list[tuple[Queue, Sealed]]) -> None:
+        for _, sealed in batches:
+            sealed.state = SENT
+        before = self._flushes[-1].answers if self._flushes else None
+        commit = self._ledger.commit([sealed.batch for _, sealed in batches], before)
+        flush = Flush(batches, self._loop.create_task(commit), time.perf_counter())
+        self._flushes.append(flush)
+        flush.answers.add_done_callback(lambda _: self._stir())
+        self._count()
+
+    # -- a flush lands
+
+    def _land(self, flush: Flush) -> None:
+        """What has become of its batches, where they are not in the spool meanwhile."""
+        self._count()
+        metrics.FLUSH_SECONDS.note(time.perf_counter() - flush.began_s)
+        batches = [
+            (queue, sealed, number)
+            for number, (queue, sealed) in enumerate(flush.batches)
+            if sealed.state is SENT
+        ]
+        for _, sealed, _ in batches:
+            sealed.state = TO_SEND
+        answers = flush.answers.result()
+        for queue, sealed, number in batches:
+            self._learn(queue, sealed, answers[number])
+
+    def _learn(self, queue: Queue, sealed: Sealed, answer: list[Outcome] | StoreError) -> None:
+        if isinstance(answer, list):
+            self._finish(queue, answer)
+        elif isinstance(answer, (Rejected, Fenced)):
+            queue.finish([answer] * len(sealed.waiting))
+        else:
+            self._rest([queue])
+
+    def _finish(self, queue: Queue, became: list[Outcome] | list[None]) -> None:
+        """Its oldest batch got on, and so may the next one, at once."""
+        queue.finish(became)
+        queue.rests_until_s, queue.pause_s = 0.0, AGAIN_MIN_S
+
+    def _rest(self, queues: Iterable[Queue]) -> None:
+        """They did not get on: they try again after a pause, each one longer than the last."""
+        now_s = time.monotonic()
+        for queue in queues:
+            if queue.rests_until_s <= now_s:
+                queue.rests_until_s = now_s + queue.pause_s
+                queue.pause_s = min(2 * queue.pause_s, AGAIN_MAX_S)
+
+    # -- into the spool
+
+    async def _spill(self) -> None:
+        """Keep in the spool what belongs there, and what the store has not confirmed in time."""
+        if self._replay is None:
+            return
+        late_s = time.monotonic() - SPILL_S
+        late = [
+            (queue, sealed)
+            for queue in self._queues
+            if any(sealed.state is TO_SPOOL or sealed.since_s <= late_s for sealed in queue.sealed)
+            for sealed in queue.sealed  # all of them: they stay in their order
+        ]
+        if not late:
+            return
+        try:
+            await self._replay.spool([sealed.batch.packed for _, sealed in late])
+        except (SpoolFull, SpoolBroken):
+            self._rest([queue for queue, _ in late])
+            return
+        for queue, sealed in late:
+            if sealed.state is not DONE:  # by another server's flow, meanwhile
+                self._finish(queue, [None] * len(sealed.waiting))
+
+    # -- between
+
+    def _count(self) -> None:
+        """How many hits wait, and how many would let the next flush leave."""
+        self.pending = sum(len(queue.pending) for queue in self._queues)
+        self._enough = 1.0
+        if len(self._flushes) == AHEAD:
+            self._enough = float("inf")
+        elif self._flushes:
+            self._enough = float(sum(len(sealed.waiting) for _, sealed in self._flushes[0].batches))
+        if self.pending >= self._enough:
+            self._stir()
+
+    async def _wait(self) -> None:
+        """Until something arrives or lands, and a moment at most while there is something."""
+        self._queues = {queue for queue in self._queues if queue}
+        self._look_soon()
+        await self._stirred
+        self._stirred = self._loop.create_future()
+
+    def _look_soon(self) -> None:
+        if self._queues and self._moment is None:
+            self._moment = self._loop.call_later(MOMENT_S, self._pass)
+
+    def _stir(self) -> None:
         """There may be something to do."""
         if not self._stirred.done():
             self._stirred.set_result(None)
 
-    def rested(self) -> list[Queue]:
-        now_s = time.monotonic()
-        return [queue for queue in self.queues if queue.rests_until_s <= now_s]
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another flush may leave."""
-        return not self.flushes or self._gathered >= self._enough
-
-    def leave(self, flush: Flush) -> None:
-        self.flushes.append(flush)
-        flush.answers.add_done_callback(lambda _: self.stir())
-        self._count()
-
-    def land(self) -> Flush | None:
-        """The oldest flush, if its answers have come."""
-        if not (self.flushes and self.flushes[0].answers.done()):
-            return None
-        landed = self.flushes.popleft()
-        self._count()
-        return landed
-
-    def _count(self) -> None:
-        self._gathered = sum(len(queue.pending) for queue in self.queues)
-        self._enough = 1.0
-        if len(self.flushes) == AHEAD:
-            self._enough = float("inf")
-        elif self.flushes:
-            hits = sum(len(sealed.waiting) for _, sealed in self.flushes[0].batches)
-            self._enough = float(hits)
-        if self._gathered >= self._enough:
-            self.stir()
-
-    async def wait(self) -> None:
-        """Until something arrives or lands, and a moment at most while there is something."""
-        self.queues = {queue for queue in self.queues if queue}
-        if self.queues and self._moment is None:
-            self._moment = self._loop.call_later(MOMENT_S, self._pass)
-        await self._stirred
-        self._stirred = self._loop.create_future()
-
     def _pass(self) -> None:
-        """One timer for all waits of a moment, and not one for each."""
+        """One timer for all waits of a moment, and not one for each. It goes on while the loop waits
+        for a disk, which may never answer."""
         self._moment = None
-        self.stir()
+        self._refuse_late(WAIT_S)
+        self._stir()
+        self._look_soon()
+
+    def _refuse_late(self, waited_s: float) -> None:
+        """Answer those who have waited that long. A pending hit is forgotten, it has no number yet;
+        a sealed one may be counted later."""
+        oldest_s = time.monotonic() - waited_s
+        for queue in self._queues:
+            refuse(queue.late_in_batches(oldest_s), OutcomeUnknown("the store has not answered"))
+            refuse(queue.take_late(oldest_s), StoreUnavailable("the store does not answer"))
+        self._count()

@@ -1,50 +1,73 @@
 """A partition's hits on their way to the store: those that wait for a batch, and their batches.
 
-The recorder has one queue for each partition. A queue holds at most two batches that were numbered
-and not yet answered for: then the partition's later hits wait. It knows nothing of stores and
-spools; what the recorder learns of a batch, it tells here.
+The recorder has one queue for each partition. What is sent when, again or not, its flow decides;
+here stands only what there is, and who is told what became of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Final
 
 import structlog
 
 from visit_counter import metrics
-from visit_counter.delivery.waiters import Waiting
 from visit_counter.errors import StoreError
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.store.batch import Batch, Outcome
 
 MAX_BATCH: Final = 1000  # Lua unpacks fewer than 8,000 values, and a visitor may take two
-AHEAD: Final = 2  # batches of a partition, and flushes to a server
 AGAIN_MIN_S: Final = 0.02
 AGAIN_MAX_S: Final = 0.5
 
+Became = Outcome | StoreError | None
+"""What became of a hit. None: it is in the spool and will be counted; an error: nobody has
+confirmed it."""
+
+Tell = Callable[[Became], None]
+"""Who waits for what becomes of a hit: called once."""
+
 BECAME: Final = {
-    what: metrics.HITS.labels(what) for what in ("counted", "held", "spooled", "dropped")
+    what: metrics.HITS.labels(what) for what in ("counted", "held", "spooled", "dropped", "refused")
 }
 
 log = structlog.get_logger()
 
 
-class Sealed:
-    """A numbered batch that was not yet answered for, who waits for it, and since when."""
+class Waiting:
+    """A hit or drop, who waits for what becomes of it, and since when (monotonic seconds)."""
 
-    def __init__(
-        self, batch: Batch, waiting: list[Waiting], since_s: float, *, for_spool: bool
-    ) -> None:
+    def __init__(self, entry: Hit | Drop, tell: Tell, since_s: float) -> None:
+        self.entry = entry
+        self.tell: Tell | None = tell
+        """None once they were told."""
+        self.since_s = since_s
+
+
+class State(Enum):
+    """Where a numbered batch stands."""
+
+    TO_SEND = auto()
+    """To be sent to the store, for the first time or again."""
+    SENT = auto()
+    """Sent, and no answer has come."""
+    TO_SPOOL = auto()
+    """Not to be sent: it comes behind batches of its partition that are in the spool."""
+    DONE = auto()
+    """Counted, in the spool, or refused for good; an answer still to come says nothing new."""
+
+
+class Sealed:
+    """A numbered batch, who waits for it, and since when."""
+
+    def __init__(self, batch: Batch, waiting: list[Waiting], since_s: float, state: State) -> None:
         self.batch = batch
         self.waiting = waiting
         self.since_s = since_s
-        self.for_spool = for_spool
-        """It stands behind batches in the spool, and goes there too."""
-        self.under_way = False
-        """It was sent, and no answer has come."""
+        self.state = state
 
 
 class Queue:
@@ -53,9 +76,12 @@ class Queue:
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.pending: list[Waiting] = []
+        """Without a batch, in the order in which they came."""
         self.sealed: deque[Sealed] = deque()
+        """Batches that are not done, in the order of their numbers."""
         self.rests_until_s = 0.0
-        self._pause_s = AGAIN_MIN_S
+        self.pause_s = AGAIN_MIN_S
+        """How long the next rest takes; longer than the least while a batch comes again."""
 
     def __bool__(self) -> bool:
         return bool(self.pending or self.sealed)
@@ -64,92 +90,79 @@ class Queue:
         """How many hits wait."""
         return len(self.pending) + sum(len(sealed.waiting) for sealed in self.sealed)
 
-    @property
-    def may_send(self) -> bool:
-        """Whether there is something to send that does not overtake what comes again."""
-        under_way = sum(sealed.under_way for sealed in self.sealed)
-        if under_way == len(self.sealed):
-            return self.may_seal()
-        return not under_way
-
-    def may_seal(self, *, for_spool: bool = False) -> bool:
-        """Whether one more batch may get a number: to be sent, none while one comes again."""
-        comes_again = self._pause_s > AGAIN_MIN_S
-        most = 1 if comes_again and not for_spool else AHEAD
-        return bool(self.pending) and len(self.sealed) < most
-
     def take(self) -> list[Waiting]:
         """The hits of the next batch."""
         taken, self.pending = self.pending[:MAX_BATCH], self.pending[MAX_BATCH:]
         return taken
 
-    def settle(self, outcomes: Sequence[Outcome | None]) -> None:
-        """The oldest batch is counted, or in the spool."""
-        waiting = self.sealed.popleft().waiting
-        self.rests_until_s, self._pause_s = 0.0, AGAIN_MIN_S
-        # In two turns of the loop, not now: first the next batch is to be on its way.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, _settle, waiting, outcomes)
+    def finish(self, became: Sequence[Became]) -> None:
+        """The oldest batch is done: its hits' waiters learn what became of each."""
+        sealed = self.sealed.popleft()
+        sealed.state = State.DONE
+        tell(sealed.waiting, became)
 
-    def refuse(self, error: StoreError) -> None:
-        """The oldest batch will never be counted."""
-        refuse(self.sealed.popleft().waiting, error)
-
-    def rest(self, now_s: float) -> None:
-        """It did not get on: try again after a pause, each one longer than the last."""
-        if self.rests_until_s > now_s:
-            return
-        self.rests_until_s = now_s + self._pause_s
-        self._pause_s = min(2 * self._pause_s, AGAIN_MAX_S)
-
-    def pending_since(self, oldest_s: float) -> list[Waiting]:
+    def take_late(self, oldest_s: float) -> list[Waiting]:
         """Takes out those that have waited for a batch since then or longer."""
         if not self.pending or self.pending[0].since_s > oldest_s:
             return []
         late = [each for each in self.pending if each.since_s <= oldest_s]
-        del self.pending[: len(late)]  # they stand in the order in which they came
+        del self.pending[: len(late)]
         return late
 
-    def sealed_since(self, oldest_s: float) -> list[Waiting]:
+    def late_in_batches(self, oldest_s: float) -> list[Waiting]:
         """Those that wait for a batch's answer since then or longer; they stay in it."""
         return [
-            each for sealed in self.sealed for each in sealed.waiting if each.since_s <= oldest_s
+            each
+            for sealed in self.sealed
+            if sealed.waiting[0].since_s <= oldest_s
+            for each in sealed.waiting
+            if each.since_s <= oldest_s
         ]
 
 
+def fulfil(future: asyncio.Future[Outcome | None], became: Became) -> None:
+    """With the future given, a Tell for whoever awaits it."""
+    if future.done():
+        return
+    if isinstance(became, StoreError):
+        future.set_exception(became)
+    else:
+        future.set_result(became)
+
+
+def tell(waiting: Sequence[Waiting], became: Sequence[Became]) -> None:
+    """In two turns of the loop, not now: first the next batch is to be on its way."""
+    loop = asyncio.get_running_loop()
+    loop.call_soon(loop.call_soon, _tell, waiting, became)
+
+
 def refuse(waiting: Sequence[Waiting], error: StoreError) -> None:
-    asyncio.get_running_loop().call_soon(_refuse, waiting, error)
+    """Tell all of them the same error."""
+    if waiting:
+        tell(waiting, [error] * len(waiting))
 
 
-def _settle(waiting: Sequence[Waiting], outcomes: Sequence[Outcome | None]) -> None:
-    became: dict[str, int] = {}
-    for each, outcome in zip(waiting, outcomes, strict=True):
-        waiter, each.waiter = each.waiter, None
-        if waiter is not None:
-            what = _what_became(each.entry, outcome)
-            became[what] = became.get(what, 0) + 1
+def _tell(waiting: Sequence[Waiting], became: Sequence[Became]) -> None:
+    hits: dict[str, int] = {}
+    for each, outcome in zip(waiting, became, strict=True):
+        told, each.tell = each.tell, None
+        if told is not None:
+            what = _what(each.entry, outcome)
+            hits[what] = hits.get(what, 0) + 1
             try:
-                waiter.settled(outcome)
+                told(outcome)
             except Exception:  # a mistake of ours: the others shall have their answers
                 log.exception("an answer failed")
-    for what, hits in became.items():
-        BECAME[what].inc(hits)
+    for what, number in hits.items():
+        BECAME[what].inc(number)
 
 
-def _refuse(waiting: Sequence[Waiting], error: StoreError) -> None:
-    for each in waiting:
-        waiter, each.waiter = each.waiter, None
-        if waiter is not None:
-            metrics.HITS.labels("refused").inc()
-            try:
-                waiter.refused(error)
-            except Exception:
-                log.exception("an answer failed")
-
-
-def _what_became(entry: Hit | Drop, outcome: Outcome | None) -> str:
+def _what(entry: Hit | Drop, became: Became) -> str:
+    """As the metric names it."""
+    if isinstance(became, StoreError):
+        return "refused"
     if isinstance(entry, Drop):
         return "dropped"
-    if outcome is None:
+    if became is None:
         return "spooled"
-    return "held" if outcome.held else "counted"
+    return "held" if became.held else "counted"

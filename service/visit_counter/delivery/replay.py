@@ -17,6 +17,7 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.delivery.ledger import Ledger
+from visit_counter.delivery.queues import MAX_BATCH
 from visit_counter.disk import directories
 from visit_counter.disk.producer import Producer
 from visit_counter.disk.spool import Spool
@@ -30,6 +31,8 @@ from visit_counter.tasks import supervised
 AT_ONCE = 100  # batches in a round trip
 PAUSE_S = 0.25
 STUCK_S = 10.0
+# A hit takes at most its path and 8 bytes of id, and some more for a site's settings and periods.
+MAX_BATCH_BYTES = MAX_BATCH * 2048
 SPOOL_BYTES = 256 * 1024 * 1024
 NOT_AWAY = (Early, UnknownForm)  # what keeps one partition's batches, and not a server's
 
@@ -64,6 +67,8 @@ class Replay:
         self._spooled = asyncio.Event()
         self._away: set[str] = set()
         """Servers that took nothing of what was tried last."""
+        self.in_use = True
+        """Whether there may be batches in the spool, or are servers away; False costs no look."""
         self._refused: dict[int, Refusal] = {}
         self._failed = False
         self._emptying: dict[str, asyncio.Task[None]] = {}
@@ -103,25 +108,32 @@ class Replay:
         }
 
     @property
-    def broken(self) -> bool:
-        """The disk failed, or a task of ours did: nothing more is kept until a restart."""
-        ended = self._task is None or self._task.done()
-        return bool(self._spool.broken) or self._failed or ended
+    def problems(self) -> list[str]:
+        """Why hits in the spool stay there, or no more are kept, in sentences."""
+        if self._spool.broken:
+            return [self._spool.broken]
+        if self._failed or self._task is None or self._task.done():
+            return ["Spooled hits are no longer brought to the store: restart the service."]
+        return [
+            f"The store takes no batches of partition {partition} from the spool: {reason}"
+            for partition, reason in self.stuck.items()
+        ]
 
     @property
-    def room(self) -> int:
-        return self._spool.room
+    def has_room(self) -> bool:
+        """Whether the largest batch of all would be kept: a 503 is decided before a hit gets a
+        number."""
+        return self._spool.room > MAX_BATCH_BYTES
 
     def is_spooling(self, partition: int) -> bool:
         """Whether the partition's next batch belongs into the spool."""
-        if self.broken:
-            return False
-        away = self._away and self._ledger.shard(partition) in self._away
-        return bool(away) or self._spool.pending(partition)
+        if self._spool.pending(partition):
+            return True
+        return bool(self._away) and self._ledger.shard(partition) in self._away
 
     async def spool(self, batches: list[Packed]) -> None:
         """Keep sealed batches until the store takes them; raises SpoolFull or SpoolBroken."""
-        epoch = self._ledger.epoch
+        epoch, self.in_use = self._ledger.epoch, True
         await self._spool.append([packed.record(epoch) for packed in batches])
         for address in {self._ledger.shard(packed.partition) for packed in batches}:
             if address not in self._emptying:
@@ -205,6 +217,7 @@ class Replay:
         await self._spool.ack(partition, records[-1].seq)
 
     def _measure(self) -> None:
+        self.in_use = bool(self._spool.records or self._away)
         self._records.set(self._spool.records)
         self._bytes.set(self._spool.bytes)
         self._stuck.set(len(self.stuck))

@@ -7,7 +7,8 @@ hit, so that nobody loses the number because of it. Nothing here knows how count
 
 from __future__ import annotations
 
-from functools import lru_cache
+import asyncio
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -16,8 +17,8 @@ from aiohttp import web
 
 from visit_counter import metrics
 from visit_counter.clock import Clock
+from visit_counter.delivery.queues import Tell, fulfil
 from visit_counter.delivery.recorder import Recorder
-from visit_counter.delivery.waiters import Awaited, Waiter
 from visit_counter.errors import Problem, StoreError
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
@@ -125,11 +126,11 @@ class Intake:
             return Standing(None, None)
         return Standing(None, browser_hash(self._secret, site.id, head.user_agent, head.language))
 
-    def record(self, entry: Hit | Drop, waiter: Waiter) -> None:
+    def record(self, entry: Hit | Drop, tell: Tell) -> None:
         """Hand an entry to the recorder; raises StoreUnavailable if it takes no more."""
         if isinstance(entry, Drop):
             metrics.DROPS.labels(entry.reason.value).inc()
-        self._recorder.record(entry, waiter)
+        self._recorder.record(entry, tell)
 
     def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
         """Charge the network for a new visitor."""
@@ -139,9 +140,9 @@ class Intake:
     async def count(self, entry: Hit | Drop) -> Outcome | None:
         """Record an entry and wait for its commit, None if only the spool has it yet; raises
         StoreError if neither was confirmed."""
-        waiter = Awaited()
-        self.record(entry, waiter)
-        outcome = await waiter.future
+        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self.record(entry, partial(fulfil, future))
+        outcome = await future
         self.settle(entry, outcome)
         return outcome
 

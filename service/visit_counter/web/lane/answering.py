@@ -17,7 +17,7 @@ import orjson
 from aiohttp.http import SERVER_SOFTWARE
 
 from visit_counter import metrics
-from visit_counter.delivery.waiters import NOBODY
+from visit_counter.delivery.queues import Became
 from visit_counter.errors import Problem, StoreError, StoreUnavailable
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.reasons import Reason
@@ -147,7 +147,7 @@ class Answering(Connection):
         if site is not None and request.method == b"POST":
             drop = Drop(site, Reason.MALFORMED, self._desk.intake.clock.now())
             with suppress(StoreError):
-                self._desk.intake.record(drop, NOBODY)
+                self._desk.intake.record(drop, lambda _: None)
 
     # -- a hit
 
@@ -162,12 +162,19 @@ class Answering(Connection):
         self._entry = entry
         self.wait_for_answer()
         try:
-            intake.record(entry, self)
+            intake.record(entry, self.told)
         except StoreError as error:
-            self.refused(error)
+            self._refuse(error)
         return True
 
-    def settled(self, outcome: Outcome | None) -> None:
+    def told(self, became: Became) -> None:
+        """What became of the hit, for its answer."""
+        if isinstance(became, StoreError):
+            self._refuse(became)
+        else:
+            self._tell_outcome(became)
+
+    def _tell_outcome(self, outcome: Outcome | None) -> None:
         entry, desk = self._entry, self._desk
         try:
             desk.intake.settle(entry, outcome)
@@ -178,7 +185,7 @@ class Answering(Connection):
         except Exception:  # nobody else would end the waiting
             self.fail()
 
-    def refused(self, error: StoreError) -> None:
+    def _refuse(self, error: StoreError) -> None:
         self._tell(store_problem(error))
 
     # -- a look
@@ -196,9 +203,9 @@ class Answering(Connection):
     def _read(self, site: Site, known: str, reader: asyncio.Future[Reading]) -> None:
         try:
             if reader.cancelled():
-                self.refused(StoreUnavailable("the service stops"))
+                self._refuse(StoreUnavailable("the service stops"))
             elif isinstance(error := reader.exception(), StoreError):
-                self.refused(error)
+                self._refuse(error)
             else:
                 self._show(site, known, reader.result())
         except Exception:

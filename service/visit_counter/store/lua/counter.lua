@@ -75,35 +75,93 @@ local LATEST, OLDER = 1, 2 -- a visitor's hit, among those that we know
 local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
 
 -- A site shows eight periods: today, yesterday, this week, last week, this month, last month, this
--- year, and all in total. Each has its number, by which it stands in lists.
-local KINDS = {'day', 'day', 'week', 'week', 'month', 'month', 'year'}
-local NEVER = { -- less than any label
-  '0000-00-00', '0000-00-00', '0000-00-00', '0000-00-00', '0000-00', '0000-00', '0000',
-}
-local DAY, WEEK, MONTH, YEAR, TOTAL = 1, 3, 5, 7, 8 -- those that run; the total has no label
+-- year, and all in total. Each has a number, its place in lists; the number of a running period is
+-- followed by that of the period before it.
+local KINDS = {} -- the kind of each period, except the total, which has no label
+local NEVER = {} -- a label of each that is less than any
 
--- The state of a site is a list of texts and numbers, packed by `struct`: it is read and written
--- with every batch, and as fields of a hash that cost four times as much. After the version byte
--- come the labels of the periods, of one that does not run as far as it was asked for; then the
--- week that the running day was started with, and pageviews, visits and visitors of each period.
-local VIEW = 'c10c10c10c10c7c7c4' -- the labels of all periods, as of an instant
-local FIELDS = '<' .. VIEW .. 'c10' .. 'dddddddddddddddddddddddd' .. 'ddddddddddddddddd'
-local STATE = 'B' .. FIELDS
-local VIEW_FROM, VIEW_TO = 2, 59 -- where the labels lie in it
-local SHOWN_FROM, SHOWN_TO = 70, 293 -- and the numbers up to PEAK_AT
-local STATE_BYTES = 397
-local BEGAN = 8
-local NUMBERS = 6 -- those of period n begin at NUMBERS + 3 * n
-local SINCE, LAST, PEAK, PEAK_AT = 33, 34, 35, 36
-local CHANGES = 36 -- at CHANGES + n: of a sketch, since the visitors were read from it
-local TRIMMED, SEEDED, LEFT, CURRENT = 45, 46, 47, 48 -- 1: there are seeds, may be `left`, it runs
-local SKETCHED = 49 -- who was seen since then is in the running day's sketches
-local PACKED = 50 -- all of them as they lie in the store; false: but for some of the labels
+local function add_period(kind, never)
+  KINDS[#KINDS + 1], NEVER[#NEVER + 1] = kind, never
+  return #KINDS
+end
 
--- A producer's entry in the ledger: version byte, epoch, seq, day; then the numbers of batches that
--- were rejected, each with a colon before it.
-local ENTRY_FIELDS, ENTRY_BYTES = '<ddd', 25 -- and what was rejected
-local ENTRY = 'B' .. ENTRY_FIELDS
+local DAY = add_period('day', '0000-00-00')
+add_period('day', '0000-00-00')
+local WEEK = add_period('week', '0000-00-00')
+add_period('week', '0000-00-00')
+local MONTH = add_period('month', '0000-00')
+add_period('month', '0000-00')
+local YEAR = add_period('year', '0000')
+local TOTAL = #KINDS + 1
+
+-- The layout of packed bytes: after the version byte come the fields, in the order in which they
+-- are added here. `add_text` and `add_number` answer the place of the new field in the list that
+-- `struct` unpacks; formats and bytes are added up. One more field, or another order, is another
+-- form: see docs/reference/forms.md.
+local function new_layout()
+  return {format = '<', fields = 0, bytes = 1, first_byte = {}, last_byte = {}}
+end
+
+local function add_field(layout, format, bytes)
+  local field = layout.fields + 1
+  layout.format, layout.fields = layout.format .. format, field
+  layout.first_byte[field], layout.last_byte[field] = layout.bytes + 1, layout.bytes + bytes
+  layout.bytes = layout.bytes + bytes
+  return field
+end
+
+local function add_text(layout, length)
+  return add_field(layout, 'c' .. length, length)
+end
+
+local function add_number(layout)
+  return add_field(layout, 'd', 8)
+end
+
+-- The state of a site, which is read and written with every batch: packed, since fields of a hash
+-- cost four times as much, and unpacked into a list, since a table with a name for each field costs
+-- a batch of one hit a tenth more.
+local STATE = new_layout()
+for n = 1, #KINDS do
+  add_text(STATE, #NEVER[n]) -- label of period n; where none runs, of the one last asked for
+end
+local VIEW = STATE.format -- the labels of all periods, as of an instant
+local BEGAN = add_text(STATE, #NEVER[WEEK]) -- the week that the running day was started with
+local NUMBERS = {} -- of each period, where its pageviews are; visits and visitors come after them
+for n = 1, TOTAL do
+  NUMBERS[n] = add_number(STATE)
+  add_number(STATE)
+  add_number(STATE)
+end
+local SINCE = add_number(STATE)
+local LAST = add_number(STATE) -- instant of the last hit
+local PEAK = add_number(STATE)
+local PEAK_AT = add_number(STATE)
+local CHANGES = {} -- of each period, those of its sketch since the visitors were read from it
+for n = 1, TOTAL do
+  CHANGES[n] = add_number(STATE)
+end
+local TRIMMED = add_number(STATE) -- instant at which `seen` and `left` were trimmed
+local SEEDED = add_number(STATE) -- 1: there are seeds
+local LEFT = add_number(STATE) -- 1: there may be `left`
+local CURRENT = add_number(STATE) -- 1: the generation runs
+local SKETCHED = add_number(STATE) -- who was seen since then is in the running day's sketches
+local PACKED = STATE.fields + 1 -- the bytes in the store; false: their labels are not the state's
+
+local STATE_FIELDS, STATE_BYTES = STATE.format, STATE.bytes
+local STATE_FORMAT = 'B' .. STATE_FIELDS
+local VIEW_FROM, VIEW_TO = STATE.first_byte[DAY], STATE.last_byte[YEAR]
+local SHOWN_FROM, SHOWN_TO = STATE.first_byte[NUMBERS[DAY]], STATE.last_byte[PEAK_AT]
+
+-- A producer's entry in the ledger. After these fields come the numbers of batches that were
+-- rejected, each with a colon before it.
+local ENTRY = new_layout()
+add_number(ENTRY) -- epoch
+add_number(ENTRY) -- number of its last batch
+add_number(ENTRY) -- day of that
+
+local ENTRY_FIELDS, ENTRY_BYTES = ENTRY.format, ENTRY.bytes -- without what was rejected
+local ENTRY_FORMAT = 'B' .. ENTRY_FIELDS
 
 -- What is used all the time: a global costs a search in two tables each time.
 local call, max, min, sub, byte, pack, unpack_from, unpack_list
@@ -203,7 +261,7 @@ local function load_state(base, packed)
   end
   local form = form_of(packed)
   check_form(form, base .. 'running')
-  local state = {unpack_from(FIELDS, packed, fields_from(form))}
+  local state = {unpack_from(STATE_FIELDS, packed, fields_from(form))}
   state[PACKED] = form == WRITES and packed
   return state
 end
@@ -213,7 +271,7 @@ local function labels_in(view)
 end
 
 local function packed_state(state)
-  return pack(STATE, WRITES, unpack_list(state, 1, PACKED - 1))
+  return pack(STATE_FORMAT, WRITES, unpack_list(state, 1, PACKED - 1))
 end
 
 -- Whether the state has all periods of a view.
@@ -227,9 +285,9 @@ local function save_state(base, state)
 end
 
 local function set_period(state, n, label, p, v, u)
-  local i = NUMBERS + 3 * n
+  local i = NUMBERS[n]
   state[n], state[i], state[i + 1], state[i + 2] = label, p, v, u
-  state[CHANGES + n], state[PACKED] = 0, false
+  state[CHANGES[n]], state[PACKED] = 0, false
 end
 
 local function begin_generation(base, now)
@@ -268,7 +326,7 @@ end
 -- were rejected; of one that is unknown zeros. `packed`: see load_state.
 local function entry_of(tag, producer, packed)
   local key = entry_key(tag, producer)
-  packed = packed or call('GET', key) or pack(ENTRY, WRITES, 0, 0, 0)
+  packed = packed or call('GET', key) or pack(ENTRY_FORMAT, WRITES, 0, 0, 0)
   local form = form_of(packed)
   check_form(form, key)
   local epoch, seq, day, rejected = unpack_from(ENTRY_FIELDS, packed, fields_from(form))
@@ -298,7 +356,8 @@ local function remembered(rejected, seq)
 end
 
 local function packed_entry(entry)
-  local head, rejected = pack(ENTRY, WRITES, entry.epoch, entry.seq, entry.day), entry.rejected
+  local head = pack(ENTRY_FORMAT, WRITES, entry.epoch, entry.seq, entry.day)
+  local rejected = entry.rejected
   return rejected == '' and head or head .. remembered(rejected, entry.seq)
 end
 
@@ -471,7 +530,7 @@ end
 -- Notes the running period's pageviews and visits where those of ended periods are.
 local function settle(base, state, n)
   local hash, field = place(KINDS[n], state[n])
-  local i = NUMBERS + 3 * n
+  local i = NUMBERS[n]
   call('HSET', base .. hash, field .. 'p', whole(state[i]), field .. 'v', whole(state[i + 1]))
 end
 
@@ -533,7 +592,7 @@ local function add_to_sketch(sketch, state, n, visitors)
   if call('PFADD', sketch, unpack_list(visitors)) == 0 then
     return false
   end
-  local u, x = NUMBERS + 3 * n + 2, CHANGES + n
+  local u, x = NUMBERS[n] + 2, CHANGES[n]
   state[x] = state[x] + #visitors
   if state[x] * SEVERAL >= state[u] then
     state[u], state[x] = max(state[u], call('PFCOUNT', sketch)), 0
@@ -579,7 +638,7 @@ local function add_late_numbers(part, n, pageviews, visits)
 end
 
 local function raise(state, n, pageviews, visits)
-  local i = NUMBERS + 3 * n
+  local i = NUMBERS[n]
   state[i], state[i + 1] = state[i] + pageviews, state[i + 1] + visits
 end
 
@@ -716,7 +775,7 @@ end
 local function numbers_of(base, state, n, label)
   for kept = n - (n + 1) % 2, n + n % 2 do -- it may run still, or it has just ended
     if label == state[kept] then
-      return unpack_list(state, NUMBERS + 3 * kept, NUMBERS + 3 * kept + 2)
+      return unpack_list(state, NUMBERS[kept], NUMBERS[kept] + 2)
     end
   end
   return ended_numbers(base, KINDS[n], label)
@@ -738,15 +797,20 @@ local function keep_previous(part)
   end
 end
 
+-- The counts of a site: how many are online, how many seeds there are, then what the state holds
+-- from the day's pageviews up to PEAK_AT, in its order. What is at i there is at COUNTED + i here.
+local SEEDS = 2
+local COUNTED = SEEDS + 1 - NUMBERS[DAY]
+
 -- Adds what an admin added to the numbers of the asked periods, and tells of it.
 local function add_seeds(base, view, counts)
   local seeds = read_hash(base .. 'seeds')
   for n = 1, TOTAL do
     local period = n == TOTAL and 'total:' or KINDS[n] .. ':' .. view[n]
     for m, metric in ipairs(METRICS) do
-      local seed, i = tonumber(seeds[period .. ':' .. metric] or 0), 3 * n - 1 + m
+      local seed, i = tonumber(seeds[period .. ':' .. metric] or 0), COUNTED + NUMBERS[n] + m - 1
       if seed ~= 0 then
-        counts[i], counts[2] = max(0, counts[i] + seed), counts[2] + 1
+        counts[i], counts[SEEDS] = max(0, counts[i] + seed), counts[SEEDS] + 1
         counts[#counts + 1] = n
         counts[#counts + 1] = m
         counts[#counts + 1] = seed
@@ -764,9 +828,9 @@ local function counts_of(base, state, view, online, paths)
     return pack('<dd', online, 0) .. sub(state[PACKED], SHOWN_FROM, SHOWN_TO)
   end
   view = labels_in(view)
-  local counts = {online, 0, unpack_list(state, NUMBERS + 3, PEAK_AT)}
+  local counts = {online, 0, unpack_list(state, NUMBERS[DAY], PEAK_AT)}
   for n = DAY, YEAR do
-    local i = 3 * n
+    local i = COUNTED + NUMBERS[n]
     counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, n, view[n])
   end
   if state[SEEDED] == 1 then
@@ -880,10 +944,10 @@ local function merge_left(from, into, state)
 end
 
 local function merge_total(from, into, theirs, ours)
-  local i = NUMBERS + 3 * TOTAL
+  local i = NUMBERS[TOTAL]
   call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
   raise(ours, TOTAL, theirs[i], theirs[i + 1])
-  ours[i + 2], ours[CHANGES + TOTAL] = call('PFCOUNT', into .. 'visitors:total'), 0
+  ours[i + 2], ours[CHANGES[TOTAL]] = call('PFCOUNT', into .. 'visitors:total'), 0
   ours[SINCE] = min(ours[SINCE], theirs[SINCE])
   ours[LAST] = max(ours[LAST], theirs[LAST])
   if theirs[PEAK] > ours[PEAK] then
@@ -1386,7 +1450,7 @@ local function days(keys, args)
     local name, field = place('day', args[n])
     hashes[name] = hashes[name] or read_hash(base .. name)
     for m, metric in ipairs(METRICS) do
-      local counted = args[n] == state[DAY] and state[NUMBERS + 3 * DAY + m - 1]
+      local counted = args[n] == state[DAY] and state[NUMBERS[DAY] + m - 1]
         or hashes[name][field .. metric] or 0
       local added = seeds['day:' .. args[n] .. ':' .. metric] or 0
       found[#found + 1] = max(0, counted + added)

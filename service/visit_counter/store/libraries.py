@@ -32,6 +32,9 @@ FENCE = "fence"
 LIBRARY_OF_0_1 = "868c55f0e87b"
 """The hash in the name of version 0.1's library, which may not be loaded when it is fenced."""
 
+PARTS = ("counter.lua",)
+"""The files of `lua/` that make the source, in the order in which they are loaded."""
+
 _FUNCTIONS_OF_0_1 = (
     *("record", "open", "last_seq", "put_site", "reset", "undo", "seed", "install", "adopt"),
     *("probe", "rehearse", "counts", "sites", "done", "drops", "days"),
@@ -160,9 +163,26 @@ def _is_fence(name: str, functions: list[str]) -> bool:
     return f"{name}_{FENCE}" in functions
 
 
+def parts() -> dict[str, str]:
+    """The source by files, in the order in which they are loaded."""
+    folder = files("visit_counter.store").joinpath("lua")
+    return {part: folder.joinpath(part).read_text() for part in PARTS}
+
+
+def place(line: int) -> tuple[str, int]:
+    """The file and its line where a line of the source stands: luacheck and the errors of a server
+    count the lines of the whole source."""
+    for part, text in parts().items():
+        lines = text.count("\n")
+        if line <= lines:
+            return part, line
+        line -= lines
+    raise IndexError(f"{line} lines after the last one")
+
+
 def library(namespace: str, writes: int = forms.NEWEST, note: str = "") -> tuple[str, str]:
-    """counter.lua's name for a namespace and its source, for writing a form."""
-    source = files("visit_counter.store").joinpath("lua/counter.lua").read_text() + note
+    """The library's name for a namespace and its source, for writing a form."""
+    source = "".join(parts().values()) + note
     source = source.replace("__writes__", str(writes)).replace("__newest__", str(forms.NEWEST))
     digest = blake2b(source.encode(), digest_size=6).hexdigest()
     name = f"{namespace}_{digest}"

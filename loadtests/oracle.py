@@ -2,7 +2,7 @@
 
 Each hit has a page of its own, so the pages tell what became of each: an acknowledged hit must be
 there once, any other at most once. Sums, visits and visitors must be those of exactly the hits that
-are there. It reads the keys that counter.lua writes, past the service.
+are there. It reads the keys that counting.lua writes, past the service.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
-STATE = Struct("<B10s10s10s10s7s7s4s10s41d")  # counter.lua's STATE
+STATE = Struct("<B10s10s10s10s7s7s4s10s41d")  # STATE of store/lua/keys.lua
 LABELS = 9  # before the numbers, with the version byte
 
 

@@ -1,6 +1,6 @@
 """The service without one of its parts, to measure what the part costs: for benchmarks only.
 
-Each function changes the service in this process before it starts. Without the ledger counter.lua
+Each function changes the service in this process before it starts. Without the ledger counting.lua
 neither reads nor writes it, and nothing that was answered is kept: whatever goes wrong then loses
 hits or counts them twice. Without the lane aiohttp has every connection from its beginning.
 """
@@ -40,7 +40,7 @@ def without_ledger() -> None:
     def library(namespace: str, writes: int = NEWEST, note: str = "") -> tuple[str, str]:
         name, source = with_ledger(namespace, writes, note)
         for before, after in CHANGES.items():
-            assert source.count(before) == 1, f"counter.lua has changed: {before}"
+            assert source.count(before) == 1, f"counting.lua has changed: {before}"
             source = source.replace(before, after)
         return name, source
 

@@ -49,7 +49,7 @@ def _tools() -> None:
 async def test_without_the_ledger_the_same_batch_counts_again(
     valkey: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a benchmark takes out of counter.lua is there, and gone then."""
+    """What a benchmark takes out of the function library is there, and gone then."""
     monkeypatch.setattr(libraries, "library", libraries.library)
     monkeypatch.setattr(Ledger, "commit", Ledger.commit)
     without_ledger()

@@ -37,7 +37,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "forms.md"
 CHANGED = (
     f"The bytes of form {forms.NEWEST} have changed, and stores and spools hold those of before. "
     f"Give the new ones the next number: raise NEWEST in model/forms.py, read and write form "
-    f"{forms.NEWEST} as well (counter.lua, store/batch.py), freeze the new bytes in "
+    f"{forms.NEWEST} as well (store/lua/keys.lua, store/batch.py), freeze the new bytes in "
     "frozen_forms.json, and say in docs/reference/forms.md what is new."
 )
 

@@ -1,4 +1,4 @@
-"""The store and counter.lua, on a real Valkey and a real Redis."""
+"""The store and its function library, on a real Valkey and a real Redis."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whether the store holds exactly what a generator's hits must have left there.
 
-Read past the service, from the keys that counter.lua writes; and the service must have answered all
-of them as counted. Else a figure is void.
+Read past the service, from the keys that counting.lua writes; and the service must have answered
+all of them as counted. Else a figure is void.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A site's numbers at one instant, as counter.lua packs them."""
+"""A site's numbers at one instant, as store/lua/counting.lua packs them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Counts(Struct, frozen=True):
 
     @classmethod
     def of(cls, packed: bytes) -> Counts:
-        """As counter.lua packs them, see its counts_of."""
+        """As counting.lua packs them, see its counts_of."""
         online, number_of_seeds, *numbers = _unpacked(packed)
         periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
         since, last_hit, peak, peak_at, *rest = numbers[24:]
@@ -59,7 +59,7 @@ class Counts(Struct, frozen=True):
 
 
 def numbers_of(packed: bytes) -> list[Numbers]:
-    """Of periods, as counter.lua packs those of days."""
+    """Of periods, as store/lua/sites.lua packs those of days."""
     numbers = _unpacked(packed)
     return [Numbers(*numbers[n : n + 3]) for n in range(0, len(numbers), 3)]
 

@@ -1,4 +1,4 @@
-"""A batch: the hits of one partition, packed for one call of counter.lua's `record`.
+"""A batch: the hits of one partition, packed for one call of counting.lua's `record`.
 
 The recorder seals what has gathered; the store sends it; the reply is read back against the same
 batch. What the function wants to know of a site (durations, the names of the periods) goes along,
@@ -19,7 +19,7 @@ from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.site import Site
 
-# What became of a hit, as counter.lua says it.
+# What became of a hit, as counting.lua says it.
 PLAIN: Final = ord("0")
 NEW: Final = ord("1")
 HELD: Final = ord("2")
@@ -52,7 +52,7 @@ class Packed(NamedTuple):
     seq: int
     """Its number among its producer's batches of the partition: given once, never changed."""
     parts: bytes
-    """What to count, by site and day: a version byte and a list of msgpack, see counter.lua's
+    """What to count, by site and day: a version byte and a list of msgpack, see counting.lua's
     part_named."""
     ids: bytes
     """The visitors of all parts, 8 bytes each."""

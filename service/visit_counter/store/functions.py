@@ -1,4 +1,4 @@
-"""Calls counter.lua's functions, each on the server that has its partition.
+"""Calls the functions of `lua/`, each on the server that has its partition.
 
 A server that lacks them gets them, a partition that has moved is followed, and both cost one more
 try, since nothing ran before. Batches go over the server's one connection for them, which tells

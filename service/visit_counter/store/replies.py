@@ -1,6 +1,6 @@
 """What an error of the store means: was anything written, and is it worth another try?
 
-redis-py and counter.lua speak in error texts; above this module there are only the StoreErrors:
+redis-py and our functions speak in error texts; above this module there are only the StoreErrors:
 `StoreUnavailable` where nothing ran, `OutcomeUnknown` where nobody can say.
 """
 
@@ -15,7 +15,7 @@ from redis import exceptions
 
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable, UnknownForm
 
-# What counter.lua answers before its first write.
+# What our functions answer before its first write.
 NO_SITE = "NOSITE"
 EXISTS = "EXISTS"
 CHANGED = "CHANGED"
@@ -54,7 +54,7 @@ LOST = (exceptions.RedisError, OSError, RuntimeError)
 
 
 class Refused(StoreError):
-    """counter.lua refused an operation; `word` says why."""
+    """A function refused an operation; `word` says why."""
 
     def __init__(self, message: str) -> None:
         self.word, _, text = message.partition(" ")

@@ -1,7 +1,7 @@
 """The store: all that the service asks of Redis and Valkey, in the service's own words.
 
 Below the recorder, the reader and the sites stands this one class. Below it `store/functions.py`
-makes the calls, `store/shards.py` knows the servers, and counter.lua knows the keys. Errors are
+makes the calls, `store/shards.py` knows the servers, and `lua/` knows the keys. Errors are
 StoreErrors: what was sent and not answered is `OutcomeUnknown`, for the caller to say so.
 """
 
@@ -65,7 +65,7 @@ class Store:
     """A store at a URL, under a namespace.
 
     Entering waits until the store answers (30 s at most), refuses one that would lose numbers
-    unless `allow_unsafe`, and loads counter.lua; raises StartError with what to do.
+    unless `allow_unsafe`, and loads the function library; raises StartError with what to do.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What counter.lua shall do, in plain Python: exact, in memory, for one partition with one site.
+"""What our functions shall do, in plain Python: exact, in memory, for one partition with one site.
 
 `Function` gives the answers of the store's functions, in the same words, and counts with dicts and
 sets. Test machines run the service's ledger over it, or hold it beside a real server and compare

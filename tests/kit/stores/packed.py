@@ -1,4 +1,4 @@
-"""The packed bytes of the store as this project's tests know them, apart from counter.lua.
+"""The packed bytes of the store as this project's tests know them, apart from store/lua/.
 
 A state is read here field by field under its own names, so that a test can say what a field holds,
 and notices where two of them have changed places.

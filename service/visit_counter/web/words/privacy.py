@@ -1,7 +1,7 @@
 """What visitors are told of a site's counting: what is sent, made, stored, for how long, and shown.
 
 The sentences stand in `assets/privacy.json`; which of them are true, and for how long things are
-kept, follows from the site's settings and from what counter.lua does. Nothing here knows requests.
+kept, follows from the site's settings and from what counting.lua does. Nothing here knows requests.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _made(settings: SiteSettings, say: Sentences) -> list[str]:
 
 
 def _stored(settings: SiteSettings, say: Sentences) -> list[str]:
-    """The lives are those of `trim` in counter.lua, which looks once a minute."""
+    """The lives are those of `trim` in counting.lua, which looks once a minute."""
     timeout, window = settings.visit_timeout, settings.online_window
     pages = say.stored_pages.format(pages=f"{settings.max_pages:,}")
     return [

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from tests.kit.counting import Counted, at, counting, visitor
 from tests.kit.ledger_machine.function import unpacked
 from tests.kit.stores.server import Server
-from visit_counter.disk.format import Record
 from visit_counter.model.calendar import Calendar
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
-from visit_counter.store.batch import BYE, KNOWN_ONLY, Batch, Packed
+from visit_counter.store.batch import BYE, KNOWN_ONLY, Batch
 
 NOON = at("2026-03-10 12:00")
 DAY = 86_400_000
@@ -42,10 +41,10 @@ hits = st.builds(
 @given(st.lists(hits, min_size=1))
 def test_every_hit_is_packed_once_and_in_order(entries: list[Hit]) -> None:
     """Of a site's day: who, when and how, in the order in which the hits were accepted."""
-    packed = Batch(7, 1, entries, NOON).packed
-    ids = [packed.ids[n : n + 8] for n in range(0, len(packed.ids), 8)]
+    parts, visitors = unpacked(Batch(7, 1, entries, NOON).record.payload)
+    ids = [visitors[n : n + 8] for n in range(0, len(visitors), 8)]
 
-    for part in unpacked(packed.parts):
+    for part in parts:
         of_part, ids = ids[: part.visitors], ids[part.visitors :]
         expected = [
             (BYE * (hit.kind is Kind.BYE) + KNOWN_ONLY * hit.known_only, hit.at, hit.visitor)
@@ -58,16 +57,6 @@ def test_every_hit_is_packed_once_and_in_order(entries: list[Hit]) -> None:
 
 def is_first(part: Any) -> bool:
     return bool(part.day == "2026-03-10")
-
-
-@given(st.binary(), st.binary())
-def test_a_batch_comes_back_from_its_record(parts: bytes, ids: bytes) -> None:
-    """What lies in the spool is sent as it was packed."""
-    packed = Packed(7, 3, parts, ids)
-    record = packed.record(epoch=2)
-
-    assert record == Record(7, 2, 3, record.payload)
-    assert Packed.of(record) == packed
 
 
 async def test_hits_that_fared_alike_share_an_outcome(store_server: Server) -> None:

@@ -35,7 +35,7 @@ class Exchange:
     """A flush that the ledger got: its batches as (partition, number), and when to go on."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        self.batches = [(batch.packed.partition, batch.packed.seq) for batch in batches]
+        self.batches = [(batch.partition, batch.seq) for batch in batches]
         self.goes_on: asyncio.Future[StoreError | None] = asyncio.get_running_loop().create_future()
 
 

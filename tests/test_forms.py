@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from tests.kit.counting import Counted, at, counting, make_site, open_store, visitor
 from tests.kit.services.in_process import run_service, until
-from tests.kit.stores.packed import FIELDS, frozen, packed_entry, packed_state, state_in
+from tests.kit.stores.packed import FIELDS, frozen, head, packed_entry, packed_state, state_in
 from tests.kit.stores.server import Server
 from visit_counter.disk import format as segment
 from visit_counter.disk.format import HEADER, Record
@@ -27,7 +28,7 @@ from visit_counter.model.kinds import Kind
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
-from visit_counter.store.batch import Batch, Packed
+from visit_counter.store.batch import Batch
 
 NOON = at("2026-03-10 12:00")
 DAY = 86_400_000
@@ -85,37 +86,43 @@ def test_every_form_that_is_read_has_frozen_bytes() -> None:
 
 @pytest.mark.parametrize("form", range(forms.OLDEST_WRITTEN, forms.NEWEST + 1))
 def test_a_batch_has_the_bytes_of_its_form(form: int) -> None:
-    packed = Batch(7, 1, example(), NOON + DAY, form).packed
+    record = Batch(7, 1, example(), NOON + DAY, form).record
 
-    assert packed.parts == frozen()[form]["batch"], CHANGED
-    assert packed.ids == frozen()[form]["ids"], CHANGED
+    assert record.payload == _payload(form, frozen()[form]["batch"], frozen()[form]["ids"]), CHANGED
 
 
 @pytest.mark.parametrize("form", range(forms.OLDEST_WRITTEN, forms.NEWEST + 1))
 def test_a_segment_of_the_spool_has_the_bytes_of_its_form(form: int) -> None:
-    batch = Batch(7, 2, example(), NOON + DAY, form)
-    group, _ = segment.pack([batch.packed.record(epoch=5)], len(HEADER))
+    batch = Batch(7, 2, example(), NOON + DAY, form, epoch=5)
+    group, _ = segment.pack([batch.record], len(HEADER))
 
     assert HEADER + group == frozen()[form]["segment"], CHANGED
 
 
 @pytest.mark.parametrize("form", READ)
 def test_a_segment_of_every_form_is_read(form: int) -> None:
-    """Its batch is sent as it was packed."""
+    """Its payload is what the function is sent."""
     data = frozen()[form]["segment"]
     found = segment.scan(data, sealed=True)
     record = segment.record_at(data, found.records[0].at)
 
     assert (len(found.records), found.damage) == (1, [])
-    assert record
-    assert (record.partition, record.epoch, record.seq) == (7, 5, 2)
-    assert Packed.of(record) == Packed(7, 2, frozen()[form]["batch"], frozen()[form]["ids"])
+    payload = _payload(form, frozen()[form]["batch"], frozen()[form]["ids"])
+    assert record == Record(7, 5, 2, payload)
 
 
 @pytest.mark.parametrize("form", [1, 2, 3, forms.NEWEST + 1, 47])
-def test_a_record_of_another_form_is_left_to_the_version_that_wrote_it(form: int) -> None:
-    with pytest.raises(UnknownForm, match=f"form {form}"):
-        Packed.of(Record(7, 5, 2, bytes((form,)) + b"\x92\xc4\x00\xc4\x00"))
+async def test_a_record_of_another_form_is_left_to_the_version_that_wrote_it(
+    valkey: Server, form: int
+) -> None:
+    """It uses up no number, and lies in the spool as it was."""
+    async with counting(valkey.url) as counted:
+        newer = Record(counted.site.partition, 5, 1, bytes((form,)) + b"\x92\xc4\x00\xc4\x00")
+        with pytest.raises(UnknownForm, match=f"form {form}"):
+            await counted.ledger.replay([newer])
+        (last,) = await counted.store.last_seqs(counted.ledger._producer, [newer.partition])
+
+    assert last == 0
 
 
 @pytest.mark.parametrize("form", READ)
@@ -126,8 +133,9 @@ async def test_a_batch_of_every_form_is_counted(store_server: Server, form: int)
         portal.site.generation = 3
         await portal.client.hset(f"{portal.tag}:generations", "portal", 3)
         for counted in (portal, other):
-            packed = Packed(counted.site.partition, 1, *_batch_of(form, counted.site.id))
-            await ledger._store.replay(ledger._producer, [packed])
+            payload = _payload(form, *_batch_of(form, counted.site.id))
+            record = Record(counted.site.partition, 1, 1, payload)
+            await ledger._store.replay(ledger._producer, [record])
         counts = await portal.counts(NOON, "/", "/tin-tức")
         others = await other.counts(NOON + DAY, "/x")
 
@@ -141,14 +149,21 @@ def _batch_of(form: int, site: str) -> tuple[bytes, bytes]:
     return frozen()[form][f"batch {site}"], frozen()[form][f"ids {site}"]
 
 
+def _payload(form: int, parts: bytes, ids: bytes) -> bytes:
+    """What lies in the spool, and what the function is sent."""
+    pair: bytes = msgspec.msgpack.encode((parts, ids))
+    return head(form) + pair
+
+
 async def test_a_batch_of_an_unknown_form_uses_up_no_number(store_server: Server) -> None:
     """It was acknowledged by a newer version, which will count it."""
     async with counting(store_server.url) as counted:
         batch = counted.seal(counted.hit(1, NOON))
-        newer = batch.packed._replace(parts=bytes((forms.NEWEST + 1,)) + batch.packed.parts[1:])
+        payload = batch.record.payload
+        newer = batch.record._replace(payload=bytes((forms.NEWEST + 1,)) + payload[1:])
         with pytest.raises(UnknownForm, match=f"batch is in form {forms.NEWEST + 1}"):
             await counted.store.replay(counted.ledger._producer, [newer])
-        await counted.store.replay(counted.ledger._producer, [batch.packed])
+        await counted.store.replay(counted.ledger._producer, [batch.record])
         counts = await counted.counts(NOON)
 
     assert counts.total == Numbers(1, 1, 1)
@@ -229,8 +244,8 @@ async def test_a_state_of_an_unknown_form_loses_no_batch(store_server: Server) -
         kept = await counted.client.get(running)
         await counted.client.set(running, own)
         batch = counted.seal(counted.hit(1, NOON))
-        batch.packed = batch.packed._replace(seq=1)
-        await counted.store.replay(counted.ledger._producer, [batch.packed])
+        batch.record = batch.record._replace(seq=1)
+        await counted.store.replay(counted.ledger._producer, [batch.record])
         counts = await counted.counts(NOON)
 
     assert isinstance(refused, UnknownForm)
@@ -256,7 +271,7 @@ async def test_an_entry_of_every_form_is_read(store_server: Server, form: int) -
         await counted.client.set(key, frozen()[form]["entry"])
         (last,) = await counted.store.last_seqs(producer, [counted.site.partition])
         written = await counted.client.get(key)
-        batch = counted.seal(counted.hit(1, NOON)).packed._replace(seq=7)
+        batch = counted.seal(counted.hit(1, NOON)).record._replace(seq=7)
         with pytest.raises(Exception, match="so it was before"):
             await counted.store.replay(producer, [batch])
 

@@ -34,9 +34,9 @@ async def send(counted: Counted, *seqs: int) -> list[object]:
     results: list[object] = []
     for seq in seqs:
         batch = counted.seal(counted.hit(seq, NOON))
-        packed = batch.packed._replace(seq=seq)
+        record = batch.record._replace(seq=seq)
         try:
-            await counted.store.replay(counted.ledger._producer, [packed])
+            await counted.store.replay(counted.ledger._producer, [record])
             results.append("counted")
         except StoreError as error:
             results.append(type(error).__name__)
@@ -185,7 +185,7 @@ async def test_a_batch_that_cannot_be_read_uses_up_its_number(store_server: Serv
     """A poison batch is rejected once, nothing of it is counted, and the next one counts."""
     async with counting(store_server.url) as counted:
         batch = counted.seal(counted.hit(1, NOON))
-        batch.packed = batch.packed._replace(parts=b"\xc1 no msgpack")
+        batch.record = batch.record._replace(payload=b"\xc1 no msgpack")
         (rejected,) = await counted.ledger.commit([batch])
         await counted.view(2, NOON)
         counts = await counted.counts(NOON)
@@ -379,7 +379,7 @@ async def test_a_rejected_batch_is_kept_aside_and_stays_rejected(
             counted = await make_site(ledger)
             await counted.view(1, NOON)
             batch = counted.seal(counted.hit(2, NOON))
-            batch.packed = batch.packed._replace(parts=b"\xc1")
+            batch.record = batch.record._replace(payload=b"\xc1")
             results = [(await ledger.commit([batch]))[0] for _ in range(2)]
             await counted.view(3, NOON)
             counts = await counted.counts(NOON)
@@ -388,7 +388,7 @@ async def test_a_rejected_batch_is_kept_aside_and_stays_rejected(
 
     assert [type(result) for result in results] == [Rejected, Rejected]
     assert counts.total == Numbers(2, 2, 2)
-    assert kept == batch.packed.record(producer.epoch)
+    assert kept == batch.record
 
 
 @pytest.mark.parametrize(
@@ -476,8 +476,8 @@ async def test_what_was_spooled_beside_a_rejected_batch_is_kept(store_server: Se
     """Batches from the spool are sent again after a failover, also those before a rejected one."""
     async with counting(store_server.url) as counted:
         snapshot = await dump(counted)
-        batches = [counted.seal(counted.hit(who, NOON)).packed for who in (1, 2, 3)]
-        batches[1] = batches[1]._replace(parts=b"\xc1 no msgpack")
+        batches = [counted.seal(counted.hit(who, NOON)).record for who in (1, 2, 3)]
+        batches[1] = batches[1]._replace(payload=b"\xc1 no msgpack")
         await counted.ledger.replay(batches)
         await restore(counted, snapshot)
         await counted.ledger._verify()
@@ -489,7 +489,7 @@ async def test_what_was_spooled_beside_a_rejected_batch_is_kept(store_server: Se
 async def test_a_hole_between_spooled_batches_is_passed(store_server: Server) -> None:
     """Records of an earlier run come before newer ones: they do not stop at what lay between."""
     async with counting(store_server.url) as counted:
-        first, _, _, last = [counted.seal(counted.hit(n, NOON)).packed for n in (1, 2, 3, 4)]
+        first, _, _, last = [counted.seal(counted.hit(n, NOON)).record for n in (1, 2, 3, 4)]
         await counted.ledger.replay([first, last])
         counts = await counted.counts(NOON)
 
@@ -513,5 +513,5 @@ async def test_hits_behind_a_reset_that_a_failover_lost_are_counted(store_server
 async def poison(counted: Counted) -> None:
     """A batch that the store cannot read."""
     batch = counted.seal(counted.hit(9, NOON))
-    batch.packed = batch.packed._replace(parts=b"\xc1 no msgpack")
+    batch.record = batch.record._replace(payload=b"\xc1 no msgpack")
     await counted.ledger.commit([batch])

@@ -84,7 +84,8 @@ async def test_a_part_of_a_batch_has_as_many_fields_as_are_read(valkey: Server) 
     names = re.search(r"function part_named\(\s*ended, ([^)]+?)\s*\)", source)
     number = re.search(r"PART_FIELDS = (\d+)", source)
     async with counting(valkey.url) as counted:
-        packed = counted.seal(counted.hit(1, at("2026-03-10 12:00"))).packed.parts
+        payload = counted.seal(counted.hit(1, at("2026-03-10 12:00"))).record.payload
+    packed, _ = msgspec.msgpack.decode(payload[1:])
 
     assert names
     assert number

@@ -15,9 +15,9 @@ from typing import TypeVar
 from loadtests.bench import cores
 from tests.kit.counting import Counted, counting, make_site
 from tests.kit.stores.server import run_server, server_binaries
+from visit_counter.disk.format import Record
 from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
-from visit_counter.store.batch import Packed
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ async def replay_cost(counted: Counted, pid: int, size: int, hits: int, first: i
     return (cores.cpu_s(pid) - before) / len(sent)
 
 
-def batches(counted: Counted, size: int, number: int, visitors: Iterator[int]) -> list[Packed]:
+def batches(counted: Counted, size: int, number: int, visitors: Iterator[int]) -> list[Record]:
     now = time.time_ns() // 1_000_000 - 1000
     return [
         counted.seal(
@@ -94,7 +94,7 @@ def batches(counted: Counted, size: int, number: int, visitors: Iterator[int]) -
                 counted.hit(n, now, path=f"/page/{n % PATHS}")
                 for n in itertools.islice(visitors, size)
             )
-        ).packed
+        ).record
         for _ in range(number)
     ]
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from visit_counter.disk.format import HEADER, pack
-from visit_counter.store.batch import Packed
+from visit_counter.disk.format import HEADER, Record, pack
 
 MOST = 1000  # files: behind that many the same mistake tells nothing new
 
@@ -20,12 +19,12 @@ class Aside:
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
-    def keep(self, packed: Packed, epoch: int) -> Path | None:
+    def keep(self, record: Record) -> Path | None:
         """Write a batch down and answer where; None if that was not possible. It blocks."""
         if self._directory is None or len(found(self._directory)) >= MOST:
             return None
-        path = self._directory / f"{packed.partition:02}-{epoch}-{packed.seq}.seg"
-        group, _ = pack([packed.record(epoch)], len(HEADER))
+        path = self._directory / f"{record.partition:02}-{record.epoch}-{record.seq}.seg"
+        group, _ = pack([record], len(HEADER))
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             path.write_bytes(HEADER + group)

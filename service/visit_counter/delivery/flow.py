@@ -273,7 +273,7 @@ class Flow:
         if not late:
             return
         try:
-            await self._replay.spool([sealed.batch.packed for _, sealed in late])
+            await self._replay.spool([sealed.batch.record for _, sealed in late])
         except (SpoolFull, SpoolBroken):
             self._rest([queue for queue, _ in late])
             return
@@ -311,8 +311,8 @@ class Flow:
             self._stirred.set_result(None)
 
     def _pass(self) -> None:
-        """One timer for all waits of a moment, and not one for each. It goes on while the loop waits
-        for a disk, which may never answer."""
+        """One timer for all waits of a moment, and not one for each. It goes on while the loop
+        waits for a disk, which may never answer."""
         self._moment = None
         self._refuse_late(WAIT_S)
         self._stir()

@@ -13,18 +13,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import structlog
 
 from visit_counter import metrics
 from visit_counter.delivery.dead_letters import Aside
 from visit_counter.delivery.gate import Gate
+from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import StartError, StoreError, StoreUnavailable
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Batch, Outcome, Packed
+from visit_counter.store.batch import Batch, Outcome
 from visit_counter.store.replies import Fenced, Gap, Rejected
 from visit_counter.store.store import Store
 from visit_counter.tasks import supervised
@@ -40,13 +41,6 @@ _BEHIND: Final = StoreUnavailable("an earlier batch of the partition was not ans
 log = structlog.get_logger()
 
 
-class Kept(NamedTuple):
-    """A batch that the store has answered for, and when (monotonic seconds)."""
-
-    since_s: float
-    packed: Packed
-
-
 class Ledger:
     """The numbers of this producer's batches; entering opens its epoch in every partition."""
 
@@ -59,7 +53,8 @@ class Ledger:
         self._producer = producer
         self._sealed = [0] * PARTITIONS
         self._confirmed = [0] * PARTITIONS
-        self._kept: deque[Kept] = deque()
+        self._kept: deque[tuple[float, Record]] = deque()
+        """Batches that the store has answered for, and when (monotonic seconds)."""
         self._kept_bytes = 0
         self._retained = metrics.Part(metrics.RETAINED_BYTES)
         self._touched_s = time.monotonic()
@@ -102,8 +97,9 @@ class Ledger:
 
     def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
         """Number what has gathered."""
-        batch = Batch(partition, self._sealed[partition] + 1, entries, now, self._store.writes)
-        self._sealed[partition] += 1
+        seq, form = self._sealed[partition] + 1, self._store.writes
+        batch = Batch(partition, seq, entries, now, form, self.epoch)
+        self._sealed[partition] = seq
         return batch
 
     async def commit(
@@ -125,7 +121,7 @@ class Ledger:
         return [next(committed) if id(batch) in sent else _TAKEN for batch in batches]
 
     def _gate(self, batch: Batch) -> Gate:
-        return self._gates[batch.packed.partition]
+        return self._gates[batch.partition]
 
     async def _commit(
         self, batches: Sequence[Batch], before: asyncio.Future[Any] | None
@@ -139,20 +135,20 @@ class Ledger:
         self, batch: Batch, result: list[Outcome] | StoreError
     ) -> list[Outcome] | StoreError:
         """What the store's answer means to us, behind all that it means for earlier batches."""
-        seq, confirmed = batch.packed.seq, self._confirmed[batch.packed.partition]
+        seq, confirmed = batch.seq, self._confirmed[batch.partition]
         if seq > confirmed + 1 and not isinstance(result, Fenced):
             return _BEHIND  # also where it counted: then it will be known when it comes again
         if isinstance(result, Gap):
             result = await self._after_gap(batch)
         if isinstance(result, list):
-            self._confirm(batch.packed)
+            self._confirm(batch.record)
         elif isinstance(result, Rejected):
-            await self._reject(batch.packed, result)
+            await self._reject(batch.record, result)
         elif isinstance(result, Fenced):
             self._fence()
         return result
 
-    async def replay(self, batches: Sequence[Packed]) -> None:
+    async def replay(self, batches: Sequence[Record]) -> None:
         """Send batches of one partition from the spool, in their order; raises StoreError."""
         async with self._gates[batches[0].partition]:
             try:
@@ -162,45 +158,45 @@ class Ledger:
             except Fenced:
                 self._fence()
                 raise
-            for packed in batches:
-                self._confirm(packed)
+            for record in batches:
+                self._confirm(record)
 
-    async def _send_again(self, batches: Sequence[Packed]) -> None:
+    async def _send_again(self, batches: Sequence[Record]) -> None:
         try:
             await self._store.replay(self._producer, batches)
         except Rejected:
-            for packed in batches:
-                await self._send_or_reject(packed)
+            for record in batches:
+                await self._send_or_reject(record)
 
-    async def _send_or_reject(self, packed: Packed) -> None:
+    async def _send_or_reject(self, record: Record) -> None:
         try:
-            await self._store.replay(self._producer, [packed])
-            self._confirm(packed)
+            await self._store.replay(self._producer, [record])
+            self._confirm(record)
         except Rejected as rejected:
-            await self._reject(packed, rejected)
+            await self._reject(record, rejected)
 
-    async def _reject(self, packed: Packed, rejected: Rejected) -> None:
+    async def _reject(self, record: Record, rejected: Rejected) -> None:
         """What the store will never count is kept aside for people to look at."""
         metrics.REJECTED_BATCHES.inc()
-        self._confirm(packed)  # what fills a gap has no holes
-        kept = await asyncio.to_thread(self._aside.keep, packed, self.epoch)
+        self._confirm(record)  # what fills a gap has no holes
+        kept = await asyncio.to_thread(self._aside.keep, record)
         log.error("a batch is not counted", reason=str(rejected), kept=kept)
 
     # -- repair
 
-    async def _send_past_gaps(self, batches: Sequence[Packed]) -> None:
+    async def _send_past_gaps(self, batches: Sequence[Record]) -> None:
         """A spool may lack numbers in its middle: records of an earlier run may come again."""
-        for packed in batches:
+        for record in batches:
             try:
-                await self._send_or_reject(packed)
+                await self._send_or_reject(record)
             except Gap:
-                await self._fill(packed.partition, packed.seq - 1)
-                await self._send_or_reject(packed)
+                await self._fill(record.partition, record.seq - 1)
+                await self._send_or_reject(record)
 
     async def _after_gap(self, batch: Batch) -> list[Outcome] | StoreError:
         """Fill the gap, and send the batch again."""
         try:
-            await self._fill(batch.packed.partition, batch.packed.seq - 1)
+            await self._fill(batch.partition, batch.seq - 1)
         except StoreError as error:
             return error
         (result,) = await self._store.record(self._producer, [batch])
@@ -216,9 +212,9 @@ class Ledger:
                 "restart the service"
             )
         missing = [
-            packed
-            for packed in (kept.packed for kept in self._kept)
-            if packed.partition == partition and last < packed.seq <= wanted
+            record
+            for _, record in self._kept
+            if record.partition == partition and last < record.seq <= wanted
         ]
         if lost := wanted - last - len(missing):
             await self._store.open(self._producer, {partition: wanted - len(missing)})
@@ -244,18 +240,18 @@ class Ledger:
 
     # -- retention
 
-    def _confirm(self, packed: Packed) -> None:
-        if packed.seq <= self._confirmed[packed.partition]:
+    def _confirm(self, record: Record) -> None:
+        if record.seq <= self._confirmed[record.partition]:
             return  # it came again
-        self._confirmed[packed.partition] = packed.seq
-        self._kept.append(Kept(time.monotonic(), packed))
-        self._kept_bytes += packed.size
+        self._confirmed[record.partition] = record.seq
+        self._kept.append((time.monotonic(), record))
+        self._kept_bytes += len(record.payload)
         self._let_go()
 
     def _let_go(self) -> None:
         oldest_s = time.monotonic() - RETAIN_S
-        while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0].since_s < oldest_s):
-            self._kept_bytes -= self._kept.popleft().packed.size
+        while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0][0] < oldest_s):
+            self._kept_bytes -= len(self._kept.popleft()[1].payload)
         self._retained.set(self._kept_bytes)
 
     async def _run(self) -> None:
@@ -267,7 +263,7 @@ class Ledger:
 
     async def _verify(self) -> None:
         self._let_go()
-        partitions = sorted({kept.packed.partition for kept in self._kept})
+        partitions = sorted({record.partition for _, record in self._kept})
         if time.monotonic() - self._touched_s > TOUCH_S:
             partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()
         expected = [self._confirmed[partition] for partition in partitions]

@@ -19,11 +19,11 @@ from visit_counter import metrics
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.queues import MAX_BATCH
 from visit_counter.disk import directories
+from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.disk.spool import Spool
 from visit_counter.errors import OutcomeUnknown, SpoolBroken, StoreError, UnknownForm
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Packed
 from visit_counter.store.replies import Early
 from visit_counter.store.store import Store
 from visit_counter.tasks import supervised
@@ -131,11 +131,11 @@ class Replay:
             return True
         return bool(self._away) and self._ledger.shard(partition) in self._away
 
-    async def spool(self, batches: list[Packed]) -> None:
+    async def spool(self, batches: list[Record]) -> None:
         """Keep sealed batches until the store takes them; raises SpoolFull or SpoolBroken."""
-        epoch, self.in_use = self._ledger.epoch, True
-        await self._spool.append([packed.record(epoch) for packed in batches])
-        for address in {self._ledger.shard(packed.partition) for packed in batches}:
+        self.in_use = True
+        await self._spool.append(batches)
+        for address in {self._ledger.shard(record.partition) for record in batches}:
             if address not in self._emptying:
                 log.warning("hits are kept in the spool: no answer in time", store=address)
                 self._away.add(address)
@@ -212,7 +212,7 @@ class Replay:
 
     async def _bring_some(self, partition: int) -> None:
         records = self._spool.read_some(partition, AT_ONCE)
-        await self._ledger.replay([Packed.of(record) for record in records])
+        await self._ledger.replay(records)
         self._refused.pop(partition, None)
         await self._spool.ack(partition, records[-1].seq)
 

@@ -31,14 +31,15 @@ _REST = Struct("<IIIQQ")
 OVERHEAD = _FRONT.size + _REST.size
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A sealed batch."""
+class Record(NamedTuple):
+    """A sealed batch as it lies in a file, and as counter.lua's `record` is sent it."""
 
     partition: int
     epoch: int
+    """Its producer's, when it was sealed."""
     seq: int
     payload: bytes
+    """See store/batch.py."""
 
 
 class NewerSegment(Exception):

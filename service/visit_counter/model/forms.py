@@ -43,10 +43,5 @@ def readable(packed: bytes, where: str) -> int:
     return form
 
 
-def without_version(packed: bytes, form: int) -> bytes:
-    """Returns the bytes after the version byte: all of them in form 4."""
-    return packed if form == UNVERSIONED else packed[1:]
-
-
 def with_version(form: int, fields: bytes) -> bytes:
     return bytes((form,)) + fields

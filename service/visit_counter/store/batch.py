@@ -1,14 +1,14 @@
-"""A batch: the hits of one partition, packed for one call of counting.lua's `record`.
+"""A batch: the hits of one partition, packed for one call of the function `record`.
 
-The recorder seals what has gathered; the store sends it; the reply is read back against the same
-batch. What the function wants to know of a site (durations, the names of the periods) goes along,
-so that it needs no settings of its own.
+A flow seals what has gathered; the store sends it; the reply is read back against the same batch.
+The function is sent what lies in the spool, as it is. What it wants to know of a site (durations,
+the names of the periods) goes along, so that it needs no settings of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -45,49 +45,6 @@ class Outcome:
         """The visitor was held back."""
 
 
-class Packed(NamedTuple):
-    """A batch as it travels: all that is needed to send it again."""
-
-    partition: int
-    seq: int
-    """Its number among its producer's batches of the partition: given once, never changed."""
-    parts: bytes
-    """What to count, by site and day: a version byte and a list of msgpack, see counting.lua's
-    part_named."""
-    ids: bytes
-    """The visitors of all parts, 8 bytes each."""
-
-    @property
-    def size(self) -> int:
-        return len(self.parts) + len(self.ids)
-
-    def record(self, epoch: int) -> Record:
-        """As it lies in a file: in the form of the batch, or the oldest that we write."""
-        form = forms.form_of(self.parts)
-        form = form if forms.is_written(form) else forms.OLDEST_WRITTEN
-        payload = forms.with_version(form, msgspec.msgpack.encode((self.parts, self.ids)))
-        return Record(self.partition, epoch, self.seq, payload)
-
-    @classmethod
-    def of(cls, record: Record) -> Packed:
-        """As a record was packed by this version or an older one; raises UnknownForm for a newer
-        one's, and msgspec.DecodeError for what nobody packed."""
-        form = forms.readable(record.payload, "a batch in the spool")
-        payload = forms.without_version(record.payload, form)
-        parts, ids = msgspec.msgpack.decode(payload, type=tuple[bytes, bytes])
-        return cls(record.partition, record.seq, parts, ids)
-
-
-class Applied(NamedTuple):
-    """What the reply of `record` says of the batch as a whole."""
-
-    now: int
-    full: int
-    """Hits held because a site's set of visitors is full."""
-    dup: int
-    """1 for a batch that had been counted before: then nobody is new or held in it."""
-
-
 class Batch:
     """Hits and drops of one partition, in the order in which they were accepted."""
 
@@ -98,28 +55,33 @@ class Batch:
         entries: Sequence[Hit | Drop],
         now: int,
         form: int = forms.NEWEST,
+        epoch: int = 0,
     ) -> None:
-        """`form`: the one that all write, see model/forms.py."""
+        """`seq`: its number among its producer's batches of the partition, given once and never
+        changed; `epoch`: that producer's; `form`: the one that all write, see model/forms.py."""
+        self.partition = partition
+        self.seq = seq
+        self._epoch = epoch
         self._form = form
-        self._pack(partition, seq, entries, now)
+        self._pack(entries, now)
 
     def clamp(self, now: int) -> None:
         """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
         of the batch may have been counted yet."""
         for entry in self.entries:
             entry.at = min(entry.at, now)
-        self._pack(self.packed.partition, self.packed.seq, self.entries, now)
+        self._pack(self.entries, now)
 
-    def outcomes(self, reply: Sequence[Any]) -> tuple[Applied, list[Outcome]]:
-        """The reply, and what it means for each entry, in the entries' order."""
-        now, marks, full, dup, *counts = reply
+    def outcomes(self, marks: Iterable[int], counts: Iterable[bytes]) -> list[Outcome]:
+        """What became of each entry, in their order, as the function answered: `marks` of each hit
+        with a visitor, packed counts of each part."""
         outcomes: list[Any] = [None] * len(self.entries)
         unread = iter(marks)
         for part, sent in zip(self._parts.values(), counts, strict=True):
             part.tell(Counts.of(sent), unread, outcomes)
-        return Applied(now, full, dup), outcomes
+        return outcomes
 
-    def _pack(self, partition: int, seq: int, entries: Sequence[Hit | Drop], now: int) -> None:
+    def _pack(self, entries: Sequence[Hit | Drop], now: int) -> None:
         self.entries = entries
         self._parts: dict[tuple[str, int, str, str], _Part] = {}
         site, minute = None, -1
@@ -135,7 +97,10 @@ class Batch:
             fields += part.fields(now)
             visitors += part.visitors
         parts = forms.with_version(self._form, msgspec.msgpack.encode(fields))
-        self.packed = Packed(partition, seq, parts, b"".join(visitors))
+        payload = msgspec.msgpack.encode((parts, b"".join(visitors)))
+        self.record = Record(
+            self.partition, self._epoch, self.seq, forms.with_version(self._form, payload)
+        )
 
     def _part(self, site: Site, at: int) -> _Part:
         periods = site.calendar.periods(at)

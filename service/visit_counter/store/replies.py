@@ -131,7 +131,7 @@ def meaning(error: Exception) -> StoreError:
         return FunctionMissing(message)
     if message.startswith(FORM):
         _, form, where, *_ = message.split()  # where a function raised it, the server says more
-        return UnknownForm(form, f"the store's {where}")
+        return UnknownForm(form, "a batch" if where == "batch" else f"the store's {where}")
     for word, kind in _BY_WORD.items():
         if message.startswith(word):
             return kind(message)

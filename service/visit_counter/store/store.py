@@ -19,13 +19,14 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.clock import Clock, skew
+from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from visit_counter.model.counts import Counts, Numbers, numbers_of
 from visit_counter.model.kinds import Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Batch, Outcome, Packed
+from visit_counter.store.batch import Batch, Outcome
 from visit_counter.store.checks import Check, examine, merged, refusals
 from visit_counter.store.functions import Functions
 from visit_counter.store.libraries import Libraries
@@ -157,9 +158,9 @@ class Store:
             batch.clamp(refusal.now)
             return
         with suppress(StoreError):
-            await self._functions.mend(self._tags[batch.packed.partition], refusal)
+            await self._functions.mend(self._tags[batch.partition], refusal)
 
-    async def replay(self, producer: Producer, batches: Sequence[Packed]) -> None:
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
         """Send batches of a partition, in their order, that nobody waits for; raises the first
         StoreError, behind which nothing was counted."""
         for start in range(0, len(batches), AT_ONCE):
@@ -189,13 +190,13 @@ class Store:
         self, producer: Producer, batches: Sequence[Batch]
     ) -> list[list[Outcome] | StoreError]:
         sent = self._clock.local()
-        calls = [self._numbered(producer, batch.packed) for batch in batches]
+        calls = [self._numbered(producer, batch.record) for batch in batches]
         replies = await self._functions.write("record", calls)
         return [self._read(*pair, sent) for pair in zip(batches, replies, strict=True)]
 
-    def _numbered(self, producer: Producer, packed: Packed) -> tuple[Any, ...]:
-        tag = self._tags[packed.partition]
-        return (tag, producer.id, producer.epoch, packed.seq, packed.parts, packed.ids)
+    def _numbered(self, producer: Producer, record: Record) -> tuple[Any, ...]:
+        tag = self._tags[record.partition]
+        return (tag, producer.id, producer.epoch, record.seq, record.payload)
 
     def _read(
         self, batch: Batch, reply: list[Any] | StoreError, sent: int
@@ -204,11 +205,11 @@ class Store:
             self._learn(sent, reply.now)
         if isinstance(reply, StoreError):
             return reply
-        applied, outcomes = batch.outcomes(reply)
-        self._learn(sent, applied.now)
-        if applied.full:
-            metrics.VISITORS_FULL.inc(applied.full)
-        return outcomes
+        now, marks, full, *counts = reply
+        self._learn(sent, now)
+        if full:
+            metrics.VISITORS_FULL.inc(full)
+        return batch.outcomes(marks, counts)
 
     def _learn(self, sent: int, store_time: int) -> None:
         self._clock.observe(sent, store_time, self._clock.local())

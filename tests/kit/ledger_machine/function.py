@@ -68,13 +68,15 @@ class Part(msgspec.Struct, array_like=True):
         return [*named, ("total", "")]
 
 
-def unpacked(parts: bytes) -> list[Part]:
-    """A batch's parts, which are packed one behind the other after the version byte."""
-    if parts[:1] != bytes((NEWEST,)):
+def unpacked(payload: bytes) -> tuple[list[Part], bytes]:
+    """A batch's parts, which are packed one behind the other after a version byte of their own, and
+    the ids of their visitors."""
+    parts, ids = msgspec.msgpack.decode(payload[1:], type=tuple[bytes, bytes])
+    if payload[:1] != bytes((NEWEST,)) or parts[:1] != bytes((NEWEST,)):
         raise msgspec.DecodeError("another form")
     fields, size = msgspec.msgpack.decode(parts[1:], type=list), len(Part.__struct_fields__)
     each = [fields[n : n + size] for n in range(0, len(fields), size)]
-    return msgspec.convert(each, list[Part])
+    return msgspec.convert(each, list[Part]), ids
 
 
 @dataclass
@@ -173,9 +175,7 @@ class Function:
         self.undone: set[int] = set()
         self.operations: dict[str, tuple[str, int]] = {}
 
-    def record(
-        self, producer: str, epoch: int, seq: int, parts: bytes, ids: bytes, now: int
-    ) -> Answer:
+    def record(self, producer: str, epoch: int, seq: int, payload: bytes, now: int) -> Answer:
         known, last = self.ledger.get(producer, (0, 0))
         if known > epoch:
             return Answer(f"FENCED {known}")
@@ -184,7 +184,7 @@ class Function:
         if (producer, seq) in self.rejected:
             return Answer("REJECTED")
         try:
-            found = unpacked(parts)
+            found, ids = unpacked(payload)
         except msgspec.MsgspecError:
             self.ledger[producer] = (epoch, max(seq, last))
             self.rejected |= {(producer, seq)} if seq > last else set()

@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
     def overtake(self) -> None:
         """Of two batches the second arrives first: it counts nothing before the first has."""
         self._sealed()
-        second = self._sealed().batch.packed
+        second = self._sealed().batch.record
         frame = Frame(self.producer_id, self._living.producer.epoch, second)
         with pytest.raises(StoreError):
             self.run(self.line.deliver(frame))
@@ -192,7 +192,7 @@ class Machine(RuleBasedStateMachine):
     def poison(self) -> None:
         """A batch that the store cannot read uses up its number."""
         batch, paths = self._sealed()
-        batch.packed = batch.packed._replace(parts=b"\xc1")
+        batch.record = batch.record._replace(payload=b"\xc1")
         paths.clear()
         self.flush()
 

@@ -19,6 +19,7 @@ from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.replay import Replay
 from visit_counter.disk import files as spool_files
 from visit_counter.disk import format as segment
+from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.disk.spool import Spool
 from visit_counter.errors import StartError, StoreError
@@ -26,7 +27,7 @@ from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Batch, Outcome, Packed
+from visit_counter.store.batch import Batch, Outcome
 from visit_counter.store.replies import Fenced, Rejected
 from visit_counter.store.store import Store
 
@@ -109,13 +110,13 @@ class Sender:
     async def crash(self, spooled: float = 0) -> None:
         """End; of the spool's group for the unconfirmed batch that part had got to the disk."""
         if spooled and self.unconfirmed:
-            await self._tear(self.unconfirmed[0].batch.packed, spooled)
+            await self._tear(self.unconfirmed[0].batch.record, spooled)
         await self.ledger.__aexit__()
         await self._spool.__aexit__()
 
-    async def _tear(self, packed: Packed, part: float) -> None:
+    async def _tear(self, record: Record, part: float) -> None:
         tail = self._spool._tail or await self._spool._next_segment()
-        group, _ = segment.pack([packed.record(self.producer.epoch)], tail.size)
+        group, _ = segment.pack([record], tail.size)
         spool_files.append(tail.path, group[: round(part * len(group))], tail.size)
 
     # -- what the recorder does
@@ -154,11 +155,11 @@ class Sender:
         """Keep in the spool what the store has not answered for, else what is pending."""
         if self.pending and not self.unconfirmed:
             self.seal(now)
-        await self._replay.spool([sealed.batch.packed for sealed in self.unconfirmed])
+        await self._replay.spool([sealed.batch.record for sealed in self.unconfirmed])
         while self.unconfirmed:
             batch, paths = self.unconfirmed.popleft()
             self._acknowledge(paths)
-            self.disk.paths.update(dict.fromkeys(paths, batch.packed.seq))
+            self.disk.paths.update(dict.fromkeys(paths, batch.record.seq))
 
     async def empty_spool(self) -> None:
         """Bring the spool's batches to the store; raises StoreError."""

@@ -14,13 +14,14 @@ from redis.exceptions import ResponseError
 
 from tests.kit.ledger_machine.function import Answer, Function, Period
 from visit_counter.clock import Clock
+from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StoreError
 from visit_counter.model.forms import NEWEST
 from visit_counter.model.kinds import Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Batch, Outcome, Packed
+from visit_counter.store.batch import Batch, Outcome
 from visit_counter.store.replies import Early, meaning
 from visit_counter.store.store import Store
 
@@ -42,21 +43,21 @@ class Modelled:
         return [self._record_in_time(producer, batch) for batch in batches]
 
     def _record_in_time(self, producer: Producer, batch: Batch) -> list[Outcome] | StoreError:
-        answer = self._record(producer, batch.packed)
+        answer = self._record(producer, batch.record)
         error = _error_of(answer.text)
         if isinstance(error, Early):
             batch.clamp(error.now)
-            answer = self._record(producer, batch.packed)
+            answer = self._record(producer, batch.record)
             error = _error_of(answer.text)
         return error or _outcomes(answer, len(batch.entries))
 
-    def _record(self, producer: Producer, packed: Packed) -> Answer:
-        numbered = (producer.id, producer.epoch, packed.seq)
-        return self.function.record(*numbered, packed.parts, packed.ids, self._clock.local())
+    def _record(self, producer: Producer, record: Record) -> Answer:
+        numbered = (producer.id, producer.epoch, record.seq)
+        return self.function.record(*numbered, record.payload, self._clock.local())
 
-    async def replay(self, producer: Producer, batches: Sequence[Packed]) -> None:
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
         # They travel together: what stands behind a refused one is tried as well.
-        errors = [_error_of(self._record(producer, packed).text) for packed in batches]
+        errors = [_error_of(self._record(producer, each).text) for each in batches]
         for error in errors:
             if error:
                 raise error
@@ -106,7 +107,7 @@ class Checked(Modelled):
         assert [_shape(result) for result in expected] == [_shape(result) for result in results]
         return results
 
-    async def replay(self, producer: Producer, batches: Sequence[Packed]) -> None:
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
         await _alike(self._store.replay(producer, batches), super().replay(producer, batches))
 
     async def open(self, producer: Producer, seqs: Mapping[int, int] | None = None) -> list[int]:
@@ -137,7 +138,7 @@ class Frame(NamedTuple):
 
     producer: str
     epoch: int
-    packed: Packed
+    record: Record
 
 
 class Line:
@@ -162,18 +163,18 @@ class Line:
         self._fault = ""
 
     async def deliver(self, frame: Frame) -> None:
-        await self._store.replay(Producer(frame.producer, frame.epoch, None), [frame.packed])
+        await self._store.replay(Producer(frame.producer, frame.epoch, None), [frame.record])
 
     async def record(
         self, producer: Producer, batches: Sequence[Batch]
     ) -> list[list[Outcome] | StoreError]:
-        self._note(producer, [batch.packed for batch in batches])
+        self._note(producer, [batch.record for batch in batches])
         try:
             return await self._call(lambda: self._store.record(producer, batches))
         except OutcomeUnknown as unknown:
             return [unknown] * len(batches)
 
-    async def replay(self, producer: Producer, batches: Sequence[Packed]) -> None:
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
         self._note(producer, batches)
         half = batches[: (len(batches) + 1) // 2]
         await self._call(
@@ -212,8 +213,8 @@ class Line:
         fault, self._fault = self._fault, ""
         return fault
 
-    def _note(self, producer: Producer, batches: Sequence[Packed]) -> None:
-        self.frames += [Frame(producer.id, producer.epoch, packed) for packed in batches]
+    def _note(self, producer: Producer, batches: Sequence[Record]) -> None:
+        self.frames += [Frame(producer.id, producer.epoch, each) for each in batches]
 
 
 def _error_of(text: str) -> StoreError | None:

@@ -519,6 +519,8 @@ local function labels_of(day, week)
 end
 
 local PART_FIELDS = 17
+-- How msgpack writes the length of bytes, by their head.
+local BYTES_LENGTH = {[0xc4] = '>B', [0xc5] = '>I2', [0xc6] = '>I4'}
 
 -- A part is what a batch holds of one site and one day.
 local function part_named(
@@ -542,10 +544,21 @@ local function check_hits(part)
   assert(hits == (part.whose and #part.whose or part.visitors), 'not that many hits')
 end
 
--- The parts of a batch, and its newest hit; raises an error for what we did not pack. Behind the
--- version byte it is one long list of msgpack, of which each part is read by itself behind the
--- list's head of 3 bytes.
-local function unpack_batch(packed, ids)
+-- The bytes that msgpack has at a place, and where they end: cmsgpack does not know its type for
+-- them.
+local function bytes_at(payload, at)
+  local length, begins = unpack_from(BYTES_LENGTH[byte(payload, at)], payload, at + 1)
+  return sub(payload, begins, begins + length - 1), begins + length
+end
+
+-- The parts of a batch, its newest hit, and the visitors of all parts in their order, 8 bytes each;
+-- raises an error for what we did not pack. Behind the version byte a payload is a pair of msgpack,
+-- whose head is 1 byte: the parts and the visitors. Behind a version byte of their own, the parts
+-- are one long list of msgpack, of which each is read by itself behind the list's head of 3 bytes.
+local function unpack_batch(payload)
+  local packed, ended = bytes_at(payload, fields_from(form_of(payload)) + 1)
+  local ids = bytes_at(payload, ended)
+  check_form(form_of(packed), 'batch')
   local parts, newest, visitors, at = {}, 0, 0, fields_from(form_of(packed)) + 2
   repeat
     local part = part_named(cmsgpack.unpack_limit(packed, PART_FIELDS, at))
@@ -554,14 +567,14 @@ local function unpack_batch(packed, ids)
     visitors, at = visitors + part.visitors, part.ended
   until at == -1
   assert(#ids == visitors * 8, 'not that many visitors')
-  return parts, newest
+  return parts, newest, ids
 end
 
 -- Unpacks a batch, and reads its producer's entry and the states that its hits were accepted under
 -- by one command: each command costs more than what it does.
-local function read_batch(batch, packed)
+local function read_batch(batch, payload)
   local keys = {entry_key(batch.tag, batch.producer)}
-  batch.parts, batch.newest = unpack_batch(packed, batch.ids)
+  batch.parts, batch.newest, batch.ids = unpack_batch(payload)
   for n, part in ipairs(batch.parts) do
     part.base = base_of(batch.tag, part.site, part.generation)
     keys[n + 1] = part.base .. 'running'
@@ -733,16 +746,16 @@ end
 
 ------------------------------------------------------------------------------------------ functions
 
--- record(tag; producer, epoch, seq, parts, ids) counts one batch, all or nothing, and only once: a
+-- record(tag; producer, epoch, seq, payload) counts one batch, all or nothing, and only once: a
 -- producer numbers its batches of a partition 1, 2, 3 ... and the ledger, written in the same unit
 -- as the counts, knows the last. A batch that comes again (DUP) only reads.
--- parts: msgpack, see part_named; ids: the visitors of all parts, in their order. Answers {now,
--- what became of each hit with a visitor (PLAIN, NEW or HELD, one behind the other), hits held
--- because a site's set is full, 1 for DUP, counts of the first part's site, of the second's ...}.
+-- payload: as it lies in the spool, see unpack_batch. Answers {now, what became of each hit with a
+-- visitor (PLAIN, NEW or HELD, one after the other), hits held because a site's set is full,
+-- counts of the first part's site, of the second's ...}.
 local function record(keys, args)
   local epoch, seq, now = tonumber(args[2]), tonumber(args[3]), store_time()
   local batch = {
-    tag = keys[1], producer = args[1], seq = seq, now = now, ids = args[5], parts = false,
+    tag = keys[1], producer = args[1], seq = seq, now = now, ids = '', parts = false,
     newest = 0, found = false, entry = false, cursor = 1, states = {}, marks = {}, full = 0,
     counts = {},
   }
@@ -774,7 +787,7 @@ local function record(keys, args)
   elseif problem then
     return redis.error_reply(problem)
   end
-  return {now, table.concat(batch.marks), batch.full, again and 1 or 0, unpack_list(batch.counts)}
+  return {now, table.concat(batch.marks), batch.full, unpack_list(batch.counts)}
 end
 
 -- open(tag; producer, epoch, seq or '') begins a producer's epoch and answers the seq of its last

@@ -13,14 +13,15 @@ from typing import Any
 
 from aiohttp import web
 
-from visit_counter import app
-from visit_counter.app import Components, prepared, served
+from visit_counter import serving
 from visit_counter.config.values import Address
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.errors import StoreError
 from visit_counter.model.forms import NEWEST
+from visit_counter.serving import prepared, served
 from visit_counter.store import libraries
 from visit_counter.store.batch import Batch, Outcome
+from visit_counter.web.components import Components
 
 CHANGES = {
     "{entry_key(batch.tag, batch.producer)}": "{}",
@@ -60,7 +61,7 @@ def without_lane() -> None:
         async with prepared(application) as server, served(server, address) as url:
             yield url
 
-    changed: Any = app
+    changed: Any = serving
     changed.in_lane = in_aiohttp
 
 

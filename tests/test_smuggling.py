@@ -214,8 +214,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("visit_counter.web.lane.connection.IDLE_S", 0.1)
     monkeypatch.setattr("visit_counter.web.lane.connection.REQUEST_S", 0.2)
     monkeypatch.setattr("visit_counter.web.lane.lane.SWEEP_S", 0.02)
-    monkeypatch.setattr("visit_counter.app.KEEPALIVE_S", 0.2)
-    monkeypatch.setattr("visit_counter.app.LINGER_S", 0.1)
+    monkeypatch.setattr("visit_counter.serving.KEEPALIVE_S", 0.2)
+    monkeypatch.setattr("visit_counter.serving.LINGER_S", 0.1)
 
 
 # -- the two parsers of the service
@@ -225,7 +225,7 @@ async def test_no_reading_sees_a_second_request(valkey: Server) -> None:
     """The lane answers as aiohttp does, once, and counts what it answered."""
     async with run_service(valkey.url) as lane:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("visit_counter.app.in_lane", without_lane)
+            patch.setattr("visit_counter.serving.in_lane", without_lane)
             async with run_service(valkey.url) as plain:
                 for service in (lane, plain):
                     await open_sites(service)

@@ -2,7 +2,7 @@
 
 The packages in the order of their imports, from the top; each says what belongs in it:
 
-    cli app                  commands; composition
+    cli app serving          commands; composition; addresses and web applications
     web                      HTTP: what pages, operators and admins ask
     workers                  several processes
     reading | delivery       sites and numbers for those who look | hits on their way to the store
@@ -12,6 +12,6 @@ The packages in the order of their imports, from the top; each says what belongs
     clock logs tasks metrics errors
 
 A hit: web.lane -> web.hits -> delivery -> store -> counting.lua, and its answer back. A look:
-web.counts -> reading -> store -> counting.lua. An admin: web.api -> reading.sites or store.
+web.site -> reading -> store -> counting.lua. An admin: web.api -> reading.sites or store.
 `CONTRIBUTING.md` says where to change what.
 """

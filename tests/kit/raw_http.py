@@ -17,9 +17,10 @@ from aiohttp import web
 
 from tests.kit.counting import at
 from tests.kit.services.in_process import PERSON, Service, StoppedClock, run_service
-from visit_counter import app
-from visit_counter.app import Components, prepared, served
+from visit_counter import serving
 from visit_counter.config.values import Address
+from visit_counter.serving import prepared, served
+from visit_counter.web.components import Components
 
 NOON = at("2026-03-10 12:00")
 ANSWER_S = 5.0
@@ -58,7 +59,7 @@ async def ports(url: str) -> AsyncIterator[Ports]:
         patch.setattr("visit_counter.web.lane.connection.BODY_S", 0.1)
         patch.setattr("visit_counter.web.lane.lane.SWEEP_S", 0.05)
         async with run_service(url, clock=StoppedClock(NOON)) as lane:
-            patch.setattr(app, "in_lane", without_lane)
+            patch.setattr(serving, "in_lane", without_lane)
             async with run_service(url, clock=StoppedClock(NOON)) as plain:
                 both = Ports(lane, plain)
                 for service in both:

@@ -1,16 +1,27 @@
-"""The admin token: from the settings, else made at first start and kept in the data directory."""
+"""The admin token: from the settings, else made at first start and kept in the data directory.
+
+It has at least 32 characters, so guessing is hopeless and needs no throttle, which would only lock
+out an admin who shares an address with the guesser. Wrong tokens are counted and logged.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
+from visit_counter import metrics
 from visit_counter.disk import directories
 from visit_counter.errors import StartError
 
 NAME = "admin-token"
+QUIET_S = 60.0  # between lines of the log about wrong tokens
+
+log = structlog.get_logger()
 
 
 class AdminToken(NamedTuple):
@@ -20,6 +31,19 @@ class AdminToken(NamedTuple):
     token: str
     path: Path | None
     new: bool
+
+
+class WrongTokens:
+    """Counts wrong tokens and tells of them at most once a minute."""
+
+    def __init__(self) -> None:
+        self._told_s = float("-inf")
+
+    def note(self) -> None:
+        metrics.WRONG_TOKENS.inc()
+        if time.monotonic() - self._told_s >= QUIET_S:
+            self._told_s = time.monotonic()
+            log.warning("a wrong admin token was sent; visitcounter_wrong_tokens_total counts them")
 
 
 def admin_token(given: str | None, data_dir: Path) -> AdminToken:

@@ -1,57 +1,23 @@
-"""What a request says of itself: which site it means, and its body within bounds."""
+"""What a request says of itself: whom it comes from, which site and page it means, and its body."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Final
 
-import structlog
 from aiohttp import web
 
 from visit_counter import metrics
 from visit_counter.errors import Problem
+from visit_counter.model.paths import clean_path
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SITE_ID
-from visit_counter.web.components import SITES
+from visit_counter.rules.addresses import Address, Peer
+from visit_counter.web.components import parts_of
+from visit_counter.web.hits.beacon import Malformed
 
 MAX_BODY: Final = 16 * 1024
 BODY_S = 5.0
-HINT_S = 3600.0
-
-log = structlog.get_logger()
-
-HINT = (
-    "X-Forwarded-For comes from a peer that is no trusted proxy and is ignored, so all its "
-    "visitors are one. If that peer is your proxy, name it in VISIT_COUNTER_TRUSTED_PROXIES"
-)
-
-
-class Malformed(ValueError):
-    """A body or hit that cannot be read: what is wrong, and in which field."""
-
-    def __init__(self, message: str, field: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.field = field
-        self.status = status
-
-
-class Forwarding:
-    """Remembers when a stranger's X-Forwarded-For was last ignored: logged once, hinted at for an
-    hour."""
-
-    def __init__(self) -> None:
-        self._ignored_s: float | None = None
-
-    @property
-    def lately_ignored(self) -> bool:
-        return self._ignored_s is not None and time.monotonic() - self._ignored_s < HINT_S
-
-    def ignore(self) -> None:
-        metrics.FORWARDED_IGNORED.inc()
-        if self._ignored_s is None:
-            log.warning(HINT)
-        self._ignored_s = time.monotonic()
 
 
 def known_site(request: web.Request, *, hit: bool = False) -> Site:
@@ -69,7 +35,7 @@ def known_site(request: web.Request, *, hit: bool = False) -> Site:
 
 def site_named(request: web.Request, name: str) -> Site:
     """The site of an id; Problem 404 if there is none, 503 if the store's cannot be read."""
-    sites = request.app[SITES]
+    sites = parts_of(request).sites
     if site := sites.get(name):
         return site
     if unreadable := sites.unreadable.get(name):
@@ -77,6 +43,25 @@ def site_named(request: web.Request, name: str) -> Site:
     shown = f'"{name}"' if SITE_ID.match(name) else "of that name"
     detail = f"There is no site {shown} here: make it, or mend the name in the page."
     raise Problem(404, "Unknown site", detail)
+
+
+def asked_path(request: web.Request) -> str | None:
+    path = request.query.get("path")
+    try:
+        return None if path is None else clean_path(path)
+    except ValueError as error:
+        raise Problem(400, "Malformed path", str(error), "path") from None
+
+
+def client_of(request: web.Request) -> Address:
+    """Where a request comes from, behind the proxies that we trust."""
+    return parts_of(request).intake.client(*came_by(request))
+
+
+def came_by(request: web.Request) -> tuple[Peer, str]:
+    """Who holds the other end, and for whom it says that it speaks."""
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    return parts_of(request).intake.peer(request.remote or ""), forwarded
 
 
 async def read_body(request: web.Request) -> bytes:

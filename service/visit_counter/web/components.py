@@ -1,11 +1,18 @@
-"""The typed keys under which the application holds its components, so that handlers need not
-import `app`. What only one module of the web needs has its key there."""
+"""What the handlers work with, under one key of the application, so that none imports `app`.
+
+A component that is new has a field here, and a line in `app.components`, where it is made.
+"""
 
 from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from visit_counter.clock import Clock
+from visit_counter.config.admin_token import AdminToken, WrongTokens
+from visit_counter.config.settings import Settings
 from visit_counter.delivery.adoption import Adoption
 from visit_counter.delivery.recorder import Recorder
 from visit_counter.reading.hub import Hub
@@ -14,17 +21,37 @@ from visit_counter.reading.sites import Sites
 from visit_counter.store.health import Watch
 from visit_counter.store.store import Store
 from visit_counter.store.versions import Versions
+from visit_counter.web.hits.answers import HitAnswers
+from visit_counter.web.hits.intake import Intake
 from visit_counter.workers.parent import Parent
 
-WATCH = web.AppKey("watch", Watch)
-STORE = web.AppKey("store", Store)
-VERSIONS = web.AppKey("versions", Versions)
-SITES = web.AppKey("sites", Sites)
-RECORDER = web.AppKey("recorder", Recorder)
-ADOPTION = web.AppKey("adoption", Adoption)
-PARENT = web.AppKey("parent", Parent)
-READER = web.AppKey("reader", Reader)
-HUB = web.AppKey("hub", Hub)
-CLOCK = web.AppKey("clock", Clock)
-ADMIN_TOKEN = web.AppKey("admin_token", str)
-BASE_PATH = web.AppKey("base_path", str)
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """In the order in which they start."""
+
+    settings: Settings
+    clock: Clock
+    parent: Parent | None
+    """None in a service of one process."""
+    store: Store
+    watch: Watch
+    sites: Sites
+    recorder: Recorder
+    adoption: Adoption
+    versions: Versions
+    reader: Reader
+    hub: Hub
+    token: AdminToken
+    wrong_tokens: WrongTokens
+    intake: Intake
+    answers: HitAnswers
+    stopping: asyncio.Event
+    """Set as soon as the service begins to stop."""
+
+
+COMPONENTS = web.AppKey("components", Components)
+
+
+def parts_of(request: web.Request) -> Components:
+    return request.app[COMPONENTS]

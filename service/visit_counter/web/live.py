@@ -19,10 +19,9 @@ from visit_counter.errors import Problem
 from visit_counter.model.site import Site
 from visit_counter.reading.hub import Hub, Mailbox, Message, Watched
 from visit_counter.reading.reader import Reading
-from visit_counter.web.client import known_site
-from visit_counter.web.components import HUB
-from visit_counter.web.counts import asked_path, show
-from visit_counter.web.hits.intake import client_of
+from visit_counter.web.client import asked_path, client_of, known_site
+from visit_counter.web.components import parts_of
+from visit_counter.web.counts import show
 
 DEAD_MS = 30_000  # without a sign of the peer while there is something to send
 RETRY_MS = (2_000, 10_000)  # spread, for when all streams of a service end at once
@@ -39,7 +38,7 @@ async def get_live(request: web.Request) -> web.StreamResponse:
     site = known_site(request)
     if not site.settings.public:
         raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
-    path, hub = asked_path(request), request.app[HUB]
+    path, hub = asked_path(request), parts_of(request).hub
     first = await hub.look(site, path)
     client = client_of(request)
     network = "" if site.trusted.holds(client) else client.network

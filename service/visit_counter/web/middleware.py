@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from visit_counter import metrics
 from visit_counter.errors import OutcomeUnknown, Problem, StoreError
-from visit_counter.web.components import BASE_PATH
-from visit_counter.web.counts import json_answer
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from visit_counter.web.responses import json_answer
 
 PUBLIC = ("/w/", "/embed.", "/oembed")
 
@@ -49,28 +46,42 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         metrics.REQUEST_SECONDS.labels(*labels).note(time.perf_counter() - began)
 
 
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+def answering_errors(base_path: str) -> Middleware:
     """Every error becomes an answer its reader can act on; only our own mistakes are logged."""
-    try:
-        if request.method == "OPTIONS" and is_public(request):
+    public = tuple(base_path + path for path in PUBLIC)
+
+    @web.middleware
+    async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_public = request.path.startswith(public)
+        if request.method == "OPTIONS" and is_public:
             return preflight()
-        response = await handler(request)
+        response = await answered(request, handler)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        if is_public:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return response
+
+    return answer_errors
+
+
+async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
     except Problem as problem:
-        response = problem_answer(problem)
+        return problem_answer(problem)
     except StoreError as error:
-        response = problem_answer(store_problem(error))
+        return problem_answer(store_problem(error))
+    except web.HTTPRedirection:
+        raise
     except web.HTTPException as error:
         response = problem_answer(http_problem(error))
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
-        if isinstance(error, web.HTTPRedirection):
-            raise
+        return response
     except Exception:
         log.exception("a request failed", route=route_of(request))
-        response = problem_answer(OUR_MISTAKE)
-    decorate(request, response)
-    return response
+        return problem_answer(OUR_MISTAKE)
 
 
 def preflight() -> web.Response:
@@ -81,13 +92,6 @@ def preflight() -> web.Response:
         "Access-Control-Max-Age": "7200",
     }
     return web.Response(status=204, headers=headers)
-
-
-def decorate(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    if is_public(request):
-        response.headers["Access-Control-Allow-Origin"] = "*"
-        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
 
 
 def problem_json(problem: Problem) -> dict[str, object]:
@@ -124,10 +128,6 @@ def http_problem(error: web.HTTPException) -> Problem:
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(405, "Wrong method", f"This address takes {allowed}.")
     return Problem(error.status, error.reason, error.text or error.reason)
-
-
-def is_public(request: web.Request) -> bool:
-    return request.path.startswith(tuple(request.app[BASE_PATH] + path for path in PUBLIC))
 
 
 def route_of(request: web.Request) -> str:

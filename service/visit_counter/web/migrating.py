@@ -11,17 +11,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visit_counter.errors import Problem
 from visit_counter.store.migration import Progress
-from visit_counter.web.components import BASE_PATH
-from visit_counter.web.counts import json_answer
-from visit_counter.web.middleware import answer_errors
+from visit_counter.web.middleware import answering_errors
 from visit_counter.web.ops import healthz
+from visit_counter.web.responses import json_answer
 
 PROGRESS = web.AppKey("progress", Progress)
 
 
 def starting_app(progress: Progress, base: str) -> web.Application:
-    app = web.Application(middlewares=[answer_errors])
-    app[BASE_PATH], app[PROGRESS] = base, progress
+    app = web.Application(middlewares=[answering_errors(base)])
+    app[PROGRESS] = progress
     app.router.add_get(f"{base}/healthz", healthz)
     app.router.add_get(f"{base}/readyz", readyz)
     app.router.add_get(f"{base}/metrics", metrics)

@@ -8,20 +8,9 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visit_counter.errors import Problem
-from visit_counter.web.client import HINT
-from visit_counter.web.components import ADOPTION, HUB, PARENT, RECORDER, SITES, VERSIONS, WATCH
-from visit_counter.web.counts import json_answer
-from visit_counter.web.hits.intake import INTAKE
-
-
-class Readiness:
-    """Whether the service is about to stop."""
-
-    def __init__(self) -> None:
-        self.stopping = False
-
-
-READINESS = web.AppKey("readiness", Readiness)
+from visit_counter.web.components import parts_of
+from visit_counter.web.hits.forwarding import HINT
+from visit_counter.web.responses import json_answer
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -34,25 +23,25 @@ async def readyz(request: web.Request) -> web.Response:
 
     Of several workers the one that is asked speaks for itself, and says how many there are.
     """
-    app, parent = request.app, request.app.get(PARENT)
-    watch = app[WATCH]
+    parts = parts_of(request)
+    watch, parent = parts.watch, parts.parent
     away = [f"The store cannot count: {watch.fault}"] if watch.fault else []
     # While the spool keeps hits nothing is lost: degraded, and still ready.
-    faults, unsafe = ([], away) if app[RECORDER].has_spool else (away, [])
-    if not app[RECORDER].running:
+    faults, unsafe = ([], away) if parts.recorder.has_spool else (away, [])
+    if not parts.recorder.running:
         faults.append("The recorder has ended: restart the service.")
-    if not app[SITES].running:
+    if not parts.sites.running:
         faults.append("Changes of sites are no longer read: restart the service.")
-    if not app[HUB].running:
+    if not parts.hub.running:
         unsafe.append("Live viewers are no longer told: restart the service.")
-    if app[READINESS].stopping:
+    if parts.stopping.is_set():
         faults.append("The service stops.")
-    for component in (app[RECORDER], app[ADOPTION], app[SITES], app[VERSIONS]):
+    for component in (parts.recorder, parts.adoption, parts.sites, parts.versions):
         unsafe += component.problems
     unsafe += [check.detail for check in watch.checks if not check.ok]
     if parent and (up := len(parent.workers)) < parent.inherited.workers:
         unsafe.append(f"Only {up} of {parent.inherited.workers} workers are up: the log says why.")
-    hints = [HINT] if app[INTAKE].forwarding.lately_ignored else []
+    hints = [HINT] if parts.intake.forwarding.lately_ignored else []
     body: dict[str, Any] = {
         "status": "unavailable" if faults else "degraded" if unsafe else "ok",
         "faults": faults,
@@ -64,7 +53,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics: the series of this process, or of all workers together."""
-    parent = request.app.get(PARENT)
+    parent = parts_of(request).parent
     try:
         series = await parent.metrics() if parent else generate_latest()
     except TimeoutError:

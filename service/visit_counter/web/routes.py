@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from visit_counter.web import counts, live, ops
+from visit_counter.web import live, ops, site
 from visit_counter.web.api import numbers, sites, upgrade
-from visit_counter.web.hits import intake
 from visit_counter.web.pages import checker, generator
 from visit_counter.web.pages import files as widget
 from visit_counter.web.pictures import oembed, serving
@@ -15,10 +14,10 @@ from visit_counter.web.pictures import oembed, serving
 def page_routes(base: str) -> list[web.RouteDef]:
     """For pages and their visitors."""
     return [
-        web.post(f"{base}/w/{{site}}", intake.post_hit),
-        web.get(f"{base}/w/{{site}}", counts.get_counts),
+        web.post(f"{base}/w/{{site}}", site.post_hit),
+        web.get(f"{base}/w/{{site}}", site.get_counts),
         web.get(f"{base}/w/{{site}}/live", live.get_live),
-        web.get(f"{base}/w/{{site}}/dot.gif", intake.dot_gif),
+        web.get(f"{base}/w/{{site}}/dot.gif", site.dot_gif),
         web.get(f"{base}/w/{{site}}/block.svg", serving.block),
         web.get(f"{base}/w/{{site}}/badge.svg", serving.badge),
         web.get(f"{base}/w/{{site}}/digits.svg", serving.digits),
@@ -53,17 +52,17 @@ def page_routes(base: str) -> list[web.RouteDef]:
 
 def ops_routes(base: str) -> list[web.RouteDef]:
     """For admins and for Prometheus; on an address of their own if one is set."""
-    site = f"{base}/api/v1/sites/{{site}}"
+    of_site = f"{base}/api/v1/sites/{{site}}"
     return [
         web.get(f"{base}/api/v1/sites", sites.list_sites),
         web.post(f"{base}/api/v1/sites", sites.create_site),
-        web.get(site, sites.show_site),
-        web.put(site, sites.replace_site),
-        web.patch(site, sites.change_site),
-        web.post(f"{site}/reset", numbers.reset_site),
-        web.post(f"{site}/undo/{{operation}}", numbers.undo_reset),
-        web.post(f"{site}/seed", numbers.seed_site),
-        web.get(f"{site}/drops", numbers.show_drops),
+        web.get(of_site, sites.show_site),
+        web.put(of_site, sites.replace_site),
+        web.patch(of_site, sites.change_site),
+        web.post(f"{of_site}/reset", numbers.reset_site),
+        web.post(f"{of_site}/undo/{{operation}}", numbers.undo_reset),
+        web.post(f"{of_site}/seed", numbers.seed_site),
+        web.get(f"{of_site}/drops", numbers.show_drops),
         web.get(f"{base}/api/v1/upgrade", upgrade.show_upgrade),
         web.post(f"{base}/api/v1/upgrade/finish", upgrade.finish_upgrade),
         web.get(f"{base}/metrics", ops.metrics),

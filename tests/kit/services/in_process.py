@@ -20,9 +20,11 @@ from typing import Any
 from aiohttp import ClientSession
 from orjson import dumps
 
-from visit_counter.app import Components, components, listening
+from visit_counter.app import components
 from visit_counter.clock import Clock
 from visit_counter.config.settings import Settings
+from visit_counter.serving import listening
+from visit_counter.web.components import Components
 
 PERSON = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 TOKEN = "token-of-the-tests-with-32-characters"

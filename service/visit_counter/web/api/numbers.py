@@ -25,8 +25,9 @@ from visit_counter.web.api.requests import (
     done_once,
     own_site,
 )
-from visit_counter.web.components import CLOCK, SITES, STORE
-from visit_counter.web.counts import counts_json, json_answer
+from visit_counter.web.components import parts_of
+from visit_counter.web.counts import counts_json
+from visit_counter.web.responses import json_answer
 
 Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
 LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
@@ -68,8 +69,8 @@ async def reset_site(request: web.Request) -> web.Response:
         raise Problem(400, "Not confirmed", detail, "confirm")
     operation = order.operation or secrets.token_hex(8)
     async with done_once(operation):
-        await request.app[STORE].reset(site, operation)
-    await request.app[SITES].refresh()
+        await parts_of(request).store.reset(site, operation)
+    await parts_of(request).sites.refresh()
     log.info("site reset", site=site.id, undo=operation, reason=order.reason)
     return json_answer({"undo": operation})
 
@@ -79,10 +80,10 @@ async def undo_reset(request: web.Request) -> web.Response:
     """POST: what a reset took away comes back, beside what was counted since."""
     site, operation = own_site(request), request.match_info["operation"]
     try:
-        approximate = await request.app[STORE].undo(site, operation)
+        approximate = await parts_of(request).store.undo(site, operation)
     except Refused as refused:
         raise undo_problem(refused) from None
-    await request.app[SITES].refresh()
+    await parts_of(request).sites.refresh()
     log.info("reset undone", site=site.id, undo=operation)
     return json_answer({"undone": operation, "approximate": approximate})
 
@@ -100,7 +101,7 @@ async def seed_site(request: web.Request) -> web.Response:
     """POST: add to the running periods of a metric, e.g. the total of an older counter."""
     site = own_site(request)
     order = await body_of(request, SeedOrder)
-    periods = site.calendar.periods(request.app[CLOCK].now())
+    periods = site.calendar.periods(parts_of(request).clock.now())
     added = {
         ("total", ""): order.add.total,
         ("year", periods.year): order.add.year,
@@ -113,7 +114,7 @@ async def seed_site(request: web.Request) -> web.Response:
         raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
     operation = order.operation or secrets.token_hex(8)
     async with done_once(operation):
-        await request.app[STORE].seed(site, operation, order.metric, amounts)
+        await parts_of(request).store.seed(site, operation, order.metric, amounts)
     log.info(
         "site seeded",
         site=site.id,
@@ -126,18 +127,18 @@ async def seed_site(request: web.Request) -> web.Response:
 
 async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:
     """The counts past the reader, which may be a second behind."""
-    now = request.app[CLOCK].now()
-    return counts_json(site, await request.app[STORE].counts(site, now), now)
+    now = parts_of(request).clock.now()
+    return counts_json(site, await parts_of(request).store.counts(site, now), now)
 
 
 @admin
 async def show_drops(request: web.Request) -> web.Response:
     """GET: dropped hits by day and reason; `?from=` and `?to=` (default today)."""
     site = own_site(request)
-    today = site.calendar.periods(request.app[CLOCK].now()).today
+    today = site.calendar.periods(parts_of(request).clock.now()).today
     first, last = day_of(request, "from", today), day_of(request, "to", today)
     months = months_between(first[:7], last[:7])
-    days = await request.app[STORE].drops(site, months)
+    days = await parts_of(request).store.drops(site, months)
     return json_answer({day: days[day] for day in sorted(days) if first <= day <= last})
 
 

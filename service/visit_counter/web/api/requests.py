@@ -18,8 +18,9 @@ from visit_counter.errors import OutcomeUnknown, Problem
 from visit_counter.model.site import Site
 from visit_counter.store.replies import USED, Refused
 from visit_counter.web.auth import require_admin
-from visit_counter.web.client import Malformed, known_site, read_body
-from visit_counter.web.components import SITES
+from visit_counter.web.client import known_site, read_body
+from visit_counter.web.components import parts_of
+from visit_counter.web.hits.beacon import Malformed
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def admin(handler: Handler) -> Handler:
 
 def own_site(request: web.Request) -> Site:
     """The site of the URL; Problem 404 or 503, which tells an admin why."""
-    if unreadable := request.app[SITES].unreadable.get(request.match_info["site"]):
+    if unreadable := parts_of(request).sites.unreadable.get(request.match_info["site"]):
         raise unreadable.problem
     return known_site(request)
 

@@ -28,8 +28,8 @@ from visit_counter.web.api.requests import (
     own_site,
     site_json,
 )
-from visit_counter.web.components import SITES, STORE
-from visit_counter.web.counts import json_answer
+from visit_counter.web.components import parts_of
+from visit_counter.web.responses import json_answer
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class Identified(Struct):
 
 @admin
 async def list_sites(request: web.Request) -> web.Response:
-    sites = request.app[SITES]
+    sites = parts_of(request).sites
     body: dict[str, Any] = {"sites": [site_json(site) for site in sites.all()]}
     if found := sites.unreadable:
         body["unreadable"] = [{"id": site, "reason": found[site].reason} for site in sorted(found)]
@@ -53,7 +53,7 @@ async def list_sites(request: web.Request) -> web.Response:
 
 @admin
 async def create_site(request: web.Request) -> web.Response:
-    sites = request.app[SITES]
+    sites = parts_of(request).sites
     fields, operation = await settings_order(request)
     settings = settings_of({"timezone": sites.timezone, **fields})
     async with done_once(operation):
@@ -70,7 +70,7 @@ async def show_site(request: web.Request) -> web.Response:
 async def replace_site(request: web.Request) -> web.Response:
     """PUT: these settings, and the defaults for what is left out; makes the site if need be, and
     makes one readable that is not."""
-    sites, name = request.app[SITES], request.match_info["site"]
+    sites, name = parts_of(request).sites, request.match_info["site"]
     fields, operation = await settings_order(request)
     fields = {"timezone": sites.timezone, "id": name, **fields}
     settings = settings_of(fields, expected_id=name)
@@ -90,14 +90,14 @@ async def change_site(request: web.Request) -> web.Response:
     site = own_site(request)  # not before: the body may take its time, and others change too
     # What was done is not judged by what others changed since.
     async with done_once(operation):
-        done = await request.app[STORE].done(site.partition, site.id, operation)
+        done = await parts_of(request).store.done(site.partition, site.id, operation)
         if done == "change":
-            await request.app[SITES].refresh()
+            await parts_of(request).sites.refresh()
             return json_answer(site_json(own_site(request)))
         if done is not None:
             raise operation_used(f"that operation was a {done}")
         settings = settings_of(site_json(site) | changes, expected_id=site.id)
-        put = await request.app[SITES].change(site, settings, operation)
+        put = await parts_of(request).sites.change(site, settings, operation)
     return told(put, before=site)
 
 

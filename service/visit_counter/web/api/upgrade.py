@@ -11,8 +11,8 @@ from aiohttp import web
 from visit_counter.model import forms
 from visit_counter.store.versions import Seen
 from visit_counter.web.auth import require_admin
-from visit_counter.web.components import STORE, VERSIONS
-from visit_counter.web.counts import json_answer
+from visit_counter.web.components import parts_of
+from visit_counter.web.responses import json_answer
 
 log = structlog.get_logger()
 
@@ -27,15 +27,15 @@ async def show_upgrade(request: web.Request) -> web.Response:
 async def finish_upgrade(request: web.Request) -> web.Response:
     """POST: bring the store to the newest form; from then on no older version can count in it."""
     require_admin(request)
-    before = request.app[STORE].writes
-    await request.app[VERSIONS].finish()
-    if (after := request.app[STORE].writes) != before:
+    before = parts_of(request).store.writes
+    await parts_of(request).versions.finish()
+    if (after := parts_of(request).store.writes) != before:
         log.info("upgrade finished", before=before, form=after)
     return json_answer(upgrade_json(request))
 
 
 def upgrade_json(request: web.Request) -> dict[str, Any]:
-    store, versions = request.app[STORE], request.app[VERSIONS]
+    store, versions = parts_of(request).store, parts_of(request).versions
     workers = sorted(versions.seen, key=lambda seen: seen.at, reverse=True)
     return {
         "version": version("visit-counter"),

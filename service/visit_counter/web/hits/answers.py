@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
 
 from visit_counter.clock import Clock
 from visit_counter.model.counts import Counts
@@ -84,6 +83,3 @@ class HitAnswers:
 def _begun(site: Site, *, counted: bool) -> dict[str, Any]:
     """What every answer says; by the window a page knows how often to say that it is looked at."""
     return {"counted": counted, "online_window": site.settings.online_window}
-
-
-HIT_ANSWERS = web.AppKey("hit_answers", HitAnswers)

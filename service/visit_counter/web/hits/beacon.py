@@ -11,9 +11,17 @@ from msgspec import Meta, Struct
 
 from visit_counter.model.kinds import Kind
 from visit_counter.model.paths import clean_path
-from visit_counter.web.client import Malformed
 
 MAX_KEPT_BODY: Final = 256  # bytes of a body that is worth keeping
+
+
+class Malformed(ValueError):
+    """A body or hit that cannot be read: what is wrong, and in which field."""
+
+    def __init__(self, message: str, field: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.field = field
+        self.status = status
 
 
 class Beacon(Struct, frozen=True):

@@ -13,13 +13,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from aiohttp import web
-
 from visit_counter import metrics
 from visit_counter.clock import Clock
 from visit_counter.delivery.queues import Tell, fulfil
 from visit_counter.delivery.recorder import Recorder
-from visit_counter.errors import Problem, StoreError
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.paths import clean_path
@@ -31,22 +28,9 @@ from visit_counter.rules.limits import Limits
 from visit_counter.rules.origins import origin_of, wrong_fetch
 from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 from visit_counter.store.batch import Outcome
-from visit_counter.web.client import Forwarding, Malformed, known_site, read_body
-from visit_counter.web.counts import json_answer
-from visit_counter.web.hits.answers import HIT_ANSWERS
-from visit_counter.web.hits.beacon import (
-    MAX_KEPT_BODY,
-    VIEW,
-    Beacon,
-    known_beacon,
-    named_path,
-    read_beacon,
-)
-from visit_counter.web.hits.headers import Head, head_of
-
-GIF = bytes.fromhex(
-    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
-)
+from visit_counter.web.hits.beacon import MAX_KEPT_BODY, Beacon, known_beacon, read_beacon
+from visit_counter.web.hits.forwarding import Forwarding
+from visit_counter.web.hits.headers import Head
 
 
 class Standing(NamedTuple):
@@ -145,54 +129,6 @@ class Intake:
         outcome = await future
         self.settle(entry, outcome)
         return outcome
-
-
-INTAKE = web.AppKey("intake", Intake)
-
-
-async def post_hit(request: web.Request) -> web.Response:
-    """POST /w/{site}: count a hit, answer the counts."""
-    site, intake = known_site(request, hit=True), request.app[INTAKE]
-    peer, forwarded = came_by(request)
-    try:
-        entry = intake.read(site, head_of(request), peer, forwarded, await read_body(request))
-    except Malformed as bad:
-        intake.client(peer, forwarded)
-        await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
-        raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
-    outcome = await intake.count(entry)
-    answer = request.app[HIT_ANSWERS].of(entry, outcome)
-    return json_answer(answer.body, answer.status, headers={"Cache-Control": "no-store"})
-
-
-async def dot_gif(request: web.Request) -> web.Response:
-    """GET /w/{site}/dot.gif: count a view where no script runs; the picture comes in any case."""
-    is_hit = request.method != "HEAD"
-    site, intake = known_site(request, hit=is_hit), request.app[INTAKE]
-    status, head = 200, head_of(request)
-    if is_hit:
-        try:
-            named = request.query.get("p")
-            path = referred_path(site, head) if named is None else named_path(named)
-            entry = intake.judge(site, head, client_of(request), VIEW, path, "image")
-        except Malformed:
-            entry = Drop(site, Reason.MALFORMED, intake.clock.now())
-        try:
-            await intake.count(entry)
-        except StoreError:
-            status = 503
-    headers = {"Cache-Control": "no-store"}
-    return web.Response(body=GIF, status=status, content_type="image/gif", headers=headers)
-
-
-def client_of(request: web.Request) -> Address:
-    return request.app[INTAKE].client(*came_by(request))
-
-
-def came_by(request: web.Request) -> tuple[Peer, str]:
-    """Who holds the other end, and for whom it says that it speaks."""
-    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
-    return request.app[INTAKE].peer(request.remote or ""), forwarded
 
 
 def referred_path(site: Site, head: Head) -> str:

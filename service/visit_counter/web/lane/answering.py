@@ -23,15 +23,14 @@ from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import MAX_SITE_ID
-from visit_counter.reading.reader import Reader, Reading
-from visit_counter.reading.sites import Sites
+from visit_counter.reading.reader import Reading
 from visit_counter.rules.addresses import Peer
 from visit_counter.store.batch import Outcome
-from visit_counter.web.client import Malformed
+from visit_counter.web.components import Components
 from visit_counter.web.counts import Shown, show
-from visit_counter.web.hits.answers import MOST_RENDERED, HitAnswers
+from visit_counter.web.hits.answers import MOST_RENDERED
+from visit_counter.web.hits.beacon import Malformed
 from visit_counter.web.hits.headers import Request
-from visit_counter.web.hits.intake import Intake
 from visit_counter.web.lane.connection import Connection
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.middleware import OUR_MISTAKE, problem_json, store_problem
@@ -58,17 +57,15 @@ SHORTLY: Final = b"Cache-Control: public, max-age=1\r\n"
 class Desk:
     """What all connections answer with."""
 
-    def __init__(
-        self, base_path: str, sites: Sites, intake: Intake, answers: HitAnswers, reader: Reader
-    ) -> None:
-        self.intake = intake
-        self.answers = answers
-        self.reader = reader
+    def __init__(self, parts: Components) -> None:
+        self.intake = parts.intake
+        self.answers = parts.answers
+        self.reader = parts.reader
         self._common = b""
         """Headers of every answer."""
-        self._prefix = f"{base_path}/w/".encode()
+        self._prefix = f"{parts.settings.base_path}/w/".encode()
         self._named = lru_cache(maxsize=4096)(self._name)
-        self._sites = sites.by_id
+        self._sites = parts.sites.by_id
         self._shown: dict[str, tuple[Site, Reading, Shown]] = {}
         self._took: dict[tuple[bytes, int], list[float]] = {key: [] for key in SECONDS}
         self._telling = False

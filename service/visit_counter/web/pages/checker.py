@@ -23,10 +23,9 @@ from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.rules.origins import origin_of
 from visit_counter.web.auth import is_admin
-from visit_counter.web.components import CLOCK, READER, SITES, STORE
-from visit_counter.web.counts import json_answer
-from visit_counter.web.hits.intake import INTAKE
+from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.oembed import scheme_of
+from visit_counter.web.responses import json_answer
 from visit_counter.web.words.languages import LANGUAGES, number
 from visit_counter.web.words.texts import TEXTS, language_of
 
@@ -47,8 +46,8 @@ async def check(request: web.Request) -> web.Response:
     language, admin = language_of(request), is_admin(request)
     said = TEXTS[language].check
     name = request.match_info["site"]
-    site = request.app[SITES].get(name)
-    if unreadable := request.app[SITES].unreadable.get(name):
+    site = parts_of(request).sites.get(name)
+    if unreadable := parts_of(request).sites.unreadable.get(name):
         detail = said["unreadable"].format(site=name, reason=unreadable.field)
         raise Problem(503, unreadable.public_problem.title, detail)
     if site is None or not (site.settings.public or admin):
@@ -60,7 +59,7 @@ async def check(request: web.Request) -> web.Response:
     findings = [
         *await of_counts(request, site, admin=admin),
         *(of_page(request, site, origin) if origin else []),
-        *([Finding("proxy", False)] if request.app[INTAKE].forwarding.lately_ignored else []),
+        *([Finding("proxy", False)] if parts_of(request).intake.forwarding.lately_ignored else []),
     ]
     body = [_spoken(each, language) for each in findings]
     answer = {"site": site.id, "admin": admin, "findings": body}
@@ -71,7 +70,7 @@ async def of_counts(request: web.Request, site: Site, *, admin: bool) -> list[Fi
     """What was counted, and for the admin what was not."""
     found = [] if site.settings.public else [Finding("hidden", False)]
     try:
-        counts = (await request.app[READER].read(site)).counts
+        counts = (await parts_of(request).reader.read(site)).counts
         found.append(_counted(counts))
         if admin:
             found += [*_last(request, site, counts), *await _dropped(request, site)]
@@ -108,14 +107,14 @@ def _counted(counts: Counts) -> Finding:
 def _last(request: web.Request, site: Site, counts: Counts) -> list[Finding]:
     if not counts.last_hit:
         return []
-    timezone = site.calendar.timezone_at(request.app[CLOCK].now())
+    timezone = site.calendar.timezone_at(parts_of(request).clock.now())
     local = datetime.fromtimestamp(counts.last_hit / 1000, zone(timezone))
     return [Finding("last", True, {"time": f"{local:%Y-%m-%d %H:%M:%S}", "zone": timezone})]
 
 
 async def _dropped(request: web.Request, site: Site) -> list[Finding]:
-    today = site.calendar.periods(request.app[CLOCK].now()).today
-    drops = (await request.app[STORE].drops(site, [today[:7]])).get(today, {})
+    today = site.calendar.periods(parts_of(request).clock.now()).today
+    drops = (await parts_of(request).store.drops(site, [today[:7]])).get(today, {})
     found = [Finding(each, False, {"number": drops[each]}) for each in Reason if each in drops]
     return found or [Finding("undropped", True)]
 

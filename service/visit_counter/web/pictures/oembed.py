@@ -14,13 +14,12 @@ from aiohttp import web
 
 from visit_counter.errors import Problem
 from visit_counter.web.client import site_named
-from visit_counter.web.components import BASE_PATH
-from visit_counter.web.counts import json_answer, shared_with
-from visit_counter.web.hits.intake import INTAKE
+from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.drawn.markup import element, text
 from visit_counter.web.pictures.frame import Frame
 from visit_counter.web.pictures.query import Query, malformed
 from visit_counter.web.pictures.reading import panel_of
+from visit_counter.web.responses import json_answer, shared_with
 
 LEAST, MOST = 100, 4000  # pixels that a consumer may allow
 FRAME = re.compile(r"(/[^?#]*)?/w/(?P<site>[^/]+)/frame")
@@ -81,13 +80,13 @@ def discovery(request: web.Request) -> str:
     """Where oEmbed tells of the frame that is asked for."""
     host = f"{scheme_of(request)}://{request.host}"
     url = f"{host}{request.path}{query_of(dict(request.query))}"
-    return f"{host}{request.app[BASE_PATH]}/oembed{query_of({'url': url})}"
+    return f"{host}{parts_of(request).settings.base_path}/oembed{query_of({'url': url})}"
 
 
 def scheme_of(request: web.Request) -> str:
     """With which visitors came, as a proxy tells that we trust."""
     told = request.headers.get("X-Forwarded-Proto", "")
-    trusted = request.app[INTAKE].peer(request.remote or "").trusted
+    trusted = parts_of(request).intake.peer(request.remote or "").trusted
     return told if trusted and told in ("http", "https") else request.scheme
 
 

@@ -9,8 +9,8 @@ from aiohttp import web
 from visit_counter.errors import StoreError
 from visit_counter.model.site import Site
 from visit_counter.reading.reader import Reading
-from visit_counter.web.components import CLOCK, READER
-from visit_counter.web.counts import allowed
+from visit_counter.web.auth import allowed
+from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.drawn.panel import Panel
 from visit_counter.web.pictures.query import Query
 
@@ -21,5 +21,5 @@ async def panel_of(
     """Problem 400 for parameters that are none, 404 for a site that is not public."""
     reading: Reading | None = None
     with suppress(StoreError):  # the picture tells
-        reading = await request.app[READER].read(allowed(request, site), asked)
-    return Panel.of(site, reading, query, request.app[CLOCK].now())
+        reading = await parts_of(request).reader.read(allowed(request, site), asked)
+    return Panel.of(site, reading, query, parts_of(request).clock.now())

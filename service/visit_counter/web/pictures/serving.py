@@ -17,7 +17,6 @@ from aiohttp import web
 
 from visit_counter.reading.reader import OF_DAYS
 from visit_counter.web.client import known_site
-from visit_counter.web.counts import shared_with
 from visit_counter.web.pictures import frame as frames
 from visit_counter.web.pictures.drawn import badge as badges
 from visit_counter.web.pictures.drawn import block as blocks
@@ -30,6 +29,7 @@ from visit_counter.web.pictures.drawn.panel import Panel
 from visit_counter.web.pictures.oembed import discovery
 from visit_counter.web.pictures.query import Query
 from visit_counter.web.pictures.reading import panel_of
+from visit_counter.web.responses import shared_with
 from visit_counter.web.words import privacy as privacies
 from visit_counter.web.words.languages import DEFAULT
 

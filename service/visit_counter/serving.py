@@ -1,0 +1,154 @@
+"""How the service is listened to: its addresses, the web applications, and the lane before them.
+
+`listening` is for a service whose components are up, `starting` for one whose store is still being
+migrated. What is answered is no matter of this module: `web/routes.py` has every URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import structlog
+from aiohttp import web
+
+from visit_counter import deadlines
+from visit_counter.config.settings import Settings
+from visit_counter.config.values import Address
+from visit_counter.startup import refused_address, url_of
+from visit_counter.store.migration import Progress
+from visit_counter.web.client import MAX_BODY
+from visit_counter.web.components import COMPONENTS, Components
+from visit_counter.web.lane.answering import Desk
+from visit_counter.web.lane.connections import Connections
+from visit_counter.web.lane.lane import Lane
+from visit_counter.web.middleware import answering_errors, end_connection, measure
+from visit_counter.web.migrating import starting_app
+from visit_counter.web.routes import health_routes, ops_routes, page_routes
+from visit_counter.workers.parent import Parent
+
+KEEPALIVE_S = 75.0
+LINGER_S = 1.0
+BACKLOG = 1024
+# For answers that a client does not read; without a bound the kernel takes megabytes for each.
+UNREAD_BYTES = 64 * 1024
+OTHER_FILES = 512  # that are open beside connections of clients
+MOST_VIEWERS = 20_000
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def listening(parts: Components) -> AsyncIterator[dict[str, str]]:
+    """Answer HTTP; gives the base URLs: `pages`, and `ops` where admins and Prometheus go."""
+    base, settings = parts.settings.base_path, parts.settings
+    if settings.ops_listen is None:
+        app = make_app(parts, page_routes(base) + ops_routes(base))
+        async with in_lane(parts, app, settings.listen) as url:
+            yield {"pages": url + base, "ops": url + base}
+        return
+    inherited = parts.parent.inherited.ops if parts.parent else []
+    pages = make_app(parts, page_routes(base))
+    ops = make_app(parts, health_routes(base) + ops_routes(base))
+    async with (
+        prepared(ops) as server,
+        served(server, settings.ops_listen, inherited) as ops_url,
+        in_lane(parts, pages, settings.listen) as url,
+    ):
+        yield {"pages": url + base, "ops": ops_url + base}
+
+
+@asynccontextmanager
+async def starting(
+    settings: Settings, parent: Parent | None, progress: Progress
+) -> AsyncIterator[None]:
+    """Answer on the service's addresses while the store's data is migrated."""
+    inherited = parent.inherited if parent else None
+    addresses = [(settings.listen, inherited.pages if inherited else [])]
+    if settings.ops_listen is not None:
+        addresses.append((settings.ops_listen, inherited.ops if inherited else []))
+    async with AsyncExitStack() as stack:
+        app = starting_app(progress, settings.base_path)
+        server = await stack.enter_async_context(prepared(app))
+        for address, sockets in addresses:
+            # The service itself is to listen on what was inherited, later.
+            url = await stack.enter_async_context(served(server, address, [*map(os.dup, sockets)]))
+            log.info("answering during the migration", readyz=f"{url}{settings.base_path}/readyz")
+        yield
+
+
+def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
+    middlewares = [measure, answering_errors(parts.settings.base_path)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+    app[COMPONENTS] = parts
+    app.add_routes(routes)
+    return app
+
+
+@asynccontextmanager
+async def in_lane(parts: Components, app: web.Application, address: Address) -> AsyncIterator[str]:
+    """Connections begin in the lane, and become the application's where the lane ends."""
+    app.middlewares.insert(0, end_connection)
+    most = max(open_files() - OTHER_FILES - most_viewers(), open_files() // 4)
+    inherited = parts.parent.inherited.pages if parts.parent else []
+    async with (
+        prepared(app) as server,
+        Lane(Connections(server, most), Desk(parts)) as lane,
+        served(lane.accept, address, inherited) as url,
+    ):
+        yield url
+
+
+@asynccontextmanager
+async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
+    """An application, to be given connections."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,  # a few packed bytes may be gigabytes
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=deadlines.WEB_S,
+        lingering_time=LINGER_S,
+    )
+    await runner.setup()
+    assert runner.server, "it was set up"
+    try:
+        yield runner.server
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def served(
+    protocol: Callable[[], asyncio.BaseProtocol], address: Address, inherited: Sequence[int] = ()
+) -> AsyncIterator[str]:
+    """Listen on an address, or on inherited sockets that have it; gives its URL."""
+    listen = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
+    with refused_address(address):
+        servers = [await listen(sock=socket.socket(fileno=each)) for each in inherited] or [
+            await listen(address.host, address.port, reuse_address=True)
+        ]
+    for listener in (each for server in servers for each in server.sockets):
+        # Connections inherit it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
+    try:
+        yield url_of(address, servers[0])
+    finally:
+        for server in servers:
+            server.close()
+
+
+def open_files() -> int:
+    """How many there may be."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most
+
+
+def most_viewers() -> int:
+    """Each is an open file for long, and hits need some too."""
+    return min(MOST_VIEWERS, open_files() // 2)

@@ -1,0 +1,70 @@
+"""What a page asks of its site: to count a hit, and to show the counts.
+
+Most of these requests never come here: the lane (`web/lane/answering.py`) answers them alike.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from visit_counter.errors import Problem, StoreError
+from visit_counter.model.hit import Drop
+from visit_counter.model.reasons import Reason
+from visit_counter.web.auth import allowed
+from visit_counter.web.client import asked_path, came_by, client_of, known_site, read_body
+from visit_counter.web.components import parts_of
+from visit_counter.web.counts import show
+from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
+from visit_counter.web.hits.headers import head_of
+from visit_counter.web.hits.intake import referred_path
+from visit_counter.web.responses import json_answer, shared_with
+
+GIF = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
+)
+
+
+async def post_hit(request: web.Request) -> web.Response:
+    """POST /w/{site}: count a hit, answer the counts."""
+    site, intake = known_site(request, hit=True), parts_of(request).intake
+    peer, forwarded = came_by(request)
+    try:
+        entry = intake.read(site, head_of(request), peer, forwarded, await read_body(request))
+    except Malformed as bad:
+        intake.client(peer, forwarded)
+        await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
+        raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
+    outcome = await intake.count(entry)
+    answer = parts_of(request).answers.of(entry, outcome)
+    return json_answer(answer.body, answer.status, headers={"Cache-Control": "no-store"})
+
+
+async def dot_gif(request: web.Request) -> web.Response:
+    """GET /w/{site}/dot.gif: count a view where no script runs; the picture comes in any case."""
+    is_hit = request.method != "HEAD"
+    site, intake = known_site(request, hit=is_hit), parts_of(request).intake
+    status, head = 200, head_of(request)
+    if is_hit:
+        try:
+            named = request.query.get("p")
+            path = referred_path(site, head) if named is None else named_path(named)
+            entry = intake.judge(site, head, client_of(request), VIEW, path, "image")
+        except Malformed:
+            entry = Drop(site, Reason.MALFORMED, intake.clock.now())
+        try:
+            await intake.count(entry)
+        except StoreError:
+            status = 503
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(body=GIF, status=status, content_type="image/gif", headers=headers)
+
+
+async def get_counts(request: web.Request) -> web.Response:
+    """GET /w/{site}: the counts, at most a second old; `?path=/x` adds that page's."""
+    site = allowed(request, known_site(request))
+    path = asked_path(request)
+    shown = show(site, await parts_of(request).reader.read(site, path), path)
+    headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}
+    if shown.etag in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    return json_answer(shown.body, headers=headers)

@@ -86,6 +86,7 @@ async def watch(
     *,
     method: str = "GET",
     version: str = "HTTP/1.1",
+    token: str = "",
     received: int | None = None,
 ) -> AsyncIterator[Watcher]:
     """A viewer; of those bytes its socket takes no more than `received`."""
@@ -97,8 +98,9 @@ async def watch(
     await asyncio.get_running_loop().sock_connect(own, (url.hostname, url.port))
     reader, writer = await asyncio.open_connection(sock=own, limit=received or 2**16)
     try:
-        request = f"{method} {url.path}{target} {version}\r\nHost: count.example\r\n\r\n"
-        writer.write(request.encode())
+        request = f"{method} {url.path}{target} {version}\r\nHost: count.example\r\n"
+        sent = f"Authorization: Bearer {token}\r\n" if token else ""
+        writer.write(f"{request}{sent}\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip()
         first, *lines = head.split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -274,6 +276,21 @@ async def test_what_is_no_stream_is_answered_and_ends(
     assert viewer.status == status
     assert viewer.headers["access-control-allow-origin"] == "*"
     assert streams(service) == []
+
+
+async def test_an_admin_watches_what_is_not_public(service: Service) -> None:
+    """As with the counts: 404 without the token, the stream with it, which goes on."""
+    await service.site(public=False)
+    async with (
+        watch(service, token="x" * 32) as stranger,
+        watch(service, token=service.token) as admin,
+    ):
+        first = await admin.counts()
+        await service.hit()
+        await admin.until_counts(total=pageviews(1))
+
+    assert (stranger.status, admin.status) == (404, 200)
+    assert first["total"]["pageviews"] == 0
 
 
 async def test_http_1_0_gets_the_same(service: Service) -> None:

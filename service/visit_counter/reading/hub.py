@@ -40,6 +40,8 @@ class Watched(NamedTuple):
 
     site: str
     path: str | None
+    hidden: bool = False
+    """The site was not public when this began: whoever watches may see it nevertheless."""
 
 
 class Message(NamedTuple):
@@ -183,7 +185,7 @@ class Hub:
 
     async def _turn(self, watched: Watched, channel: Channel) -> None:
         site = self._sites.get(watched.site)
-        if site is None or not site.settings.public:
+        if site is None or not (site.settings.public or watched.hidden):
             end(channel)
             return
         try:

@@ -1,4 +1,8 @@
-"""Who may use the admin API: whoever sends the admin token as a bearer."""
+"""Who may do what: the admin API is for whoever sends the admin token as a bearer, and so are the
+counts of a site that is not public.
+
+What not everybody may see the lane leaves to the handlers, which ask here.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +29,15 @@ def is_admin(request: web.Request) -> bool:
     return False
 
 
-def allowed(request: web.Request, site: Site) -> Site:
-    """The site; Problem 404 if its numbers are not for whoever asks."""
-    if not site.settings.public and not is_admin(request):
+def may_see(site: Site, request: web.Request) -> bool:
+    """Whether the site's counts are for whoever asks."""
+    return site.settings.public or is_admin(request)
+
+
+def require_visible(site: Site, request: web.Request) -> None:
+    """Raises Problem 404 if the site's counts are not for whoever asks."""
+    if not may_see(site, request):
         raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
-    return site
 
 
 def require_admin(request: web.Request) -> None:

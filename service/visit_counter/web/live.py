@@ -19,6 +19,7 @@ from visit_counter.errors import Problem
 from visit_counter.model.site import Site
 from visit_counter.reading.hub import Hub, Mailbox, Message, Watched
 from visit_counter.reading.reader import Reading
+from visit_counter.web.auth import require_visible
 from visit_counter.web.client import asked_path, client_of, known_site
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
@@ -36,8 +37,7 @@ HEADERS = {
 async def get_live(request: web.Request) -> web.StreamResponse:
     """GET /w/{site}/live: what GET /w/{site} answers, now and whenever it changes."""
     site = known_site(request)
-    if not site.settings.public:
-        raise Problem(404, "Unknown site", f'There is no public site "{site.id}" here.')
+    require_visible(site, request)
     path, hub = asked_path(request), parts_of(request).hub
     first = await hub.look(site, path)
     client = client_of(request)
@@ -47,7 +47,8 @@ async def get_live(request: web.Request) -> web.StreamResponse:
         raise Problem(503, "Too many viewers", "Ask GET /w/{site} from time to time instead.")
     if request.method == "HEAD":
         return web.Response(headers=HEADERS)
-    return Live(request, Stream(hub, Watched(site.id, path), network), first)
+    watched = Watched(site.id, path, hidden=not site.settings.public)
+    return Live(request, Stream(hub, watched, network), first)
 
 
 def event(site: Site, reading: Reading, path: str | None, stale: bool) -> Message:

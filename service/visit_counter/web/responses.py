@@ -7,10 +7,12 @@ from aiohttp import web
 
 from visit_counter.model.site import Site
 
+SHARED = "public, max-age=1"
+
 
 def shared_with(site: Site) -> str:
     """Who may keep a site's numbers, as Cache-Control says it."""
-    return "public, max-age=1" if site.settings.public else "private, no-store"
+    return SHARED if site.settings.public else "private, no-store"
 
 
 def json_answer(

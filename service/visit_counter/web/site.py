@@ -10,7 +10,7 @@ from aiohttp import web
 from visit_counter.errors import Problem, StoreError
 from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
-from visit_counter.web.auth import allowed
+from visit_counter.web.auth import require_visible
 from visit_counter.web.client import asked_path, came_by, client_of, known_site, read_body
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
@@ -61,7 +61,8 @@ async def dot_gif(request: web.Request) -> web.Response:
 
 async def get_counts(request: web.Request) -> web.Response:
     """GET /w/{site}: the counts, at most a second old; `?path=/x` adds that page's."""
-    site = allowed(request, known_site(request))
+    site = known_site(request)
+    require_visible(site, request)
     path = asked_path(request)
     shown = show(site, await parts_of(request).reader.read(site, path), path)
     headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}

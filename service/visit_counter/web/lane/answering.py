@@ -34,6 +34,7 @@ from visit_counter.web.hits.headers import Request
 from visit_counter.web.lane.connection import Connection
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.middleware import OUR_MISTAKE, problem_json, store_problem
+from visit_counter.web.responses import SHARED
 
 STATUS: Final = {
     200: b"HTTP/1.1 200 OK\r\n",
@@ -51,7 +52,7 @@ COMMON: Final = (
 JSON: Final = b"Content-Type: application/json\r\n"
 PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
 NO_STORE: Final = b"Cache-Control: no-store\r\n"
-SHORTLY: Final = b"Cache-Control: public, max-age=1\r\n"
+SHORTLY: Final = f"Cache-Control: {SHARED}\r\n".encode()
 
 
 class Desk:

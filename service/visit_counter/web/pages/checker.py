@@ -22,7 +22,7 @@ from visit_counter.model.counts import Counts
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.rules.origins import origin_of
-from visit_counter.web.auth import is_admin
+from visit_counter.web.auth import is_admin, may_see
 from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.oembed import scheme_of
 from visit_counter.web.responses import json_answer
@@ -43,16 +43,16 @@ class Finding(NamedTuple):
 async def check(request: web.Request) -> web.Response:
     """GET /w/{site}/check: what is well and what is not, as sentences; `?page=` is a page of the
     site, `?lang=` the language."""
-    language, admin = language_of(request), is_admin(request)
+    language = language_of(request)
     said = TEXTS[language].check
     name = request.match_info["site"]
     site = parts_of(request).sites.get(name)
     if unreadable := parts_of(request).sites.unreadable.get(name):
         detail = said["unreadable"].format(site=name, reason=unreadable.field)
         raise Problem(503, unreadable.public_problem.title, detail)
-    if site is None or not (site.settings.public or admin):
+    if site is None or not may_see(site, request):
         raise Problem(404, "Unknown site", said["unknown"].format(site=name))
-    page = request.query.get("page", "")
+    admin, page = is_admin(request), request.query.get("page", "")
     origin = origin_of(page)
     if page and origin is None:
         raise Problem(400, "Malformed address", said["page"], "page")

@@ -6,7 +6,6 @@ identity) goes along, so that no reader has to guess.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,6 +14,7 @@ from visit_counter.model.calendar import WEEKDAYS
 from visit_counter.model.counts import Counts, Numbers
 from visit_counter.model.site import Site
 from visit_counter.reading.reader import Reading
+from visit_counter.web.responses import weak_tag
 
 PERIODS = (
     "today", "yesterday", "week", "last_week", "month", "last_month", "year", "total",
@@ -31,7 +31,7 @@ class Shown(NamedTuple):
 def show(site: Site, reading: Reading, path: str | None = None) -> Shown:
     page = (path, reading.counts.pages[0]) if path is not None else None
     body = counts_json(site, reading.counts, reading.as_of, page)
-    etag = f'W/"{blake2b(orjson.dumps(body), digest_size=9).hexdigest()}"'
+    etag = weak_tag(orjson.dumps(body))
     return Shown(etag, orjson.dumps({**body, "as_of": reading.as_of // 1000}))
 
 

@@ -1,6 +1,8 @@
-"""What handlers answer with: JSON, and who may keep it."""
+"""What handlers answer with: JSON, who may keep it, and whether the client has it already."""
 
 from __future__ import annotations
+
+from hashlib import blake2b
 
 import orjson
 from aiohttp import web
@@ -25,3 +27,24 @@ def json_answer(
         headers=headers,
         content_type="application/json",
     )
+
+
+def weak_tag(content: bytes) -> str:
+    """The ETag of all that says the same as this content, packed or not."""
+    return f'W/"{blake2b(content, digest_size=9).hexdigest()}"'
+
+
+def client_has(request: web.Request, tag: str) -> bool:
+    """Whether to answer 304 to this GET or HEAD."""
+    return matches(",".join(request.headers.getall("If-None-Match", [])), tag)
+
+
+def matches(if_none_match: str, tag: str) -> bool:
+    """Whether If-None-Match names this weak tag (RFC 9110, 13.1.2; weak comparison, 8.8.3.2).
+
+    Another tag may have commas and is cut then, but no piece of it has both its quotes.
+    """
+    if if_none_match == "*":
+        return True
+    opaque = tag.removeprefix("W/")
+    return any(each.strip(" \t").removeprefix("W/") == opaque for each in if_none_match.split(","))

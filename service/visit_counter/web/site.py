@@ -17,7 +17,7 @@ from visit_counter.web.counts import show
 from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
 from visit_counter.web.hits.headers import head_of
 from visit_counter.web.hits.intake import referred_path
-from visit_counter.web.responses import json_answer, shared_with
+from visit_counter.web.responses import client_has, json_answer, shared_with
 
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
@@ -66,6 +66,6 @@ async def get_counts(request: web.Request) -> web.Response:
     path = asked_path(request)
     shown = show(site, await parts_of(request).reader.read(site, path), path)
     headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}
-    if shown.etag in request.headers.get("If-None-Match", ""):
+    if client_has(request, shown.etag):
         return web.Response(status=304, headers=headers)
     return json_answer(shown.body, headers=headers)

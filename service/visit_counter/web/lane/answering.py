@@ -34,7 +34,7 @@ from visit_counter.web.hits.headers import Request
 from visit_counter.web.lane.connection import Connection
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.middleware import OUR_MISTAKE, problem_json, store_problem
-from visit_counter.web.responses import SHARED
+from visit_counter.web.responses import SHARED, matches
 
 STATUS: Final = {
     200: b"HTTP/1.1 200 OK\r\n",
@@ -189,7 +189,7 @@ class Answering(Connection):
     # -- a look
 
     def _look(self, site: Site, known: str) -> None:
-        """`known`: the tags of what the client has already."""
+        """`known`: If-None-Match, the tags of what the client has already."""
         reading = self._desk.reader.fresh(site)
         if reading is not None:
             self._show(site, known, reading)
@@ -212,7 +212,7 @@ class Answering(Connection):
     def _show(self, site: Site, known: str, reading: Reading) -> None:
         shown = self._desk.show(site, reading)
         headers = b"ETag: " + shown.etag.encode() + b"\r\n" + SHORTLY
-        if shown.etag in known:
+        if known and matches(known, shown.etag):
             self._answer(304, self._desk.write(304, headers, None))
         else:
             self._answer(200, self._desk.write(200, headers + JSON, shown.body))

@@ -9,7 +9,6 @@ file.
 from __future__ import annotations
 
 import gzip
-import hashlib
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from importlib.resources import files
@@ -20,6 +19,7 @@ from aiohttp import hdrs, web
 from visit_counter.errors import Problem
 from visit_counter.web.pages import scripts
 from visit_counter.web.pages.scripts import Script
+from visit_counter.web.responses import client_has, weak_tag
 from visit_counter.web.words.languages import language
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
@@ -51,23 +51,23 @@ class Packed(NamedTuple):
     plain: bytes
     gzipped: bytes
     tag: str
+    """The same for both, and therefore weak."""
 
     @classmethod
     def of(cls, plain: bytes) -> Packed:
-        return cls(plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:16])
+        return cls(plain, gzip.compress(plain, mtime=0), weak_tag(plain))
 
 
 def answer(request: web.Request, file: Packed, kind: str, headers: dict[str, str]) -> web.Response:
     """With a file, unless the browser has it."""
     sent = {
-        # Weak: the packed and the plain file share it.
-        hdrs.ETAG: f'W/"{file.tag}"',
+        hdrs.ETAG: file.tag,
         hdrs.VARY: hdrs.ACCEPT_ENCODING,
         "Cross-Origin-Resource-Policy": "cross-origin",
         "X-Content-Type-Options": "nosniff",
         **headers,
     }
-    if any(known.value in (file.tag, "*") for known in request.if_none_match or ()):
+    if client_has(request, file.tag):
         return web.Response(status=304, headers=sent)
     sent[hdrs.CONTENT_TYPE] = f"{kind}; charset=utf-8"
     if "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, ""):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ from visit_counter.web.pictures.drawn.panel import Panel
 from visit_counter.web.pictures.oembed import discovery
 from visit_counter.web.pictures.query import Query
 from visit_counter.web.pictures.reading import panel_of
-from visit_counter.web.responses import shared_with
+from visit_counter.web.responses import client_has, shared_with, weak_tag
 from visit_counter.web.words import privacy as privacies
 from visit_counter.web.words.languages import DEFAULT
 
@@ -100,7 +100,7 @@ def answer(
     ancestors: str = "",
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Response:
-    etag = f'W/"{blake2b(body.encode(), digest_size=9).hexdigest()}"'
+    etag = weak_tag(body.encode())
     headers = {
         "ETag": etag,
         "Cache-Control": shared_with(panel.site),
@@ -110,7 +110,7 @@ def answer(
     if panel.reading is None:
         headers |= {"Cache-Control": "no-store", "Retry-After": "5"}
         return web.Response(text=body, status=503, content_type=content_type, headers=headers)
-    if etag in request.headers.get("If-None-Match", ""):
+    if client_has(request, etag):
         return web.Response(status=304, headers=headers)
     return web.Response(text=body, content_type=content_type, headers=headers)
 

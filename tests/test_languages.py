@@ -13,8 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from visit_counter.web.counts import PERIODS
-from visit_counter.web.words.languages import FORMATS, LANGUAGES, Words, language, number, words
+from visit_counter.web.words.languages import (
+    FORMATS,
+    LANGUAGES,
+    ROWS,
+    Words,
+    language,
+    number,
+    words,
+)
 
 # What is said of each value: a place that a language forgot would hide it, one of its own stay.
 PLACES = {
@@ -139,7 +146,7 @@ def test_sentences_have_their_places(tag: str) -> None:
 def test_rows_are_told_apart() -> None:
     """No two rows of a block have the same label, in no language."""
     for spoken in LANGUAGES.values():
-        labels = [getattr(spoken, row) for row in ("online", *PERIODS)]
+        labels = [getattr(spoken, row) for row in ROWS]
         assert len(set(labels)) == 9
 
 

@@ -15,10 +15,9 @@ from visit_counter.model.kinds import METRICS
 from visit_counter.rules.origins import Origins
 from visit_counter.web.pictures.drawn.colors import DARK, NAMED, THEMES, contrast, readable_on
 from visit_counter.web.pictures.drawn.digits import SETS
-from visit_counter.web.pictures.drawn.panel import ROWS
 from visit_counter.web.pictures.frame import ancestors
 from visit_counter.web.pictures.query import UNFIT
-from visit_counter.web.words.languages import FORMATS, LANGUAGES
+from visit_counter.web.words.languages import FORMATS, LANGUAGES, ROWS
 
 VALUES: dict[str, list[str]] = {
     "lang": [*LANGUAGES],

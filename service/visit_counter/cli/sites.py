@@ -11,8 +11,8 @@ from urllib.parse import quote
 from visit_counter.cli.calls import CallError, ask, show
 from visit_counter.cli.parsers import command, named
 from visit_counter.config.settings import Settings
-
-PERIODS = ("total", "year", "month", "week", "today")
+from visit_counter.model.kinds import METRICS
+from visit_counter.model.seeds import SEEDED
 
 
 def add_commands(commands: Any) -> None:
@@ -33,8 +33,8 @@ def add_commands(commands: Any) -> None:
     undo = named(actions, "undo", undo_reset, "undo a reset")
     undo.add_argument("operation", help="what `reset` printed")
     seed = named(actions, "seed", seed_site, "add an older counter's numbers")
-    seed.add_argument("--metric", choices=("visits", "pageviews", "visitors"), default="visits")
-    for period in PERIODS:
+    seed.add_argument("--metric", choices=METRICS, default="visits")
+    for period in SEEDED:
         seed.add_argument(f"--{period}", type=int, default=0, help=f"add to {period}")
 
 
@@ -81,7 +81,7 @@ def undo_reset(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def seed_site(options: argparse.Namespace, settings: Settings) -> int:
-    add = {period: getattr(options, period) for period in PERIODS if getattr(options, period)}
+    add = {period: getattr(options, period) for period in SEEDED if getattr(options, period)}
     body = {"metric": options.metric, "add": add}
     return show(ask(options, settings, "POST", path_of(options) + "/seed", body))
 

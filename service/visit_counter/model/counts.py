@@ -7,11 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from visit_counter.model.kinds import METRICS, Metric
+from visit_counter.model.kinds import METRICS, PERIODS, Metric
+
+_OF_PERIODS = len(PERIODS) * len(METRICS)
 
 
 class Numbers(Struct, frozen=True, array_like=True):
-    """What a period counted."""
+    """What a period counted: the METRICS."""
 
     pageviews: int
     visits: int
@@ -27,7 +29,7 @@ class Seed(Struct, frozen=True, array_like=True):
 
 
 class Counts(Struct, frozen=True):
-    """A site's numbers at one instant."""
+    """A site's numbers at one instant, with those of all PERIODS."""
 
     online: int
     today: Numbers
@@ -50,8 +52,8 @@ class Counts(Struct, frozen=True):
     def of(cls, packed: bytes) -> Counts:
         """As counting.lua packs them, see its counts_of."""
         online, number_of_seeds, *numbers = _unpacked(packed)
-        periods = [Numbers(*numbers[n : n + 3]) for n in range(0, 24, 3)]
-        since, last_hit, peak, peak_at, *rest = numbers[24:]
+        periods = [Numbers(*numbers[n : n + 3]) for n in range(0, _OF_PERIODS, 3)]
+        since, last_hit, peak, peak_at, *rest = numbers[_OF_PERIODS:]
         seeds = [_seed(*rest[3 * n : 3 * n + 3]) for n in range(number_of_seeds)]
         pages = rest[3 * number_of_seeds :]
         values: tuple[Any, ...] = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
@@ -69,4 +71,4 @@ def _unpacked(packed: bytes) -> list[int]:
 
 
 def _seed(period: int, metric: int, amount: int) -> Seed:
-    return Seed(Counts.__struct_fields__[period], METRICS[metric - 1], amount)
+    return Seed(PERIODS[period - 1], METRICS[metric - 1], amount)

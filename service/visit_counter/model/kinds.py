@@ -1,9 +1,9 @@
-"""The kinds of hits and the metrics, by their names."""
+"""The kinds of hits, the metrics and the periods, by their names."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 
 class Kind(StrEnum):
@@ -14,7 +14,13 @@ class Kind(StrEnum):
     BYE = "bye"
 
 
-Metric = Literal["visits", "pageviews", "visitors"]
+Metric = Literal["pageviews", "visits", "visitors"]
 
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""In the order in which counter.lua packs them, see `Numbers`."""
 
-METRICS: tuple[Metric, ...] = ("pageviews", "visits", "visitors")
+METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
+"""As counter.lua calls them."""
+
+PERIODS = ("today", "yesterday", "week", "last_week", "month", "last_month", "year", "total")
+"""In the order in which counter.lua packs them, see `Counts`; `Periods` labels all but total."""

@@ -23,7 +23,7 @@ from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from visit_counter.model.counts import Counts, Numbers, numbers_of
-from visit_counter.model.kinds import Metric
+from visit_counter.model.kinds import METRIC_LETTERS, Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
 from visit_counter.store.batch import Batch, Outcome
@@ -38,8 +38,6 @@ from visit_counter.store.shards import Shard, Shards
 START_WAIT_S = 30.0
 NUMBER = re.compile(rb"[1-9]\d{0,14}")
 AT_ONCE = 200  # batches that are sent again in one round trip
-
-METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
 
 log = structlog.get_logger()
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec.structs import asdict
 
 from visit_counter.model.calendar import WEEKDAYS
-from visit_counter.model.counts import Counts, Numbers
+from visit_counter.model.counts import Counts
+from visit_counter.model.kinds import PERIODS
 from visit_counter.model.site import Site
 from visit_counter.reading.reader import Reading
 from visit_counter.web.responses import weak_tag
-
-PERIODS = (
-    "today", "yesterday", "week", "last_week", "month", "last_month", "year", "total",
-)  # fmt: skip
 
 
 class Shown(NamedTuple):
@@ -46,7 +44,7 @@ def counts_json(
         "since": counts.since // 1000,
         "metric": settings.metric,
         "online": counts.online,
-        **{period: numbers_json(getattr(counts, period)) for period in PERIODS},
+        **{period: asdict(getattr(counts, period)) for period in PERIODS},
         "peak": {"online": counts.peak, "at": counts.peak_at // 1000},
         "seeded": seeded_json(counts),
         "week_start": WEEKDAYS[calendar.week_start_at(now)],
@@ -57,14 +55,6 @@ def counts_json(
     if page is not None:
         body["page"] = {"path": page[0], "pageviews": page[1]}
     return body
-
-
-def numbers_json(numbers: Numbers) -> dict[str, int]:
-    return {
-        "pageviews": numbers.pageviews,
-        "visits": numbers.visits,
-        "visitors": numbers.visitors,
-    }
 
 
 def seeded_json(counts: Counts) -> dict[str, dict[str, int]]:

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from visit_counter.errors import Problem
 from visit_counter.model.kinds import Metric
+from visit_counter.model.seeds import SeedPeriods
 from visit_counter.model.site import Site
 from visit_counter.store.replies import NEWER, NO_OPERATION, Refused
 from visit_counter.web.api.requests import (
@@ -29,7 +30,6 @@ from visit_counter.web.components import parts_of
 from visit_counter.web.counts import counts_json
 from visit_counter.web.responses import json_answer
 
-Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
 LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 log = structlog.get_logger()
 
@@ -38,16 +38,6 @@ class Reset(Struct, forbid_unknown_fields=True):
     confirm: str = ""
     operation: Operation | None = None
     reason: Annotated[str, Meta(max_length=500)] = ""
-
-
-class SeedPeriods(Struct, forbid_unknown_fields=True):
-    """What to add to the running periods."""
-
-    total: Amount = 0
-    year: Amount = 0
-    month: Amount = 0
-    week: Amount = 0
-    today: Amount = 0
 
 
 class SeedOrder(Struct, forbid_unknown_fields=True):
@@ -101,15 +91,7 @@ async def seed_site(request: web.Request) -> web.Response:
     """POST: add to the running periods of a metric, e.g. the total of an older counter."""
     site = own_site(request)
     order = await body_of(request, SeedOrder)
-    periods = site.calendar.periods(parts_of(request).clock.now())
-    added = {
-        ("total", ""): order.add.total,
-        ("year", periods.year): order.add.year,
-        ("month", periods.month): order.add.month,
-        ("week", periods.week): order.add.week,
-        ("day", periods.today): order.add.today,
-    }
-    amounts = {period: amount for period, amount in added.items() if amount}
+    amounts = order.add.labelled(site.calendar.periods(parts_of(request).clock.now()))
     if not amounts:
         raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
     operation = order.operation or secrets.token_hex(8)

@@ -20,8 +20,8 @@ from visit_counter.web.pages.files import STRICT_CSP, Packed, answer
 from visit_counter.web.pictures.drawn.colors import THEMES
 from visit_counter.web.pictures.drawn.digits import MOST_DIGITS, SETS
 from visit_counter.web.pictures.drawn.markup import Markup, element, text
-from visit_counter.web.pictures.drawn.panel import ROWS, SHOWN
-from visit_counter.web.words.languages import FORMATS, LANGUAGES, language, number
+from visit_counter.web.pictures.drawn.panel import SHOWN
+from visit_counter.web.words.languages import FORMATS, LANGUAGES, ROWS, language, number
 from visit_counter.web.words.texts import TEXTS, language_of
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")

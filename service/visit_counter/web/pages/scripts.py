@@ -22,8 +22,7 @@ from typing import NamedTuple
 import orjson
 
 from visit_counter.reading.reader import DAYS
-from visit_counter.web.counts import PERIODS
-from visit_counter.web.words.languages import FORMATS, LANGUAGES, number
+from visit_counter.web.words.languages import FORMATS, LANGUAGES, ROWS, number
 
 SPOKEN = ("en", "vi")
 """The languages of a script that is asked for in none."""
@@ -120,7 +119,7 @@ def words(language: str) -> dict[str, str]:
         "lang": language,
         **{name: getattr(spoken, name) for name in SAID},
         "labels": NOTHING_ELSE
-        | {row: getattr(spoken, row) for row in ("online", *PERIODS)}
+        | {row: getattr(spoken, row) for row in ROWS}
         | {"page": spoken.pageviews},
         "last_days": days,
     }

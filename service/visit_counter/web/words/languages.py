@@ -17,7 +17,11 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from visit_counter.model.kinds import PERIODS
+
 DEFAULT = "en"
+ROWS = ("online", *PERIODS)
+"""What has a number and, in each language, a label."""
 
 
 class Words(Struct, frozen=True, forbid_unknown_fields=True):

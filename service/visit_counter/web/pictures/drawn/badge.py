@@ -6,9 +6,10 @@ from typing import Any
 
 from visit_counter.web.pictures.drawn.colors import readable_on
 from visit_counter.web.pictures.drawn.markup import Markup, element, picture, text
-from visit_counter.web.pictures.drawn.panel import ROWS, Panel
+from visit_counter.web.pictures.drawn.panel import Panel
 from visit_counter.web.pictures.drawn.widths import width
 from visit_counter.web.pictures.query import Query
+from visit_counter.web.words.languages import ROWS
 
 SHAPES = {"flat": 4, "square": 0}  # how round the corners are
 HEIGHT, SIZE, PAD = 20, 11, 7

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from visit_counter.web.pictures.drawn.colors import THEMES, style
 from visit_counter.web.pictures.drawn.markup import Markup, element, picture, text
-from visit_counter.web.pictures.drawn.panel import ROWS, SHOWN, Panel
+from visit_counter.web.pictures.drawn.panel import SHOWN, Panel
 from visit_counter.web.pictures.drawn.widths import width
 from visit_counter.web.pictures.query import Query
+from visit_counter.web.words.languages import ROWS
 
 PAD = 14
 TITLE, ROW, NOTE = 15, 14, 12  # sizes of type

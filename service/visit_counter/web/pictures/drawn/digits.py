@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from visit_counter.web.pictures.drawn.colors import THEMES, style
 from visit_counter.web.pictures.drawn.markup import Markup, element, picture
-from visit_counter.web.pictures.drawn.panel import ROWS, Panel
+from visit_counter.web.pictures.drawn.panel import Panel
 from visit_counter.web.pictures.query import Query
+from visit_counter.web.words.languages import ROWS
 
 MOST_DIGITS = 12  # to fill up with zeros
 PAD = 4

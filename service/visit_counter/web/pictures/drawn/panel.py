@@ -13,11 +13,9 @@ from visit_counter.model.counts import Numbers
 from visit_counter.model.kinds import METRICS
 from visit_counter.model.site import Site
 from visit_counter.reading.reader import Reading
-from visit_counter.web.counts import PERIODS
 from visit_counter.web.pictures.query import Query
 from visit_counter.web.words.languages import DEFAULT, FORMATS, LANGUAGES, Words, number
 
-ROWS = ("online", *PERIODS)
 SHOWN = ("online", "today", "week", "total")  # as the element does
 OLD_MS = 60_000
 DASH = "–"

@@ -12,7 +12,7 @@ from tests.kit.counting import Counted, at, counting
 from tests.kit.services.in_process import StoppedClock, until
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.errors import StoreError, StoreUnavailable
-from visit_counter.reading.reader import DAYS, OF_DAYS, Reader
+from visit_counter.reading.reader import DAYS, Asked, Reader
 from visit_counter.store.shards import ANSWER_S
 
 NOON = at("2026-03-10 12:00")
@@ -73,7 +73,7 @@ async def test_days_are_read_where_they_are_asked_for(valkey: Server) -> None:
         reader = Reader(counted.store, StoppedClock(NOON))
         await counted.view(1, NOON - 86_400_000)
         await counted.view(2, NOON)
-        reading = await reader.read(counted.site, OF_DAYS)
+        reading = await reader.read(counted.site, Asked(days=True))
         plain = await reader.read(counted.site)
 
     assert (len(reading.days), plain.days) == (DAYS, {})
@@ -127,18 +127,18 @@ async def test_a_failure_of_long_ago_is_forgotten(
 
 async def test_paths_push_no_site_out(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks at many pages costs nobody the last counts."""
-    monkeypatch.setattr("visit_counter.reading.reader.MOST_PATHS", 3)
+    monkeypatch.setattr("visit_counter.reading.reader.MOST_MORE", 3)
     async with counting(own.url) as counted:
         reader = Reader(counted.store, clock := StoppedClock(NOON))
         await reader.read(counted.site)
         for n in range(10):
-            await reader.read(counted.site, f"/{n}")
+            await reader.read(counted.site, Asked(f"/{n}"))
         own.kill()
         clock.at += 1000
         kept = await reader.read(counted.site)
 
     assert kept.as_of == NOON
-    assert len(reader._kept_paths) == 3
+    assert len(reader._kept_more) == 3
 
 
 async def test_last_counts_come_however_many_read(
@@ -151,11 +151,11 @@ async def test_last_counts_come_however_many_read(
         await reader.read(counted.site)
         own.pause()
         clock.at += 1000
-        other = asyncio.create_task(reader.read(counted.site, "/other"))
+        other = asyncio.create_task(reader.read(counted.site, Asked("/other")))
         await until(lambda: reader._flights)
         kept = await reader.read(counted.site)
         with pytest.raises(StoreUnavailable):
-            await reader.read(counted.site, "/third")
+            await reader.read(counted.site, Asked("/third"))
         with pytest.raises(StoreError):
             await other
 

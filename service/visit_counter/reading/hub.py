@@ -19,7 +19,7 @@ from visit_counter import metrics
 from visit_counter.clock import Clock
 from visit_counter.errors import StoreError
 from visit_counter.model.site import Site
-from visit_counter.reading.reader import Reader, Reading
+from visit_counter.reading.reader import Asked, Reader, Reading
 from visit_counter.reading.sites import Sites
 from visit_counter.tasks import supervised
 
@@ -147,7 +147,7 @@ class Hub:
 
     async def look(self, site: Site, path: str | None) -> Message:
         """What is to be seen now; raises StoreError."""
-        return self._message(site, path, await self._reader.read(site, path))
+        return self._message(site, path, await self._reader.read(site, Asked(path)))
 
     def join(self, watched: Watched, viewer: Viewer) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -189,7 +189,7 @@ class Hub:
             end(channel)
             return
         try:
-            reading = await self._reader.read(site, watched.path, FRESH_MS)
+            reading = await self._reader.read(site, Asked(watched.path), FRESH_MS)
             await self._publish(channel, self._message(site, watched.path, reading))
         except StoreError:  # not even old counts
             pass

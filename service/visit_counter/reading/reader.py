@@ -22,19 +22,35 @@ from visit_counter.model.site import Site
 from visit_counter.store.store import Store
 
 FRESH_MS = 1000
-MOST_PATHS = 10_000
+MOST_MORE = 10_000  # readings with a path or with days
 MOST_FLIGHTS = 500
 PATIENCE_S = 0.25  # of who can be given the last counts
 AWAY_S = 5.0  # after it failed, a server is not waited for
 AGAIN_S = 0.25  # but tried
 
 DAYS = 30
-OF_DAYS = "days"  # no path: those begin with a slash
 
 log = structlog.get_logger()
 
-Key = tuple[str, str | None]
-"""A site, and what is asked beside its counts: a path's pageviews, or those of days."""
+
+class Asked(NamedTuple):
+    """What somebody wants to know beside a site's counts."""
+
+    path: str | None = None
+    """This page's pageviews."""
+    days: bool = False
+    """The numbers of each of the last DAYS days."""
+
+
+COUNTS = Asked()
+"""Nothing but the counts."""
+
+
+class Key(NamedTuple):
+    """What is read at once for all who ask for it."""
+
+    site: str
+    asked: Asked
 
 
 class Reading(NamedTuple):
@@ -48,24 +64,23 @@ class Reading(NamedTuple):
 
 
 class Reader:
-    """Counts by site and path, with single flight."""
+    """Counts by site and by what is asked beside them, with single flight."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._kept: dict[str, Reading] = {}
         """By site."""
-        self._kept_paths: OrderedDict[Key, Reading] = OrderedDict()
-        """Visitors name them: they must not push out the others."""
+        self._kept_more: OrderedDict[Key, Reading] = OrderedDict()
+        """With what was asked beside: visitors name paths, which must not push out a site."""
         self._flights: dict[Key, asyncio.Task[Reading | StoreError]] = {}
         self._failed_s: dict[str, float] = {}
         """When a server that gave nothing the last time was tried (monotonic seconds)."""
 
-    async def read(self, site: Site, path: str | None = None, fresh_ms: int = FRESH_MS) -> Reading:
-        """The counts, with that path's pageviews if one is named, or with the last days' numbers
-        (OF_DAYS); raises StoreError if there are none to give."""
-        key = (site.id, path)
-        kept = self.kept(site) if path is None else self._kept_paths.get(key)
+    async def read(self, site: Site, asked: Asked = COUNTS, fresh_ms: int = FRESH_MS) -> Reading:
+        """The counts, with what is asked beside them; raises StoreError if there are none."""
+        key = Key(site.id, asked)
+        kept = self.kept(site) if asked == COUNTS else self._kept_more.get(key)
         if kept is None:
             return await self._landed(self._flight(key, site))
         if self._is_fresh(kept, site, fresh_ms):
@@ -119,13 +134,13 @@ class Reader:
         return flight
 
     async def _fly(self, key: Key, site: Site) -> Reading | StoreError:
-        server, (_, asked) = self._server(site), key
+        server, asked = self._server(site), key.asked
         if server in self._failed_s:
             self._failed_s[server] = time.monotonic()
         try:
             now = self._clock.now()
-            days = await self._days(site, now) if asked == OF_DAYS else {}
-            paths = [asked] if asked and asked != OF_DAYS else []
+            days = await self._days(site, now) if asked.days else {}
+            paths = [] if asked.path is None else [asked.path]
             counts = await self._store.counts(site, now, paths)
         except StoreError as error:
             if server not in self._failed_s:
@@ -145,11 +160,10 @@ class Reader:
         return self._store.shard(site.partition)
 
     def _keep(self, key: Key, reading: Reading) -> None:
-        site, path = key
-        if path is None:
-            self._kept[site] = reading
+        if key.asked == COUNTS:
+            self._kept[key.site] = reading
             return
-        self._kept_paths[key] = reading
-        self._kept_paths.move_to_end(key)
-        if len(self._kept_paths) > MOST_PATHS:
-            self._kept_paths.popitem(last=False)
+        self._kept_more[key] = reading
+        self._kept_more.move_to_end(key)
+        if len(self._kept_more) > MOST_MORE:
+            self._kept_more.popitem(last=False)

@@ -10,6 +10,7 @@ from aiohttp import web
 from visit_counter.errors import Problem, StoreError
 from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
+from visit_counter.reading.reader import Asked
 from visit_counter.web.auth import require_visible
 from visit_counter.web.client import asked_path, came_by, client_of, known_site, read_body
 from visit_counter.web.components import parts_of
@@ -64,7 +65,7 @@ async def get_counts(request: web.Request) -> web.Response:
     site = known_site(request)
     require_visible(site, request)
     path = asked_path(request)
-    shown = show(site, await parts_of(request).reader.read(site, path), path)
+    shown = show(site, await parts_of(request).reader.read(site, Asked(path)), path)
     headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}
     if client_has(request, shown.etag):
         return web.Response(status=304, headers=headers)

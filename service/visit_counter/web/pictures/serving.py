@@ -15,7 +15,7 @@ from typing import TypeAlias
 import orjson
 from aiohttp import web
 
-from visit_counter.reading.reader import OF_DAYS
+from visit_counter.reading.reader import COUNTS, Asked
 from visit_counter.web.client import known_site
 from visit_counter.web.pictures import frame as frames
 from visit_counter.web.pictures.drawn import badge as badges
@@ -37,7 +37,7 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 Draw: TypeAlias = Callable[[Panel, Query], Markup]
 
 
-def drawing(draw: Draw, asked: str | None = None) -> Handler:
+def drawing(draw: Draw, asked: Asked = COUNTS) -> Handler:
     """A handler that answers with a picture."""
 
     async def serve(request: web.Request) -> web.Response:
@@ -52,7 +52,7 @@ block = drawing(blocks.draw)
 badge = drawing(badges.draw)
 digits = drawing(digit_sets.draw)
 button = drawing(buttons.draw)
-spark = drawing(sparks.draw, OF_DAYS)
+spark = drawing(sparks.draw, Asked(days=True))
 
 
 async def shields(request: web.Request) -> web.Response:

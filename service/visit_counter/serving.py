@@ -27,7 +27,7 @@ from visit_counter.web.components import COMPONENTS, Components
 from visit_counter.web.lane.answering import Desk
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.lane.lane import Lane
-from visit_counter.web.middleware import answering_errors, end_connection, measure
+from visit_counter.web.middleware import end_connection, error_responses, measure
 from visit_counter.web.migrating import starting_app
 from visit_counter.web.routes import health_routes, ops_routes, page_routes
 from visit_counter.workers.parent import Parent
@@ -83,7 +83,7 @@ async def starting(
 
 
 def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
-    middlewares = [measure, answering_errors(parts.settings.base_path)]
+    middlewares = [measure, error_responses(parts.settings.base_path)]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
     app[COMPONENTS] = parts
     app.add_routes(routes)

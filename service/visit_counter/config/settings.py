@@ -139,7 +139,7 @@ class Settings:
         "ALLOW_UNSAFE_STORE",
         parse_switch,
         "false",
-        "Start on a store that may lose or evict counts, instead of refusing it.",
+        "Start even on a store that may lose or evict counts.",
     )
     min_replicas: int = setting(
         "MIN_REPLICAS",

@@ -153,11 +153,11 @@ class Sites:
     async def _put(self, site: str, raw: bytes, before: bytes, operation: str) -> Put:
         try:
             done = await self._store.put_site(partition_of(site), site, raw, before, operation)
-        except Refused as refused:
-            if refused.word not in (EXISTS, CHANGED):
+        except Refused as reply_error:
+            if reply_error.word not in (EXISTS, CHANGED):
                 raise
             await self.refresh()
-            raise self._exists(site) if refused.word == EXISTS else _changed(site) from None
+            raise self._exists(site) if reply_error.word == EXISTS else _changed(site) from None
         await self.refresh()
         if site in self.unreadable:  # a newer version has written it since
             raise self.unreadable[site].problem

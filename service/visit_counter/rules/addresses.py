@@ -100,7 +100,7 @@ def client_address(peer: Peer, forwarded: str, trusted: Networks) -> Address:
 
 
 def _hops(forwarded: str) -> list[str]:
-    """Too long: the left end goes, the client's own writing. Refusing the whole header instead
+    """Too long: the left end goes, the client's own writing. Ignoring the whole header instead
     would let a client hide in the proxy's bucket and empty it for everybody."""
     hops = forwarded[-MAX_FORWARDED:].split(",")
     if len(forwarded) > MAX_FORWARDED:

@@ -4,7 +4,7 @@ A bucket is one number, the instant at which it will be full again (the generic 
 GCRA), and a network's buckets lie together, so that a hit looks them up once. Time comes in:
 seconds of a monotonic clock.
 Memory is bounded, in two halves: when the young one is full it becomes the old one, and who was not
-seen since is forgotten with the old one before it, and starts full when they come back. Refused
+seen since is forgotten with the old one before it, and starts full when they come back. Dropped
 hits are seen too, so nobody gains a new burst by hammering; to push out a network whose buckets are
 still empty takes half as many other networks as `capacity` in the meantime, and whoever commands
 those already has that many bursts.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _ROUNDING = 1e-6
-"""Tokens: what adding floats may lose before a bucket that has one left would refuse it."""
+"""Tokens: what adding floats may lose before a bucket that has one left would withhold it."""
 
 
 class Rate:

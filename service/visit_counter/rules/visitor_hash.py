@@ -45,5 +45,5 @@ def _prefixed(field: bytes) -> bytes:
 
 
 def _encoded(text: str) -> bytes:
-    # Headers that are no UTF-8 arrive with lone surrogates, which plain UTF-8 refuses.
+    # Headers that are no UTF-8 arrive with lone surrogates, which plain UTF-8 does not encode.
     return text.encode("utf-8", "surrogatepass")

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from visit_counter import metrics
 from visit_counter.errors import OutcomeUnknown, Problem, StoreError
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 
 PUBLIC = ("/w/", "/embed.", "/oembed")
 
@@ -26,8 +26,8 @@ async def end_connection(request: web.Request, handler: Handler) -> web.StreamRe
     again."""
     try:
         response = await handler(request)
-    except web.HTTPException as answer:
-        answer.force_close()
+    except web.HTTPException as error:
+        error.force_close()
         raise
     response.force_close()
     return response
@@ -46,42 +46,42 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         metrics.REQUEST_SECONDS.labels(*labels).note(time.perf_counter() - began)
 
 
-def answering_errors(base_path: str) -> Middleware:
+def error_responses(base_path: str) -> Middleware:
     """Every error becomes an answer its reader can act on; only our own mistakes are logged."""
     public = tuple(base_path + path for path in PUBLIC)
 
     @web.middleware
-    async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def respond_to_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_public = request.path.startswith(public)
         if request.method == "OPTIONS" and is_public:
             return preflight()
-        response = await answered(request, handler)
+        response = await response_of(request, handler)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         if is_public:
             response.headers["Access-Control-Allow-Origin"] = "*"
             response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         return response
 
-    return answer_errors
+    return respond_to_errors
 
 
-async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def response_of(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Problem as problem:
-        return problem_answer(problem)
+        return problem_response(problem)
     except StoreError as error:
-        return problem_answer(store_problem(error))
+        return problem_response(store_problem(error))
     except web.HTTPRedirection:
         raise
     except web.HTTPException as error:
-        response = problem_answer(http_problem(error))
+        response = problem_response(http_problem(error))
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except Exception:
         log.exception("a request failed", route=route_of(request))
-        return problem_answer(OUR_MISTAKE)
+        return problem_response(OUR_MISTAKE)
 
 
 def preflight() -> web.Response:
@@ -99,8 +99,8 @@ def problem_json(problem: Problem) -> dict[str, object]:
     return body if problem.field is None else {**body, "field": problem.field}
 
 
-def problem_answer(problem: Problem) -> web.Response:
-    response = json_answer(problem_json(problem), status=problem.status)
+def problem_response(problem: Problem) -> web.Response:
+    response = json_response(problem_json(problem), status=problem.status)
     response.content_type = "application/problem+json"
     response.headers["Cache-Control"] = "no-store"
     if problem.status == HTTPStatus.UNAUTHORIZED:

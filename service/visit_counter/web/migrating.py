@@ -11,20 +11,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visit_counter.errors import Problem
 from visit_counter.store.migration import Progress
-from visit_counter.web.middleware import answering_errors
+from visit_counter.web.middleware import error_responses
 from visit_counter.web.ops import healthz
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 
 PROGRESS = web.AppKey("progress", Progress)
 
 
 def starting_app(progress: Progress, base: str) -> web.Application:
-    app = web.Application(middlewares=[answering_errors(base)])
+    app = web.Application(middlewares=[error_responses(base)])
     app[PROGRESS] = progress
     app.router.add_get(f"{base}/healthz", healthz)
     app.router.add_get(f"{base}/readyz", readyz)
     app.router.add_get(f"{base}/metrics", metrics)
-    app.router.add_route("*", "/{any:.*}", refuse)
+    app.router.add_route("*", "/{any:.*}", unavailable)
     return app
 
 
@@ -36,7 +36,7 @@ async def readyz(request: web.Request) -> web.Response:
         "hints": [],
         "checks": {},
     }
-    return json_answer(body, status=503, headers={"Cache-Control": "no-store"})
+    return json_response(body, status=503, headers={"Cache-Control": "no-store"})
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -44,6 +44,6 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def refuse(request: web.Request) -> web.Response:
+async def unavailable(request: web.Request) -> web.Response:
     """Everything else: nothing is counted or shown yet."""
     raise Problem(503, "Migrating", request.app[PROGRESS].sentence)

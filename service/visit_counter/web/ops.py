@@ -10,12 +10,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from visit_counter.errors import Problem
 from visit_counter.web.components import parts_of
 from visit_counter.web.hits.forwarding import HINT
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 
 
 async def healthz(request: web.Request) -> web.Response:
     """GET /healthz: this process answers; asks nobody else."""
-    return json_answer({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 async def readyz(request: web.Request) -> web.Response:
@@ -48,7 +48,7 @@ async def readyz(request: web.Request) -> web.Response:
         "hints": unsafe + hints,
         "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in watch.checks},
     }
-    return json_answer(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
+    return json_response(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
 
 
 async def metrics(request: web.Request) -> web.Response:

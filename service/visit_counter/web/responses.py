@@ -17,7 +17,7 @@ def shared_with(site: Site) -> str:
     return SHARED if site.settings.public else "private, no-store"
 
 
-def json_answer(
+def json_response(
     body: object, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
     """Of a value, or of bytes that are JSON already."""

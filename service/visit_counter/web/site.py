@@ -18,7 +18,7 @@ from visit_counter.web.counts import show
 from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
 from visit_counter.web.hits.headers import head_of
 from visit_counter.web.hits.intake import referred_path
-from visit_counter.web.responses import client_has, json_answer, shared_with
+from visit_counter.web.responses import client_has, json_response, shared_with
 
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
@@ -37,7 +37,7 @@ async def post_hit(request: web.Request) -> web.Response:
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
     outcome = await intake.count(entry)
     answer = parts_of(request).answers.of(entry, outcome)
-    return json_answer(answer.body, answer.status, headers={"Cache-Control": "no-store"})
+    return json_response(answer.body, answer.status, headers={"Cache-Control": "no-store"})
 
 
 async def dot_gif(request: web.Request) -> web.Response:
@@ -69,4 +69,4 @@ async def get_counts(request: web.Request) -> web.Response:
     headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}
     if client_has(request, shown.etag):
         return web.Response(status=304, headers=headers)
-    return json_answer(shown.body, headers=headers)
+    return json_response(shown.body, headers=headers)

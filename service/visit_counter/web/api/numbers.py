@@ -28,7 +28,7 @@ from visit_counter.web.api.requests import (
 )
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import counts_json
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 
 LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ async def reset_site(request: web.Request) -> web.Response:
     """POST: everything from 0. `?preview=1` says what would go; the answer says how to undo."""
     site = own_site(request)
     if request.query.get("preview", "0") not in ("", "0"):
-        return json_answer({"would_reset": await fresh_counts(request, site)})
+        return json_response({"would_reset": await fresh_counts(request, site)})
     order = await body_of(request, Reset)
     if order.confirm != site.id:
         detail = f'Send {{"confirm": "{site.id}"}} to reset all numbers of this site.'
@@ -62,7 +62,7 @@ async def reset_site(request: web.Request) -> web.Response:
         await parts_of(request).store.reset(site, operation)
     await parts_of(request).sites.refresh()
     log.info("site reset", site=site.id, undo=operation, reason=order.reason)
-    return json_answer({"undo": operation})
+    return json_response({"undo": operation})
 
 
 @admin
@@ -71,19 +71,19 @@ async def undo_reset(request: web.Request) -> web.Response:
     site, operation = own_site(request), request.match_info["operation"]
     try:
         approximate = await parts_of(request).store.undo(site, operation)
-    except Refused as refused:
-        raise undo_problem(refused) from None
+    except Refused as reply_error:
+        raise undo_problem(reply_error) from None
     await parts_of(request).sites.refresh()
     log.info("reset undone", site=site.id, undo=operation)
-    return json_answer({"undone": operation, "approximate": approximate})
+    return json_response({"undone": operation, "approximate": approximate})
 
 
-def undo_problem(refused: Refused) -> Problem:
-    if refused.word == NEWER:
+def undo_problem(reply_error: Refused) -> Problem:
+    if reply_error.word == NEWER:
         return Problem(409, "Newer reset", "Undo the newer reset of this site first.")
-    if refused.word == NO_OPERATION:
+    if reply_error.word == NO_OPERATION:
         return Problem(404, "Unknown reset", "There is no such reset in the last 30 days.")
-    return Problem(409, "Refused", str(refused))
+    return Problem(409, "Refused", str(reply_error))
 
 
 @admin
@@ -104,7 +104,7 @@ async def seed_site(request: web.Request) -> web.Response:
         add=msgspec.to_builtins(order.add),
         reason=order.reason,
     )
-    return json_answer(await fresh_counts(request, site))
+    return json_response(await fresh_counts(request, site))
 
 
 async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:
@@ -121,7 +121,7 @@ async def show_drops(request: web.Request) -> web.Response:
     first, last = day_of(request, "from", today), day_of(request, "to", today)
     months = months_between(first[:7], last[:7])
     days = await parts_of(request).store.drops(site, months)
-    return json_answer({day: days[day] for day in sorted(days) if first <= day <= last})
+    return json_response({day: days[day] for day in sorted(days) if first <= day <= last})
 
 
 def day_of(request: web.Request, name: str, default: str) -> str:

@@ -54,10 +54,10 @@ async def done_once(operation: str) -> AsyncIterator[None]:
     except OutcomeUnknown:
         detail = f'Send it again with "operation": "{operation}": then it is done once in any case.'
         raise Problem(503, "Outcome unknown", detail, "operation") from None
-    except Refused as refused:
-        if refused.word != USED:
+    except Refused as reply_error:
+        if reply_error.word != USED:
             raise
-        raise operation_used(str(refused)) from None
+        raise operation_used(str(reply_error)) from None
 
 
 def operation_used(why: str) -> Problem:

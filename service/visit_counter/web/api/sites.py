@@ -29,7 +29,7 @@ from visit_counter.web.api.requests import (
     site_json,
 )
 from visit_counter.web.components import parts_of
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ async def list_sites(request: web.Request) -> web.Response:
     body: dict[str, Any] = {"sites": [site_json(site) for site in sites.all()]}
     if found := sites.unreadable:
         body["unreadable"] = [{"id": site, "reason": found[site].reason} for site in sorted(found)]
-    return json_answer(body)
+    return json_response(body)
 
 
 @admin
@@ -63,7 +63,7 @@ async def create_site(request: web.Request) -> web.Response:
 
 @admin
 async def show_site(request: web.Request) -> web.Response:
-    return json_answer(site_json(own_site(request)))
+    return json_response(site_json(own_site(request)))
 
 
 @admin
@@ -93,7 +93,7 @@ async def change_site(request: web.Request) -> web.Response:
         done = await parts_of(request).store.done(site.partition, site.id, operation)
         if done == "change":
             await parts_of(request).sites.refresh()
-            return json_answer(site_json(own_site(request)))
+            return json_response(site_json(own_site(request)))
         if done is not None:
             raise operation_used(f"that operation was a {done}")
         settings = settings_of(site_json(site) | changes, expected_id=site.id)
@@ -123,7 +123,7 @@ def told(put: Put, before: Site | Unreadable | None = None, location: str = "") 
     elif put.now:
         log.info("unreadable site replaced", site=site.id, settings=site_json(site))
     headers = {"Location": location} if location else None
-    return json_answer(site_json(site), status=201 if put.created else 200, headers=headers)
+    return json_response(site_json(site), status=201 if put.created else 200, headers=headers)
 
 
 def settings_of(fields: dict[str, Any], expected_id: str | None = None) -> SiteSettings:

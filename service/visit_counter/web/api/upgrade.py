@@ -12,7 +12,7 @@ from visit_counter.model import forms
 from visit_counter.store.versions import Seen
 from visit_counter.web.auth import require_admin
 from visit_counter.web.components import parts_of
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 
 log = structlog.get_logger()
 
@@ -21,7 +21,7 @@ async def show_upgrade(request: web.Request) -> web.Response:
     """GET: the forms that this version writes and that all write, and the workers of the last
     days."""
     require_admin(request)
-    return json_answer(upgrade_json(request))
+    return json_response(upgrade_json(request))
 
 
 async def finish_upgrade(request: web.Request) -> web.Response:
@@ -31,7 +31,7 @@ async def finish_upgrade(request: web.Request) -> web.Response:
     await parts_of(request).versions.finish()
     if (after := parts_of(request).store.writes) != before:
         log.info("upgrade finished", before=before, form=after)
-    return json_answer(upgrade_json(request))
+    return json_response(upgrade_json(request))
 
 
 def upgrade_json(request: web.Request) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from visit_counter.web.hits.headers import Head
 class Standing(NamedTuple):
     """What a request's headers say, whenever and from wherever it comes."""
 
-    refusal: Reason | None
+    drop_reason: Reason | None
     browser: blake2b | None
     """What the visitor's id begins with; None where no identity is made."""
 
@@ -84,9 +84,9 @@ class Intake:
         """Whether this counts, and as what."""
         at = self.clock.now()
         standing_of = self._kept_standing if head.kept else self._standing
-        refusal, browser = standing_of(site, head, destination)
-        if refusal is not None:
-            return Drop(site, refusal, at)
+        drop_reason, browser = standing_of(site, head, destination)
+        if drop_reason is not None:
+            return Drop(site, drop_reason, at)
         visitor = b""
         if browser is not None:
             first_party = beacon.v if site.settings.identity == "browser" else ""

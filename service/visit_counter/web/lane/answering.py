@@ -1,7 +1,7 @@
 """The answers of the fast lane: a hit is counted, a look is shown, as the routes do it.
 
-`Answering` is a connection that asks the same `Intake` and the same `Reader`, and writes what they
-say as bytes. All connections share one `Desk`, with what they work with.
+A `LaneConnection` asks the same `Intake` and the same `Reader`, and writes what they say as bytes.
+All connections share one `Desk`, with what they work with.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Desk:
                 took.clear()
 
 
-class Answering(Connection):
+class LaneConnection(Connection):
     """A connection whose hits are counted and whose looks are shown."""
 
     def __init__(self, connections: Connections, desk: Desk) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from visit_counter import deadlines, metrics
 from visit_counter.tasks import supervised
-from visit_counter.web.lane.answering import Answering, Desk
+from visit_counter.web.lane.answering import Desk, LaneConnection
 from visit_counter.web.lane.connections import Connections
 
 SWEEP_S = 1.0
@@ -45,9 +45,9 @@ class Lane:
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    def accept(self) -> Answering:
+    def accept(self) -> LaneConnection:
         """The protocol of a connection that is about to be made."""
-        return Answering(self._connections, self._desk)
+        return LaneConnection(self._connections, self._desk)
 
     async def _sweep(self) -> None:
         """End the connections whose time is over."""

@@ -25,7 +25,7 @@ from visit_counter.rules.origins import origin_of
 from visit_counter.web.auth import is_admin, may_see
 from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.oembed import scheme_of
-from visit_counter.web.responses import json_answer
+from visit_counter.web.responses import json_response
 from visit_counter.web.words.languages import LANGUAGES, number
 from visit_counter.web.words.texts import TEXTS, language_of
 
@@ -61,9 +61,9 @@ async def check(request: web.Request) -> web.Response:
         *(of_page(request, site, origin) if origin else []),
         *([Finding("proxy", False)] if parts_of(request).intake.forwarding.lately_ignored else []),
     ]
-    body = [_spoken(each, language) for each in findings]
-    answer = {"site": site.id, "admin": admin, "findings": body}
-    return json_answer(answer, headers={"Cache-Control": "no-store"})
+    said_of = [_spoken(each, language) for each in findings]
+    body = {"site": site.id, "admin": admin, "findings": said_of}
+    return json_response(body, headers={"Cache-Control": "no-store"})
 
 
 async def of_counts(request: web.Request, site: Site, *, admin: bool) -> list[Finding]:

@@ -58,7 +58,9 @@ class Packed(NamedTuple):
         return cls(plain, gzip.compress(plain, mtime=0), weak_tag(plain))
 
 
-def answer(request: web.Request, file: Packed, kind: str, headers: dict[str, str]) -> web.Response:
+def file_response(
+    request: web.Request, file: Packed, kind: str, headers: dict[str, str]
+) -> web.Response:
     """With a file, unless the browser has it."""
     sent = {
         hdrs.ETAG: file.tag,
@@ -80,7 +82,7 @@ def _serving(name: str, kind: str, **headers: str) -> Handler:
     file = Packed.of(files("visit_counter.web").joinpath("assets", name).read_bytes())
 
     async def serve(request: web.Request) -> web.Response:
-        return answer(request, file, kind, {hdrs.CACHE_CONTROL: "no-cache", **headers})
+        return file_response(request, file, kind, {hdrs.CACHE_CONTROL: "no-cache", **headers})
 
     return serve
 
@@ -96,7 +98,7 @@ def _packed(script: Script) -> Packed:
 def _script(request: web.Request, script: Script, cache: str) -> web.Response:
     # Pages learn by which HTTP it came: over HTTP/2 a stream of counts costs no connection.
     headers = {hdrs.CACHE_CONTROL: cache, "Timing-Allow-Origin": "*"}
-    return answer(request, _packed(script), "text/javascript", headers)
+    return file_response(request, _packed(script), "text/javascript", headers)
 
 
 def _languages(request: web.Request) -> tuple[str, ...]:

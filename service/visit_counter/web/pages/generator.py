@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from visit_counter.model.kinds import METRICS
 from visit_counter.model.site_settings import SITE_ID
 from visit_counter.web.pages import scripts
-from visit_counter.web.pages.files import STRICT_CSP, Packed, answer
+from visit_counter.web.pages.files import STRICT_CSP, Packed, file_response
 from visit_counter.web.pictures.drawn.colors import THEMES
 from visit_counter.web.pictures.drawn.digits import MOST_DIGITS, SETS
 from visit_counter.web.pictures.drawn.markup import Markup, element, text
@@ -58,7 +58,7 @@ def _html(request: web.Request, file: Packed, policy: str) -> web.Response:
         "Content-Security-Policy": policy,
         "Referrer-Policy": "same-origin",
     }
-    return answer(request, file, "text/html", headers)
+    return file_response(request, file, "text/html", headers)
 
 
 @cache

@@ -19,7 +19,7 @@ from visit_counter.web.pictures.drawn.markup import element, text
 from visit_counter.web.pictures.frame import Frame
 from visit_counter.web.pictures.query import Query, malformed
 from visit_counter.web.pictures.reading import panel_of
-from visit_counter.web.responses import json_answer, shared_with
+from visit_counter.web.responses import json_response, shared_with
 
 LEAST, MOST = 100, 4000  # pixels that a consumer may allow
 FRAME = re.compile(r"(/[^?#]*)?/w/(?P<site>[^/]+)/frame")
@@ -58,7 +58,7 @@ async def oembed(request: web.Request) -> web.Response:
         "cache_age": 3600,
         **size,
     }
-    return json_answer(body, headers={"Cache-Control": shared_with(panel.site)})
+    return json_response(body, headers={"Cache-Control": shared_with(panel.site)})
 
 
 def framed_at(url: str, host: str) -> Framed:

@@ -43,7 +43,7 @@ def drawing(draw: Draw, asked: Asked = COUNTS) -> Handler:
     async def serve(request: web.Request) -> web.Response:
         query = Query(request.query)
         panel = await panel_of(request, known_site(request), query, asked)
-        return answer(request, panel, draw(panel, query), "image/svg+xml")
+        return picture_response(request, panel, draw(panel, query), "image/svg+xml")
 
     return serve
 
@@ -60,14 +60,14 @@ async def shields(request: web.Request) -> web.Response:
     query = Query(request.query)
     panel = await panel_of(request, known_site(request), query)
     body = orjson.dumps(badges.shields(panel, query)).decode()
-    return answer(request, panel, body, "application/json")
+    return picture_response(request, panel, body, "application/json")
 
 
 async def how(request: web.Request) -> web.Response:
     """GET /w/{site}/how.json: how the numbers come about, as sentences."""
     panel = await panel_of(request, known_site(request), Query(request.query))
     body = orjson.dumps({"how": frames.how(panel)}).decode()
-    return answer(request, panel, body, "application/json")
+    return picture_response(request, panel, body, "application/json")
 
 
 async def frame(request: web.Request) -> web.Response:
@@ -77,7 +77,7 @@ async def frame(request: web.Request) -> web.Response:
     asked = frames.Frame(panel, query)
     page = frames.draw(asked, panel, dict(request.query), discovery(request))
     framing = frames.ancestors(panel.site.origins)
-    return answer(request, panel, page, "text/html", framing, frames.headers(asked))
+    return picture_response(request, panel, page, "text/html", framing, frames.headers(asked))
 
 
 async def privacy(request: web.Request) -> web.Response:
@@ -92,7 +92,7 @@ async def privacy(request: web.Request) -> web.Response:
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 
-def answer(
+def picture_response(
     request: web.Request,
     panel: Panel,
     body: str,

@@ -9,7 +9,7 @@ import redis
 
 from tests.kit.stores.server import run_server, server_binaries
 from tests.kit.tools import need
-from visit_counter.store.checks import Check, examine, merged, refusals
+from visit_counter.store.checks import Check, examine, merged, objections
 
 GOOD: dict[str, Any] = {
     "redis_version": "7.2.4",
@@ -139,7 +139,7 @@ def test_what_only_alarms_refuses_no_start() -> None:
     checks = examine(failing | evicted, first={"run_id": 1}, skew_ms=9000, library=OURS, loaded=[])
 
     assert bad(checks) == {"append_only_file", "snapshot", "evicted_keys", "clock", "functions"}
-    assert refusals(checks) == []
+    assert objections(checks) == []
 
 
 def test_of_several_servers_the_bad_ones_are_named() -> None:
@@ -158,7 +158,7 @@ def test_of_several_servers_the_bad_ones_are_named() -> None:
     assert checks["snapshot"].detail.startswith("c:3: The store's last snapshot failed")
     assert checks["version"].detail == "The store is Valkey 9.1.2."
     assert checks["functions"].detail.startswith("a:1, c:3: The store has our function library")
-    assert len(refusals(checks.values())) == 1
+    assert len(objections(checks.values())) == 1
 
 
 def test_an_old_server_among_others_is_refused_in_any_case() -> None:
@@ -166,7 +166,7 @@ def test_an_old_server_among_others_is_refused_in_any_case() -> None:
     old = examine({"redis_version": "6.2.14"} | REDIS)
     checks = merged({"a:1": examine(GOOD), "b:2": old})
 
-    assert len(refusals(checks, allow_unsafe=True)) == 1
+    assert len(objections(checks, allow_unsafe=True)) == 1
     assert merged({"b:2": old}) == old
 
 
@@ -187,7 +187,7 @@ def test_a_refusal_names_the_setting_and_the_remedy(
     change: dict[str, Any], words: list[str]
 ) -> None:
     """A refusal is one sentence that says what was found and what to do."""
-    (sentence,) = refusals(examine(GOOD | change))
+    (sentence,) = objections(examine(GOOD | change))
 
     assert [word for word in words if word not in sentence] == []
     assert sentence.endswith(".")
@@ -197,14 +197,14 @@ def test_allowing_an_unsafe_store_forgives_all_but_an_old_version() -> None:
     """Functions are missing from an old server, so no setting makes it usable."""
     old_and_unsafe = examine({"redis_version": "6.2.14", "maxmemory_policy": "allkeys-lru"})
 
-    assert len(refusals(old_and_unsafe)) == 3
-    (sentence,) = refusals(old_and_unsafe, allow_unsafe=True)
+    assert len(objections(old_and_unsafe)) == 3
+    (sentence,) = objections(old_and_unsafe, allow_unsafe=True)
     assert "Redis 6.2.14" in sentence
 
 
 def test_a_version_that_is_hidden_may_be_allowed() -> None:
     """Only a version that is known to be too old is refused whatever the admin says."""
-    assert refusals(examine({}), allow_unsafe=True) == []
+    assert objections(examine({}), allow_unsafe=True) == []
 
 
 @pytest.mark.parametrize("binary", ["valkey", "redis"])
@@ -230,4 +230,4 @@ def test_a_real_redis_6_is_too_old() -> None:
     checks = examine(info_of("redis-6"))
 
     assert {"version"} == bad(checks)
-    assert len(refusals(checks, allow_unsafe=True)) == 1
+    assert len(objections(checks, allow_unsafe=True)) == 1

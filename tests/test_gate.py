@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from visit_counter.delivery.gate import Gate
+from visit_counter.delivery.ledger import Gate
 
 
 async def alone(gate: Gate, told: list[str], name: str, until: asyncio.Event) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from tests.kit.pages.documents import DOCUMENTS, tags
+from tests.kit.services.in_process import PERSON, run_service
+from tests.kit.stores.server import Server
 from visit_counter.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -141,3 +145,30 @@ def test_a_package_is_small_and_says_what_belongs_in_it(folder: Path) -> None:
     assert len(modules) <= 12
     assert docstring
     assert len(docstring) > 60
+
+
+MOST_FILES = 26
+
+
+async def test_a_hit_passes_few_files(valkey: Server) -> None:
+    """From the socket to the store and back, of a browser that was not seen before: whoever follows
+    it opens no more."""
+    passed: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            passed.add(frame.f_code.co_filename)
+
+    async with run_service(valkey.url) as service:
+        await service.site()
+        await service.hit(p="/before")
+        sys.setprofile(note)
+        try:
+            await service.hit(p="/page", headers={"User-Agent": f"{PERSON} Another/1.0"})
+        finally:
+            sys.setprofile(None)
+
+    files = {Path(name).relative_to(PACKAGE) for name in passed if PACKAGE in Path(name).parents}
+    assert Path("web/lane/connection.py") in files
+    assert Path("store/writer.py") in files
+    assert len(files) <= MOST_FILES, sorted(map(str, files))

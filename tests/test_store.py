@@ -12,10 +12,11 @@ from prometheus_client import REGISTRY
 from tests.kit.counting import Counted, at, counting, make_site, open_store, visitor
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.errors import StoreUnavailable
-from visit_counter.model.counts import Numbers, Seed
+from visit_counter.model.counts import Numbers
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.reasons import Reason
+from visit_counter.model.seeds import Seed
 from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 from visit_counter.store.libraries import library
 from visit_counter.store.replies import EXISTS, NEWER, NO_OPERATION, Refused

@@ -17,7 +17,7 @@ from visit_counter.store.writer import Call, Writer
 
 @asynccontextmanager
 async def writing(url: str) -> AsyncIterator[Writer]:
-    shard = Shard(url)
+    shard = Shard(url, 0)
     try:
         yield shard.writer
     finally:

@@ -19,7 +19,6 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.delivery.dead_letters import Aside
-from visit_counter.delivery.gate import Gate
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import StartError, StoreError, StoreUnavailable
@@ -39,6 +38,50 @@ _TAKEN: Final = StoreUnavailable("earlier batches of the partition are being sen
 _BEHIND: Final = StoreUnavailable("an earlier batch of the partition was not answered for")
 
 log = structlog.get_logger()
+
+
+class Gate:
+    """A partition's readers-writer lock. Its readers are flushes, which pass together; its writer
+    is one repair or replay, which enters alone: it waits for the flushes under way, and lets no
+    other begin."""
+
+    def __init__(self) -> None:
+        self._flushes = 0
+        self._wanted = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._one = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        self._wanted += 1
+        try:
+            await self._one.acquire()
+            try:
+                await self._quiet.wait()
+            except BaseException:
+                self._one.release()
+                raise
+        except BaseException:
+            self._wanted -= 1
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._one.release()
+        self._wanted -= 1
+
+    def begin_flush(self) -> bool:
+        """Never waits; False: somebody has it alone, or will soon."""
+        if self._wanted:
+            return False
+        self._flushes += 1
+        self._quiet.clear()
+        return True
+
+    def end_flush(self) -> None:
+        self._flushes -= 1
+        if not self._flushes:
+            self._quiet.set()
 
 
 class Ledger:

@@ -51,7 +51,7 @@ async def replaying(store: Store, producer: Producer) -> AsyncIterator[tuple[Led
             yield ledger, replay
 
 
-class Refusal(NamedTuple):
+class NotTaken(NamedTuple):
     """Since when (monotonic seconds) the store has not taken a partition's batch, and why."""
 
     since_s: float
@@ -69,7 +69,7 @@ class Replay:
         """Servers that took nothing of what was tried last."""
         self.in_use = True
         """Whether there may be batches in the spool, or are servers away; False costs no look."""
-        self._refused: dict[int, Refusal] = {}
+        self._not_taken: dict[int, NotTaken] = {}
         self._failed = False
         self._emptying: dict[str, asyncio.Task[None]] = {}
         self._emptied = asyncio.Event()
@@ -102,9 +102,9 @@ class Replay:
         """Partitions whose oldest batch a server does not take while it takes others, and why."""
         oldest_s = time.monotonic() - STUCK_S
         return {
-            partition: refusal.reason
-            for partition, refusal in self._refused.items()
-            if refusal.since_s <= oldest_s and self._ledger.shard(partition) not in self._away
+            partition: oldest.reason
+            for partition, oldest in self._not_taken.items()
+            if oldest.since_s <= oldest_s and self._ledger.shard(partition) not in self._away
         }
 
     @property
@@ -162,21 +162,19 @@ class Replay:
         try:
             while partitions := self._partitions(address):
                 try:
-                    taken, refusals = await self._bring(partitions)
-                    away = not taken and not all(isinstance(each, NOT_AWAY) for each in refusals)
+                    taken, errors = await self._bring(partitions)
+                    away = not taken and not all(isinstance(each, NOT_AWAY) for each in errors)
                 except SpoolBroken:
                     raise
                 except Exception:  # a mistake of ours: the batches stay, and are sent again
                     log.exception("a replay failed", store=address)
-                    away, refusals = True, [StoreError("a mistake of ours")]
+                    away, errors = True, [StoreError("a mistake of ours")]
                 (self._away.add if away else self._away.discard)(address)
                 self._measure()
-                if refusals and not told:
-                    log.warning(
-                        "spooled hits are not taken", store=address, reason=str(refusals[0])
-                    )
-                told = bool(refusals)
-                if refusals:
+                if errors and not told:
+                    log.warning("spooled hits are not taken", store=address, reason=str(errors[0]))
+                told = bool(errors)
+                if errors:
                     await asyncio.sleep(PAUSE_S)
             log.info("the store has all spooled hits", store=address)
             self._spooled.set()  # what is left is for another server
@@ -195,25 +193,25 @@ class Replay:
 
     async def _bring(self, partitions: list[int]) -> tuple[int, list[StoreError]]:
         """Bring the oldest batches of each partition; of how many they were taken, and why of
-        others not. A refusal does not keep the rest from being tried, a silent server does."""
+        others not. An error does not keep the rest from being tried, a silent server does."""
         taken = 0
-        refusals: list[StoreError] = []
+        errors: list[StoreError] = []
         for partition in partitions:
             try:
                 await self._bring_some(partition)
                 taken += 1
             except StoreError as error:
-                first = self._refused.get(partition, Refusal(time.monotonic(), ""))
-                self._refused[partition] = first._replace(reason=str(error))
-                refusals.append(error)
+                first = self._not_taken.get(partition, NotTaken(time.monotonic(), ""))
+                self._not_taken[partition] = first._replace(reason=str(error))
+                errors.append(error)
                 if isinstance(error, OutcomeUnknown):
                     break
-        return taken, refusals
+        return taken, errors
 
     async def _bring_some(self, partition: int) -> None:
         records = self._spool.read_some(partition, AT_ONCE)
         await self._ledger.replay(records)
-        self._refused.pop(partition, None)
+        self._not_taken.pop(partition, None)
         await self._spool.ack(partition, records[-1].seq)
 
     def _measure(self) -> None:

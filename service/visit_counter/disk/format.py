@@ -32,7 +32,7 @@ OVERHEAD = _FRONT.size + _REST.size
 
 
 class Record(NamedTuple):
-    """A sealed batch as it lies in a file, and as counter.lua's `record` is sent it."""
+    """A sealed batch as it lies in a file, and as the function `record` is sent it."""
 
     partition: int
     epoch: int

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from visit_counter.model.kinds import METRICS, PERIODS, Metric
+from visit_counter.model.kinds import METRICS, PERIODS
+from visit_counter.model.seeds import Seed
 
 _OF_PERIODS = len(PERIODS) * len(METRICS)
 
@@ -18,14 +19,6 @@ class Numbers(Struct, frozen=True, array_like=True):
     pageviews: int
     visits: int
     visitors: int
-
-
-class Seed(Struct, frozen=True, array_like=True):
-    """What an admin added to a period."""
-
-    period: str
-    metric: Metric
-    amount: int
 
 
 class Counts(Struct, frozen=True):

@@ -41,7 +41,3 @@ def readable(packed: bytes, where: str) -> int:
     if not UNVERSIONED <= form <= NEWEST:
         raise UnknownForm(form, where)
     return form
-
-
-def with_version(form: int, fields: bytes) -> bytes:
-    return bytes((form,)) + fields

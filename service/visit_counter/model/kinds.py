@@ -17,10 +17,10 @@ class Kind(StrEnum):
 Metric = Literal["pageviews", "visits", "visitors"]
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
-"""In the order in which counter.lua packs them, see `Numbers`."""
+"""In the order in which store/lua/ packs them, see `Numbers`."""
 
 METRIC_LETTERS: dict[Metric, str] = {"pageviews": "p", "visits": "v", "visitors": "u"}
-"""As counter.lua calls them."""
+"""As store/lua/ calls them."""
 
 PERIODS = ("today", "yesterday", "week", "last_week", "month", "last_month", "year", "total")
-"""In the order in which counter.lua packs them, see `Counts`; `Periods` labels all but total."""
+"""In the order in which store/lua/ packs them, see `Counts`; `Periods` labels all but total."""

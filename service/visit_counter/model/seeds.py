@@ -8,8 +8,17 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from visit_counter.model.calendar import Periods
+from visit_counter.model.kinds import Metric
 
 Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
+
+
+class Seed(Struct, frozen=True, array_like=True):
+    """What an admin added to a period."""
+
+    period: str
+    metric: Metric
+    amount: int
 
 
 class SeedPeriods(Struct, forbid_unknown_fields=True):

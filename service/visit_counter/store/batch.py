@@ -96,11 +96,10 @@ class Batch:
         for part in self._parts.values():
             fields += part.fields(now)
             visitors += part.visitors
-        parts = forms.with_version(self._form, msgspec.msgpack.encode(fields))
-        payload = msgspec.msgpack.encode((parts, b"".join(visitors)))
-        self.record = Record(
-            self.partition, self._epoch, self.seq, forms.with_version(self._form, payload)
-        )
+        version = bytes((self._form,))
+        pair = (version + msgspec.msgpack.encode(fields), b"".join(visitors))
+        payload = version + msgspec.msgpack.encode(pair)
+        self.record = Record(self.partition, self._epoch, self.seq, payload)
 
     def _part(self, site: Site, at: int) -> _Part:
         periods = site.calendar.periods(at)

@@ -55,7 +55,7 @@ def examine(
     )
 
 
-def refusals(checks: Iterable[Check], *, allow_unsafe: bool = False) -> list[str]:
+def objections(checks: Iterable[Check], *, allow_unsafe: bool = False) -> list[str]:
     """The sentences for which a start is refused."""
     bad = [check for check in checks if not (check.ok or check.alarms)]
     return [check.detail for check in bad if check.fatal or not allow_unsafe]

@@ -7,7 +7,7 @@ those that it must fence.
 A process of an older version would go on writing bytes in its own form, beside those that a newer
 one has migrated. Its library's name is its own, so a library of that name that only refuses, a
 fence, stops it at its next call, between two of them, and it does not load its own again. Version
-0.1 takes the refusal for a newer process of its producer, and ends; later ones look which form is
+0.1 takes the reply for a newer process of its producer, and ends; later ones look which form is
 written now. What a start asks first is answered, so that it gets as far as the sentence it has for
 a store that is newer than itself.
 """
@@ -194,7 +194,7 @@ def fence(name: str, functions: Iterable[str], form: int) -> str:
     the store is in this form."""
     of_0_1 = name.endswith(f"_{LIBRARY_OF_0_1}")
     # Epoch 0 does not raise the epoch that 0.1 has on its disk.
-    refusal = "FENCED 0" if of_0_1 else f"OUTDATED {form}"
+    reply = "FENCED 0" if of_0_1 else f"OUTDATED {form}"
     record = _RECORD_OF_0_1 if of_0_1 else _RECORD
     callbacks = {
         f"{name}_rehearse": "return redis.call('TIME')[1] * 1000",
@@ -203,7 +203,7 @@ def fence(name: str, functions: Iterable[str], form: int) -> str:
     known = {f"{name}_{each}" for each in _FUNCTIONS_OF_0_1} if of_0_1 else set[str]()
     lines = [f"#!lua name={name}"]
     for function in sorted({*functions, *known, f"{name}_{FENCE}"}):
-        body = callbacks.get(function, f"return redis.error_reply('{refusal}')")
+        body = callbacks.get(function, f"return redis.error_reply('{reply}')")
         lines.append(
             f"redis.register_function{{function_name='{function}',"
             f" callback=function(keys) {body} end, flags={{'no-writes', 'allow-oom'}}}}"

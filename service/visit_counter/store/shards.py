@@ -9,7 +9,7 @@ server refuses is for its caller to send again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import shuffle
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,21 +22,23 @@ from redis.crc import key_slot
 from redis.maint_notifications import MaintNotificationsConfig
 
 from visit_counter.config.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
-from visit_counter.errors import StoreUnavailable
+from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.store.replies import LOST, is_final
-from visit_counter.store.writer import SILENT_S, Writer
+from visit_counter.store.writer import SILENT_S, Call, Writer
 
 SLOTS = 16384
 ANSWER_S = 2.0
 CONNECT_S = 1.0
 LOOK_S = 0.5  # for one host's answer to where the primaries are
 READERS, OTHERS = 16, 4  # connections
+REPLICAS_MS = 400  # for replicas to have a batch, and again to have it on disk
 
 
 class Shard:
     """A server that takes writes, and our connections to it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, min_replicas: int) -> None:
+        self._min_replicas = min_replicas
         self._waits_for_disk: bool | None = None
         # Whoever reads counts cannot take the connections of admins and of the watch.
         self.readers = Redis(connection_pool=_pool(url, READERS, ANSWER_S))
@@ -48,7 +50,31 @@ class Shard:
         known = self.client.connection_pool.connection_kwargs
         return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
 
-    async def waits_for_disk(self) -> bool:
+    async def write(self, calls: Sequence[Call]) -> list[Any]:
+        """Calls of batches, over the one connection for them: for each its reply or a StoreError.
+        What too few replicas have confirmed is unknown: it is sent again, and they are asked
+        again."""
+        if not self._min_replicas:
+            return await self.writer.exchange(calls)
+        waits: list[Call] = [("WAIT", self._min_replicas, REPLICAS_MS)]
+        if await self._waits_until_on_disk():
+            # Behind WAIT this takes no longer. Alone it takes a second: it asks a replica that gets
+            # the batch and the question at once, has not synced yet, and tells once a second.
+            waits.append(("WAITAOF", 1, self._min_replicas, REPLICAS_MS))
+        answers = await self.writer.exchange([*calls, *waits])
+        replies, confirmed = answers[: len(calls)], answers[-1]
+        if isinstance(confirmed, StoreError):
+            if "unknown command" in str(confirmed):  # Redis 7.0 does not know WAITAOF
+                self._waits_for_disk = False
+            why = str(confirmed)
+        else:
+            local, replicas = confirmed if len(waits) == 2 else (1, confirmed)
+            if local and replicas >= self._min_replicas:
+                return replies
+            why = f"only {replicas} of {self._min_replicas} replicas have confirmed"
+        return [each if isinstance(each, StoreError) else OutcomeUnknown(why) for each in replies]
+
+    async def _waits_until_on_disk(self) -> bool:
         """Whether replicas can be waited for until they have a batch on disk: where servers sync
         once a second that would take as long."""
         if self._waits_for_disk is None:
@@ -60,11 +86,6 @@ class Shard:
                 return False
             self._waits_for_disk = found.get("appendfsync") == "always"
         return self._waits_for_disk
-
-    def note_refusal(self, refusal: Exception) -> None:
-        """Of WAITAOF, which Redis 7.0 does not know."""
-        if "unknown command" in str(refusal):
-            self._waits_for_disk = False
 
     async def close(self) -> None:
         self.writer.end()
@@ -85,7 +106,10 @@ class Shards:
     """The servers behind a URL, for these tags; of a cluster and of sentinels there are none before
     the first `look`."""
 
-    def __init__(self, url: str, tags: Sequence[str]) -> None:
+    def __init__(self, url: str, tags: Sequence[str], min_replicas: int = 0) -> None:
+        """`min_replicas`: how many must have a batch, on disk if they can say so, before it is
+        confirmed."""
+        self._min_replicas = min_replicas
         self._slots = {tag: key_slot(tag.encode()) for tag in tags}
         self.changes = 0
         """Raised whenever a tag has gone to another server."""
@@ -93,7 +117,7 @@ class Shards:
         self._many = parse_many_hosts(url)
         self._looking: asyncio.Task[None] | None = None
         if self._many is None:
-            self._by_tag = dict.fromkeys(tags, Shard(url))
+            self._by_tag = dict.fromkeys(tags, Shard(url, min_replicas))
             return
         self._locate = _primaries if self._many.kind == CLUSTER else _watched_primary
 
@@ -102,6 +126,23 @@ class Shards:
 
     def all(self) -> list[Shard]:
         return [*dict.fromkeys(self._by_tag.values())]
+
+    def by_server(self, tags: Sequence[str]) -> dict[Shard, list[int]]:
+        """The numbers of tags by the server that takes their writes."""
+        groups: dict[Shard, list[int]] = {}
+        for n, tag in enumerate(tags):
+            groups.setdefault(self.of(tag), []).append(n)
+        return groups
+
+    async def write(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+        """Calls of batches by their tags: for each its reply or a StoreError. One round trip to
+        each server, all at once."""
+        groups = self.by_server([tag for tag, _ in calls])
+        if len(groups) == 1:  # as a flow's: not by a task of its own
+            (shard,) = groups
+            return await shard.write([call for _, call in calls])
+        writes = [shard.write([calls[n][1] for n in numbers]) for shard, numbers in groups.items()]
+        return in_order(groups.values(), await asyncio.gather(*writes))
 
     @property
     def address(self) -> str:
@@ -159,7 +200,7 @@ class Shards:
                 if each.first <= slot <= each.last:
                     address = str(each.server)
                     if address not in servers:
-                        servers[address] = Shard(_url(each.server, many))
+                        servers[address] = Shard(_url(each.server, many), self._min_replicas)
                     self._by_tag[tag] = servers[address]
             if tag not in self._by_tag:
                 raise ConnectionError(f"no server of the cluster takes slot {slot}")
@@ -167,6 +208,14 @@ class Shards:
         left = {*servers.values()} - {*self.all()}
         for shard in left:
             await shard.close()
+
+
+def in_order(groups: Iterable[Sequence[int]], answered: Iterable[Sequence[Any]]) -> list[Any]:
+    """The servers' replies in the order of their calls' numbers."""
+    replies: dict[int, Any] = {}
+    for numbers, some in zip(groups, answered, strict=True):
+        replies.update(zip(numbers, some, strict=True))
+    return [replies[n] for n in range(len(replies))]
 
 
 async def _primaries(host: Address, many: ManyHosts) -> list[Range]:
@@ -185,8 +234,8 @@ async def _watched_primary(host: Address, many: ManyHosts) -> list[Range]:
     question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", many.name)
     try:
         found = await _ask(_url(host, many._replace(password=None, database=0)), *question)
-    except exceptions.RedisError as refusal:
-        if not many.password or not is_final(refusal):
+    except exceptions.RedisError as error:
+        if not many.password or not is_final(error):
             raise
         found = await _ask(_url(host, many._replace(database=0)), *question)
     if found is None:

@@ -1,8 +1,9 @@
 """The store: all that the service asks of Redis and Valkey, in the service's own words.
 
-Below the recorder, the reader and the sites stands this one class. Below it `store/functions.py`
-makes the calls, `store/shards.py` knows the servers, and `lua/` knows the keys. Errors are
-StoreErrors: what was sent and not answered is `OutcomeUnknown`, for the caller to say so.
+Below the recorder, the reader and the sites stands this one class. Below it `store/shards.py` knows
+the servers and sends them batches, `store/functions.py` makes all other calls, and `store/lua/`
+knows the keys. Errors are StoreErrors: what was sent and not answered is `OutcomeUnknown`, for the
+caller to say so.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from visit_counter.model.kinds import METRIC_LETTERS, Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
 from visit_counter.store.batch import Batch, Outcome
-from visit_counter.store.checks import Check, examine, merged, refusals
+from visit_counter.store.checks import Check, examine, merged, objections
 from visit_counter.store.functions import Functions
 from visit_counter.store.libraries import Libraries
 from visit_counter.store.migration import Migrating
 from visit_counter.store.replies import Again, Early, is_final, pairs, speaking
 from visit_counter.store.schema import Schema
 from visit_counter.store.shards import Shard, Shards
+from visit_counter.store.writer import Call
 
 START_WAIT_S = 30.0
 NUMBER = re.compile(rb"[1-9]\d{0,14}")
@@ -86,10 +88,10 @@ class Store:
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
         self._meta = f"{namespace}:{{meta}}"
-        self._shards = Shards(url, [*self._tags, self._meta])
+        self._shards = Shards(url, [*self._tags, self._meta], min_replicas)
         note = "\n-- on the way back to 0.1" if going_back else ""
         self._libraries = Libraries(self._shards, namespace, note)
-        self._functions = Functions(self._shards, self._libraries, self._relearn, min_replicas)
+        self._functions = Functions(self._shards, self._libraries, self._relearn)
         self._going_back = going_back
         self._migrating = migrating
         self.schema = Schema(
@@ -141,8 +143,8 @@ class Store:
         results = await self._exchange(producer, batches)
         again = {n: result for n, result in enumerate(results) if isinstance(result, Again)}
         if again:
-            for n, refusal in again.items():
-                await self._mend(batches[n], refusal)
+            for n, why in again.items():
+                await self._mend(batches[n], why)
             once_more = [batches[n] for n in again]
             for n, result in zip(again, await self._exchange(producer, once_more), strict=True):
                 results[n] = result
@@ -150,20 +152,20 @@ class Store:
             self._shards.look_soon()
         return results
 
-    async def _mend(self, batch: Batch, refusal: Again) -> None:
+    async def _mend(self, batch: Batch, why: Again) -> None:
         """Mend what kept a batch from being counted."""
-        if isinstance(refusal, Early):
-            batch.clamp(refusal.now)
+        if isinstance(why, Early):
+            batch.clamp(why.now)
             return
         with suppress(StoreError):
-            await self._functions.mend(self._tags[batch.partition], refusal)
+            await self._functions.mend(self._tags[batch.partition], why)
 
     async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
         """Send batches of a partition, in their order, that nobody waits for; raises the first
         StoreError, behind which nothing was counted."""
         for start in range(0, len(batches), AT_ONCE):
             calls = [self._numbered(producer, each) for each in batches[start : start + AT_ONCE]]
-            for reply in await self._functions.write("record", calls):
+            for reply in await self._shards.write(calls):
                 if isinstance(reply, Again):
                     with suppress(StoreError):
                         await self._functions.mend(calls[0][0], reply)
@@ -189,12 +191,14 @@ class Store:
     ) -> list[list[Outcome] | StoreError]:
         sent = self._clock.local()
         calls = [self._numbered(producer, batch.record) for batch in batches]
-        replies = await self._functions.write("record", calls)
+        replies = await self._shards.write(calls)
         return [self._read(*pair, sent) for pair in zip(batches, replies, strict=True)]
 
-    def _numbered(self, producer: Producer, record: Record) -> tuple[Any, ...]:
-        tag = self._tags[record.partition]
-        return (tag, producer.id, producer.epoch, record.seq, record.payload)
+    def _numbered(self, producer: Producer, record: Record) -> tuple[str, Call]:
+        """The call that counts a batch, and the tag of its partition."""
+        tag, function = self._tags[record.partition], f"{self._libraries.name}_record"
+        known = (producer.id, producer.epoch, record.seq, record.payload)
+        return tag, ("FCALL", function, 1, tag, *known)
 
     def _read(
         self, batch: Batch, reply: list[Any] | StoreError, sent: int
@@ -322,7 +326,7 @@ class Store:
 
     async def _start(self) -> None:
         checks = await self._wait_until_up()
-        if found := refusals(checks, allow_unsafe=self._allow_unsafe):
+        if found := objections(checks, allow_unsafe=self._allow_unsafe):
             raise StartError(" ".join(found))
         try:
             for shard in self._shards.all():

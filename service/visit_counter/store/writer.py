@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import hiredis
 from redis._parsers import BaseParser
@@ -68,14 +68,6 @@ class Writer:
         return self._link
 
 
-class Awaited(NamedTuple):
-    """Replies that are to come, and those that have."""
-
-    number: int
-    replies: list[Any]
-    whole: asyncio.Future[list[Any]]
-
-
 class Link(asyncio.Protocol):
     """A connection, and who waits for replies on it."""
 
@@ -85,19 +77,20 @@ class Link(asyncio.Protocol):
         self._transport = stream.transport
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
-        self._awaited: deque[Awaited] = deque()
+        self._awaited: deque[tuple[int, list[Any], asyncio.Future[list[Any]]]] = deque()
+        """Of each exchange how many replies are to come, those that have, and who gets them."""
         self._heard_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
     def send(self, calls: Sequence[Call]) -> asyncio.Future[list[Any]]:
         """For each call its reply, or a StoreError; these come behind those of earlier calls."""
-        awaited = Awaited(len(calls), [], self._loop.create_future())
-        self._awaited.append(awaited)
+        whole: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._awaited.append((len(calls), [], whole))
         self._heard_s = self._loop.time()
         if self._watch is None:
             self._watch = self._loop.call_later(SILENT_S, self._look)
         self._transport.write(b"".join(map(_pack, calls)))
-        return awaited.whole
+        return whole
 
     def lose(self, why: str) -> None:
         """Nobody can say what became of the calls that have no reply."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from visit_counter import metrics
 from visit_counter.errors import Problem
-from visit_counter.model.paths import clean_path
+from visit_counter.model.hit import clean_path
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SITE_ID
 from visit_counter.rules.addresses import Address, Peer

@@ -16,10 +16,10 @@ from visit_counter.web.client import asked_path, came_by, client_of, known_site,
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
 from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
-from visit_counter.web.hits.headers import head_of
-from visit_counter.web.hits.intake import referred_path
+from visit_counter.web.hits.intake import Head, referred_path
 from visit_counter.web.responses import client_has, json_response, shared_with
 
+PREFETCH = ("Sec-Purpose", "Purpose", "X-Moz")
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
 )
@@ -70,3 +70,19 @@ async def get_counts(request: web.Request) -> web.Response:
     if client_has(request, shown.etag):
         return web.Response(status=304, headers=headers)
     return json_response(shown.body, headers=headers)
+
+
+def head_of(request: web.Request) -> Head:
+    headers = request.headers
+    get = headers.get
+    return Head(
+        get("Host", ""),
+        get("Origin", ""),
+        get("Referer", ""),
+        get("User-Agent", ""),
+        get("Accept-Language", ""),
+        get("Sec-Fetch-Mode", ""),
+        get("Sec-Fetch-Dest", ""),
+        any("prefetch" in get(name, "").lower() for name in PREFETCH),
+        get("DNT") == "1" or get("Sec-GPC") == "1",
+    )

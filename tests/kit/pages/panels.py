@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 from tests.kit.counting import at
 from visit_counter.model.calendar import Calendar
-from visit_counter.model.counts import Counts, Numbers, Seed
+from visit_counter.model.counts import Counts, Numbers
+from visit_counter.model.seeds import Seed
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
 from visit_counter.reading.reader import DAYS, Reading

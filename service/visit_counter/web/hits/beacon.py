@@ -9,8 +9,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from visit_counter.model.hit import clean_path
 from visit_counter.model.kinds import Kind
-from visit_counter.model.paths import clean_path
 
 MAX_KEPT_BODY: Final = 256  # bytes of a body that is worth keeping
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from visit_counter import metrics
 from visit_counter.clock import Clock
 from visit_counter.delivery.queues import Tell, fulfil
 from visit_counter.delivery.recorder import Recorder
-from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.hit import Drop, Hit, clean_path
 from visit_counter.model.kinds import Kind
-from visit_counter.model.paths import clean_path
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.rules.addresses import Address, Networks, Peer, client_address
@@ -30,15 +28,43 @@ from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 from visit_counter.store.batch import Outcome
 from visit_counter.web.hits.beacon import MAX_KEPT_BODY, Beacon, known_beacon, read_beacon
 from visit_counter.web.hits.forwarding import Forwarding
-from visit_counter.web.hits.headers import Head
+
+Standing = tuple[Reason | None, blake2b | None]
+"""What a request's head says, whenever and from wherever it comes: why it is dropped, if it is; and
+what the visitor's id begins with, None where no identity is made."""
 
 
-class Standing(NamedTuple):
-    """What a request's headers say, whenever and from wherever it comes."""
+class Head:
+    """What a request says before its body: values as they were sent; what was not sent is empty.
 
-    drop_reason: Reason | None
-    browser: blake2b | None
-    """What the visitor's id begins with; None where no identity is made."""
+    The lane makes it from bytes, the routes from aiohttp's request.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        origin: str,
+        referer: str,
+        user_agent: str,
+        language: str,
+        fetch_mode: str,
+        fetch_dest: str,
+        prefetch: bool,
+        no_identity: bool,
+        kept: bool = False,
+    ) -> None:
+        self.host = host
+        self.origin = origin
+        self.referer = referer
+        self.user_agent = user_agent
+        self.language = language
+        self.fetch_mode = fetch_mode
+        self.fetch_dest = fetch_dest
+        self.prefetch = prefetch
+        self.no_identity = no_identity
+        """DNT or Global Privacy Control."""
+        self.kept = kept
+        """The same head comes again with every request that says the same."""
 
 
 class Intake:
@@ -101,14 +127,14 @@ class Intake:
 
     def _standing(self, site: Site, head: Head, destination: str) -> Standing:
         if head.prefetch:
-            return Standing(Reason.PREFETCH, None)
+            return (Reason.PREFETCH, None)
         if not comes_from_site(site, head, destination):
-            return Standing(Reason.ORIGIN, None)
+            return (Reason.ORIGIN, None)
         if is_bot(head.user_agent):
-            return Standing(Reason.BOT, None)
+            return (Reason.BOT, None)
         if site.settings.honour_dnt and head.no_identity:
-            return Standing(None, None)
-        return Standing(None, browser_hash(self._secret, site.id, head.user_agent, head.language))
+            return (None, None)
+        return (None, browser_hash(self._secret, site.id, head.user_agent, head.language))
 
     def record(self, entry: Hit | Drop, tell: Tell) -> None:
         """Hand an entry to the recorder; raises StoreUnavailable if it takes no more."""

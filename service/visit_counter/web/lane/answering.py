@@ -30,9 +30,9 @@ from visit_counter.web.components import Components
 from visit_counter.web.counts import Shown, show
 from visit_counter.web.hits.answers import MOST_RENDERED
 from visit_counter.web.hits.beacon import Malformed
-from visit_counter.web.hits.headers import Request
 from visit_counter.web.lane.connection import Connection
 from visit_counter.web.lane.connections import Connections
+from visit_counter.web.lane.request import Request
 from visit_counter.web.middleware import OUR_MISTAKE, problem_json, store_problem
 from visit_counter.web.responses import SHARED, matches
 

@@ -16,9 +16,8 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.web.client import MAX_BODY
-from visit_counter.web.hits.headers import Request
 from visit_counter.web.lane.connections import STALL_S, Connections, Lent
-from visit_counter.web.lane.request import read_request
+from visit_counter.web.lane.request import Request, read_request
 
 HEAD_ENDS: Final = b"\r\n\r\n"
 MAX_HEAD: Final = 8 * 1024  # of what is answered here

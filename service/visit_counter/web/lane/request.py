@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from visit_counter.web.hits.headers import Head, Request
+from visit_counter.web.hits.intake import Head
 
 METHODS: Final = (b"POST", b"GET")
 MAX_HEADERS: Final = 100
@@ -49,6 +49,29 @@ ODD_HEADERS: Final = frozenset(
 
 Line = tuple[int, str]
 """Where the value of a header line goes, and the value."""
+
+
+class Request:
+    """What a head asks for."""
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        length: int,
+        head: Head,
+        if_none_match: str,
+        forwarded: str,
+    ) -> None:
+        self.method = method
+        self.target = target
+        """As it was sent: whoever answers must know exactly this."""
+        self.length = length
+        """Bytes of the body."""
+        self.head = head
+        self.if_none_match = if_none_match
+        self.forwarded = forwarded
+        """All X-Forwarded-For headers, in their order."""
 
 
 def read_request(head: bytes) -> Request | None:

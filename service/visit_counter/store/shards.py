@@ -18,9 +18,8 @@ from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.crc import key_slot
-from redis.maint_notifications import MaintNotificationsConfig
 
+from visit_counter.adapters.redis_private import NO_NOTIFICATIONS, address_of, slot_of
 from visit_counter.config.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.store.replies import LOST, is_final
@@ -47,8 +46,7 @@ class Shard:
 
     @property
     def address(self) -> str:
-        known = self.client.connection_pool.connection_kwargs
-        return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
+        return address_of(self.client)
 
     async def write(self, calls: Sequence[Call]) -> list[Any]:
         """Calls of batches, over the one connection for them: for each its reply or a StoreError.
@@ -110,7 +108,7 @@ class Shards:
         """`min_replicas`: how many must have a batch, on disk if they can say so, before it is
         confirmed."""
         self._min_replicas = min_replicas
-        self._slots = {tag: key_slot(tag.encode()) for tag in tags}
+        self._slots = {tag: slot_of(tag.encode()) for tag in tags}
         self.changes = 0
         """Raised whenever a tag has gone to another server."""
         self._by_tag: dict[str, Shard] = {}
@@ -268,8 +266,7 @@ def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool
         socket_timeout=answer_s,
         socket_connect_timeout=CONNECT_S,
         retry=Retry(NoBackoff(), 0),
-        # Valkey does not know the command that redis-py would send on every connect.
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        maint_notifications_config=NO_NOTIFICATIONS,
     )
 
 

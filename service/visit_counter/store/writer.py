@@ -11,19 +11,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
-import hiredis
-from redis._parsers import BaseParser
+from hiredis import ProtocolError
 from redis.asyncio.connection import AbstractConnection
 
+from visit_counter.adapters.hiredis_private import (
+    PushNotification,
+    new_reader,
+    pack_command,
+)
+from visit_counter.adapters.redis_private import detached_stream, parse_error
 from visit_counter.errors import OutcomeUnknown, StoreUnavailable
 from visit_counter.store.replies import LOST, meaning
 
 SILENT_S = 1.0  # a batch that is not answered is sent again, so this may be short
 
 Call = tuple[str | bytes | int, ...]
-_pack = cast(Callable[[Call], bytes], hiredis.pack_command)
 
 
 class Writer:
@@ -76,7 +80,7 @@ class Link(asyncio.Protocol):
         self._stream = stream  # which would close the connection when nobody holds it
         self._transport = stream.transport
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
+        self._reader = new_reader(parse_error)
         self._awaited: deque[tuple[int, list[Any], asyncio.Future[list[Any]]]] = deque()
         """Of each exchange how many replies are to come, those that have, and who gets them."""
         self._heard_s = 0.0
@@ -89,7 +93,7 @@ class Link(asyncio.Protocol):
         self._heard_s = self._loop.time()
         if self._watch is None:
             self._watch = self._loop.call_later(SILENT_S, self._look)
-        self._transport.write(b"".join(map(_pack, calls)))
+        self._transport.write(b"".join(map(pack_command, calls)))
         return whole
 
     def lose(self, why: str) -> None:
@@ -110,14 +114,14 @@ class Link(asyncio.Protocol):
         try:
             while self._awaited and (reply := self._reader.gets()) is not False:
                 self._take(reply)
-        except hiredis.ProtocolError as error:
+        except ProtocolError as error:
             self.lose(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lose(str(exc or "it has closed the connection"))
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.PushNotification):
+        if isinstance(reply, PushNotification):
             return
         number, replies, whole = self._awaited[0]
         replies.append(meaning(reply) if isinstance(reply, Exception) else reply)
@@ -138,10 +142,7 @@ class Link(asyncio.Protocol):
 
 async def connected(connection: AbstractConnection) -> Link:
     """A link made from a connection of redis-py, which only connects it."""
-    await connection.connect()  # type: ignore[no-untyped-call]
-    stream = connection._writer
-    assert stream, "it is connected"
-    connection._reader = connection._writer = None  # it is ours
+    stream = await detached_stream(connection)
     link = Link(stream)
     stream.transport.set_protocol(link)
     return link

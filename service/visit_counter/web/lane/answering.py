@@ -14,9 +14,9 @@ from time import perf_counter
 from typing import Final
 
 import orjson
-from aiohttp.http import SERVER_SOFTWARE
 
 from visit_counter import metrics
+from visit_counter.adapters.aiohttp_private import SERVER_SOFTWARE
 from visit_counter.delivery.queues import Became
 from visit_counter.errors import Problem, StoreError, StoreUnavailable
 from visit_counter.model.hit import Drop, Hit

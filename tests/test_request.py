@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from visit_counter.web.lane import request as lane_request
 from visit_counter.web.lane.request import MAX_KNOWN, read_line, read_request
 
 HEAD = (
@@ -146,3 +147,17 @@ def test_long_heads_are_not_remembered() -> None:
     assert request
     assert len(request.head.referer) > MAX_KNOWN
     assert read_line(b"Referer: /a")[1] == "/a"
+
+
+def test_a_head_beyond_ascii_is_read_and_not_kept() -> None:
+    """One wide character makes a text four times as large: it must not stay in memory."""
+    head = HEAD + "\r\nReferer: https://a.example/\U0001f600".encode()
+    before = lane_request._known.cache_info().currsize
+    request, plain = read_request(head), read_request(HEAD)
+
+    assert request
+    assert plain
+    assert (request.forwarded, request.head.origin) == ("192.0.2.1", "https://a.example")
+    assert request.head.referer.endswith("\U0001f600")
+    assert (request.head.kept, plain.head.kept) == (False, True)
+    assert lane_request._known.cache_info().currsize <= before + 1

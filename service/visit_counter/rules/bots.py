@@ -61,7 +61,9 @@ def _matches(user_agent: str) -> bool:
     return _AT_START.match(user_agent) is not None or _ANYWHERE.search(user_agent) is not None
 
 
-_cached = lru_cache(maxsize=65_536)(_matches)
+# The search takes 12 µs, more than all else before the recorder; a real site's log of 10,000 lines
+# has 559 different user agents.
+_cached = lru_cache(maxsize=8192)(_matches)
 
 
 def _compiled(patterns: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:

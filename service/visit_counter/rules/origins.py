@@ -16,7 +16,6 @@ from ipaddress import IPv6Address
 ANY = "*"
 SELF = "self"
 
-_LONGEST = 600  # an origin and a host, each with a name of 255 characters and a port
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _NO_PAGE = frozenset({"navigate", "nested-navigate", "websocket"})
 _START = re.compile(r"(https?)://([^/?#\\]{1,300})(?=[/?#\\]|$)", re.IGNORECASE)
@@ -49,10 +48,6 @@ class Origins:
         """
         if self.open or origin in self._exact:
             return True
-        return len(origin) + len(host) < _LONGEST and _decided(self, origin, host)
-
-    def decide(self, origin: str, host: str) -> bool:
-        """The same, of an origin as it may be spelt."""
         normal = origin_of(origin)
         if normal is None:
             return False
@@ -64,12 +59,6 @@ class Origins:
     def _is_self(self, origin: str, host: str) -> bool:
         # The scheme of the request is unknown: a proxy in front may have ended TLS.
         return self._self and origin == origin_of(origin.partition("://")[0] + "://" + host)
-
-
-@lru_cache(maxsize=4096)
-def _decided(origins: Origins, origin: str, host: str) -> bool:
-    """One memory for all sites: strangers write what is kept in it."""
-    return origins.decide(origin, host)
 
 
 def origin_of(url: str) -> str | None:
@@ -130,7 +119,9 @@ def _remedy(text: str) -> str:
     return f": write {meant!r}" if meant and text.lower() != "null" else ""
 
 
-@lru_cache(maxsize=4096)
+# A hit that names no page has its Referer's origin looked at up to three times, as has a picture.
+# Strangers write the keys, of up to 300 characters.
+@lru_cache(maxsize=1024)
 def _normal(scheme: str, authority: str) -> str | None:
     """Lower case, punycode, no default port; None when *authority* is no host and port."""
     parts = _AUTHORITY.fullmatch(authority)

@@ -56,7 +56,8 @@ def read_beacon(body: bytes) -> Beacon:
 
 
 known_beacon = lru_cache(maxsize=4096)(read_beacon)
-"""The same, for bodies up to MAX_KEPT_BODY: they come again and again."""
+"""The same, for bodies up to MAX_KEPT_BODY: all views of a page have one, and JSON and the path's
+rules take longer than to look it up."""
 
 
 def named_path(path: str) -> str:

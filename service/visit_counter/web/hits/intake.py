@@ -85,8 +85,9 @@ class Intake:
         self._recorder = recorder
         self._secret = secret
         self._trusted_proxies = trusted_proxies
-        # Many visitors have the same browser and language, and come from the same pages.
-        self._kept_standing = lru_cache(maxsize=8192)(self._standing)
+        # Many visitors have the same browser and language, and come from the same pages: the rules
+        # and the keyed part of the visitor's hash are done once for all of them.
+        self._kept_standing = lru_cache(maxsize=4096)(self._standing)
 
     def peer(self, text: str) -> Peer:
         """Whoever holds the other end of a connection."""

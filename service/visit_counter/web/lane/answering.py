@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from email.utils import formatdate
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -65,7 +65,6 @@ class Desk:
         self._common = b""
         """Headers of every answer."""
         self._prefix = f"{parts.settings.base_path}/w/".encode()
-        self._named = lru_cache(maxsize=4096)(self._name)
         self._sites = parts.sites.by_id
         self._shown: dict[str, tuple[Site, Reading, Shown]] = {}
         self._took: dict[tuple[bytes, int], list[float]] = {key: [] for key in SECONDS}
@@ -75,12 +74,9 @@ class Desk:
         """Whose counts are meant; None for all that is not exactly a known site's."""
         if len(target) > len(self._prefix) + MAX_SITE_ID:
             return None
-        return self._sites.get(self._named(target))
-
-    def _name(self, target: bytes) -> str:
         if not target.startswith(self._prefix):
-            return ""
-        return target[len(self._prefix) :].decode("latin-1")
+            return None
+        return self._sites.get(target[len(self._prefix) :].decode("latin-1"))
 
     def show(self, site: Site, reading: Reading) -> Shown:
         """Rendered once for all who look at the same counts."""

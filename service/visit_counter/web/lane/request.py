@@ -3,7 +3,8 @@
 What browsers and proxies send is plain: one spelling of everything, no header twice that matters,
 nothing that two parsers could read in two ways. Whatever is not, `read_request` leaves to aiohttp.
 All of a head but the visitor's address comes again with other requests, so what it says is kept;
-and so are its lines, for heads that differ. Nothing here knows sockets or sites.
+and so are its lines, for heads that differ. Only ASCII is kept: one other character makes each
+character of a text take up to four bytes. Nothing here knows sockets or sites.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from visit_counter.web.hits.intake import Head
 
 METHODS: Final = (b"POST", b"GET")
 MAX_HEADERS: Final = 100
-MAX_KNOWN: Final = 2048  # bytes of a head that is worth keeping
+MAX_KNOWN: Final = 1536  # bytes of a head that is worth keeping: browsers send some 700
 
 # What proxies write of each client, as they spell it or in lower case. The second is not read.
 FORWARDED: Final = (b"\r\nX-Forwarded-For:", b"\r\nx-forwarded-for:")
@@ -76,7 +77,7 @@ class Request:
 
 def read_request(head: bytes) -> Request | None:
     """From the bytes before the empty line; None for what is not plain."""
-    if len(head) > MAX_KNOWN:
+    if len(head) > MAX_KNOWN or not head.isascii():
         return _read(head, read_line, kept=False)
     head, real_ip = _cut(head, REAL_IP)
     common, forwarded = _cut(head, FORWARDED)
@@ -150,7 +151,9 @@ def _request(method: bytes, target: bytes, values: list[str], kept: bool) -> Req
     return Request(method, target, int(length or 0), head, if_none_match, forwarded)
 
 
-_kept_head = lru_cache(maxsize=8192)(Head)  # the same one, however the rest of a head differs
+# One Head for all requests that say the same, however the rest of their heads differs (a proxy's id
+# of each request): web/hits/intake.py keeps its judgement by the object.
+_kept_head = lru_cache(maxsize=4096)(Head)
 
 
 def read_line(line: bytes) -> Line:
@@ -167,9 +170,12 @@ def read_line(line: bytes) -> Line:
     return SLOTS[name], value
 
 
-_known_line = lru_cache(maxsize=4096)(read_line)
+# A head that is not known differs from others in one or two of its lines.
+_known_line = lru_cache(maxsize=2048)(read_line)
 
 
-@lru_cache(maxsize=8192)
+# Visitors with the same browser, language and length of the body send the same; to read it takes as
+# long as all else before the recorder.
+@lru_cache(maxsize=4096)
 def _known(head: bytes) -> Request | None:
     return _read(head, _known_line, kept=True)

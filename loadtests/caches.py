@@ -32,7 +32,7 @@ from typing import Any
 from loadtests.beacons import address_of
 from loadtests.bench.requests import hit as bench_hit
 from visit_counter import logs
-from visit_counter.app import Components, components
+from visit_counter.app import components
 from visit_counter.config.settings import Settings
 from visit_counter.model import calendar
 from visit_counter.model.calendar import Calendar
@@ -41,14 +41,15 @@ from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
-from visit_counter.reading.reader import MOST_PATHS, Reading
+from visit_counter.reading.reader import MOST_MORE, Asked, Key, Reading
 from visit_counter.rules import bots, origins
 from visit_counter.rules.limits import Limits
 from visit_counter.store.batch import Outcome
+from visit_counter.web.components import Components
 from visit_counter.web.hits import beacon
 from visit_counter.web.hits import intake as intake_module
 from visit_counter.web.hits.answers import MOST_RENDERED
-from visit_counter.web.hits.headers import Head
+from visit_counter.web.hits.intake import Head
 from visit_counter.web.lane import request as lane_request
 from visit_counter.web.lane.answering import Desk
 
@@ -72,9 +73,9 @@ class World:
 
     def __init__(self, parts: Components) -> None:
         self.site = site_of("*")
-        self.reader, self.intake, self.answers = parts.reader, parts.intake, parts.hit_answers
+        self.reader, self.intake, self.answers = parts.reader, parts.intake, parts.answers
         parts.sites.by_id[self.site.id] = self.site
-        self.desk = Desk("", parts.sites, self.intake, self.answers, self.reader)
+        self.desk = Desk(parts)
         self.desk.tell_the_time()
         self.peer = self.intake.peer("127.0.0.1")
 
@@ -227,8 +228,8 @@ def fill_kept(world: World) -> object:
 
 
 def fill_kept_paths(world: World) -> object:
-    for n in range(MOST_PATHS + 1):
-        world.reader._keep((f"{n % 2:063}", "/" + wide(n, 508)), Reading(counts(n), n, 1))
+    for n in range(MOST_MORE + 1):
+        world.reader._keep(Key(f"{n % 2:063}", Asked("/" + wide(n, 508))), Reading(counts(n), n, 1))
     return world
 
 

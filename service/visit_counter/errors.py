@@ -42,7 +42,11 @@ class OutcomeUnknown(StoreError):
 
 
 class SpoolFull(StoreUnavailable):
-    """The spool has no room for it: nothing was kept."""
+    """The spool has no room for it, or cannot write now: nothing was kept."""
+
+
+class SpoolUnreadable(StoreUnavailable):
+    """The disk does not give back what the spool has on it: it stays there."""
 
 
 class UnknownForm(StoreUnavailable):
@@ -58,7 +62,7 @@ class UnknownForm(StoreUnavailable):
 
 
 class SpoolBroken(OutcomeUnknown):
-    """The spool's disk failed, and the spool keeps nothing more until the service starts again."""
+    """The spool's disk failed while it was written: what was to be kept may be there or not."""
 
 
 class Problem(VisitCounterError):

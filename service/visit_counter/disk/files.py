@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -71,16 +71,17 @@ def scans(directory: Path) -> Iterator[tuple[Path, bytes, Scan]]:
 
 
 def create(path: Path) -> None:
-    """Make an empty segment. Raises SpoolFull, and leaves nothing, on a full disk."""
+    """Make an empty segment. Raises SpoolFull on a full disk; leaves nothing behind any error."""
     try:
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             _write(file, HEADER, 0)
             _sync(file)
     except OSError as problem:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         if problem.errno not in FULL:
             raise
-        path.unlink(missing_ok=True)
-        raise _full(path) from None
+        raise _full(path.parent) from None
     directories.sync(path.parent)
 
 
@@ -94,8 +95,18 @@ def append(path: Path, group: bytes, at: int) -> None:
             if problem.errno not in FULL:
                 raise
             os.ftruncate(file, at)
-            raise _full(path) from None
+            raise _full(path.parent) from None
         _sync(file)
+
+
+def prove_room(directory: Path, least: int) -> None:
+    """Raises SpoolFull where the disk would not take that many bytes, OSError where it takes none
+    at all."""
+    disk = os.statvfs(directory)
+    if disk.f_bavail * disk.f_frsize < least:
+        raise _full(directory)
+    if disk.f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def read(path: Path, at: int) -> Record | None:
@@ -238,5 +249,5 @@ def _sync(file: int) -> None:
         os.fsync(file)
 
 
-def _full(path: Path) -> SpoolFull:
-    return SpoolFull(f"the disk of the spool {path.parent} is full: free some space")
+def _full(directory: Path) -> SpoolFull:
+    return SpoolFull(f"The disk of the spool {directory} is full: free some space")

@@ -72,9 +72,14 @@ class Index:
             self.records -= 1
         if line is not None and not line:
             del self._lines[partition]
-        return self._take_empty() if emptied else []
+        return self.take_empty() if emptied else []
 
-    def _take_empty(self) -> list[Segment]:
+    def hold(self, segment: Segment) -> None:
+        """A segment to which nothing is added any more, with records or without."""
+        self._segments[segment.number] = segment
+
+    def take_empty(self) -> list[Segment]:
+        """Forget the segments that hold nothing unconfirmed: they are to be removed."""
         empty = [segment for segment in self._segments.values() if not segment.live]
         for segment in empty:
             del self._segments[segment.number]

@@ -2,9 +2,11 @@
 
 The recorder appends what the store did not confirm in time, and answers the hits when `append`
 returns; when the store is back they are read, oldest first, and acked. While an fdatasync runs the
-next group gathers. A full disk or spool refuses before it keeps; any other error of the disk ends
-keeping for good, since a second fsync proves nothing. A segment goes when all in it is confirmed.
-Acks are not written: after a restart, records of a segment that stayed come again, and the store
+next group gathers. A full disk or spool refuses before it keeps; any other error of the disk leaves
+in doubt what was being written, and a second fsync would prove nothing. So the spool writes nothing
+more to that segment: it tries until the disk takes a new one, and goes on there, after the old one
+was cut back to what was acknowledged. A segment goes when all in it is confirmed. Acks are not
+written: after a restart, records of a segment that stayed come again, and the store
 knows them as duplicates. Never looks into a batch.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,10 +26,19 @@ from visit_counter.disk import files as spool_files
 from visit_counter.disk import format as segment
 from visit_counter.disk.format import HEADER, Record, Scan
 from visit_counter.disk.index import Index, Segment
-from visit_counter.errors import SpoolBroken, SpoolFull, StartError, StoreError, StoreUnavailable
+from visit_counter.errors import (
+    SpoolBroken,
+    SpoolFull,
+    SpoolUnreadable,
+    StartError,
+    StoreError,
+    StoreUnavailable,
+)
 from visit_counter.tasks import supervised
 
 SEGMENT_BYTES = 4 << 20  # a group that does not fit begins the next one
+LOOK_S = 1.0  # between two looks whether the disk can keep something
+PROOF_BYTES = 64 * 1024  # that it must take
 
 log = structlog.get_logger()
 
@@ -40,8 +52,8 @@ class Spool:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.bytes = 0
         """On disk, never more than `max_bytes`; damage that was set aside is not counted."""
-        self.broken = ""
-        """Why nothing is kept any more."""
+        self.problem = ""
+        """Why nothing can be kept now, in a sentence with its remedy."""
         self._directory = directory
         self._max_bytes = max_bytes
         self._index = Index()
@@ -49,6 +61,10 @@ class Spool:
         self._last_number = 0
         self._queue: list[_Append] = []
         self._promised = 0
+        self._doubtful = 0
+        """Records whose write to the tail failed: they are to be cut off."""
+        self._unremoved: list[Segment] = []
+        """Of no use any more, and the disk does not let them go."""
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -74,13 +90,13 @@ class Spool:
         Raises SpoolFull when they were not kept. After SpoolBroken, or when it is cancelled, they
         may be read again or not.
         """
-        if self.broken:
-            raise SpoolBroken(self.broken)
+        if self.problem:
+            raise SpoolFull(self.problem)
         if self._closing or self._task is None:
             raise StoreUnavailable("the spool is closed")
         size = segment.size_of(records)
         if size > self.room:
-            raise SpoolFull(f"the spool {self._directory} is full: {self._max_bytes} bytes")
+            raise SpoolFull(self._full)
         entry = _Append(records, size + len(HEADER), asyncio.get_running_loop().create_future())
         self._promised += entry.most_bytes
         self._queue.append(entry)
@@ -91,7 +107,15 @@ class Spool:
     def room(self) -> int:
         """Bytes, with OVERHEAD for each record, that one append may have now."""
         left = self._max_bytes - self.bytes - self._promised - len(HEADER)
-        return 0 if self.broken else max(0, left)
+        return 0 if self.problem else max(0, left)
+
+    def cannot_keep(self, most_bytes: int) -> str:
+        """Why a batch of that size could not be kept now; empty if it could."""
+        return self.problem or ("" if self.room > most_bytes else self._full)
+
+    @property
+    def _full(self) -> str:
+        return f"The spool {self._directory} is full: {self._max_bytes} bytes."
 
     @property
     def records(self) -> int:
@@ -114,26 +138,29 @@ class Spool:
         return next(iter(self.read_some(partition, 1)), None)
 
     def read_some(self, partition: int, most: int) -> list[Record]:
-        """The oldest unconfirmed ones; raises SpoolBroken when the disk gives back other bytes."""
-        places = self._index.oldest(partition, most)
-        return [self._read(holder.path, at) for holder, at in places]
-
-    def _read(self, path: Path, at: int) -> Record:
-        try:
-            record = spool_files.read(path, at)
-        except OSError as problem:
-            raise self._break(problem) from None
-        if record is None:
-            raise self._break(spool_files.damaged(path, at))
-        return record
+        """The oldest unconfirmed ones, up to the first that the disk does not give back; raises
+        SpoolUnreadable if that is the oldest."""
+        records: list[Record] = []
+        for holder, at in self._index.oldest(partition, most):
+            try:
+                records.append(_read(holder.path, at))
+            except SpoolUnreadable:
+                if not records:
+                    raise
+                break
+        return records
 
     async def ack(self, partition: int, seq: int) -> None:
         """The store has this record, and so all of the partition before it. Raises nothing."""
         done = self._index.confirm(partition, seq)
         if not done:
             return
+        await self._remove(done)
+
+    async def _remove(self, done: list[Segment]) -> None:
         if self._tail in done:
             self._tail = None
+        done, self._unremoved = self._unremoved + done, []
         paths = [holder.path for holder in done]
         removal = asyncio.get_running_loop().run_in_executor(None, spool_files.remove, paths)
         removal.add_done_callback(lambda _: self._removed(removal, done))
@@ -141,7 +168,9 @@ class Spool:
 
     def _removed(self, removal: asyncio.Future[None], done: list[Segment]) -> None:
         if error := removal.exception():
-            self._break(error)
+            # With the next ones: until then they take room, and after a restart come again.
+            self._unremoved += done
+            log.warning("files of the spool are not removed", reason=str(error))
         else:
             self.bytes -= sum(holder.size for holder in done)
 
@@ -174,11 +203,39 @@ class Spool:
 
     async def _run(self) -> None:
         while not self._closing or self._queue:
-            await self._arrived.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._arrived.wait()
             self._arrived.clear()
             while self._queue:
                 await self._keep(self._take())
                 await asyncio.sleep(0)  # who was answered may append again, into the next group
+            if not self._closing:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Whether the disk can keep something: asked of the file system, and where a write has
+        failed by another one."""
+        try:
+            if self.problem:
+                await self._begin_anew()
+                log.info("the spool keeps hits again", directory=str(self._directory))
+                self.problem = ""
+            else:
+                await asyncio.to_thread(spool_files.prove_room, self._directory, PROOF_BYTES)
+        except Exception as problem:
+            self._fail(problem)
+
+    async def _begin_anew(self) -> None:
+        """Leave the segment whose write failed, and have a new one on disk."""
+        if tail := self._tail:
+            await asyncio.to_thread(spool_files.close, tail.path, tail.size)
+            tail.live -= self._doubtful
+            self._doubtful, self._tail = 0, None
+            self._index.hold(tail)
+        await self._remove(self._index.take_empty())
+        await asyncio.to_thread(spool_files.prove_room, self._directory, PROOF_BYTES)
+        await self._next_segment()
 
     def _take(self) -> list[_Append]:
         taken, self._queue = self._queue, []
@@ -189,12 +246,15 @@ class Spool:
         try:
             await self._write([record for entry in group for record in entry.records])
         except SpoolFull as full:
+            self._fail(full)
             self._answer(group + self._take(), full)
         except asyncio.CancelledError:
-            self._answer(group + self._take(), self._break("the disk did not answer in time"))
+            error = SpoolBroken("the disk did not answer in time")
+            self._answer(group + self._take(), error)
             raise
         except Exception as problem:
-            self._answer(group + self._take(), self._break(problem))
+            self._fail(problem)
+            self._answer(group + self._take(), SpoolBroken(self.problem))
         else:
             self._answer(group, None)
 
@@ -204,11 +264,14 @@ class Spool:
             tail = await self._next_segment()
         group, places = segment.pack(records, tail.size)
         tail.live += len(records)  # so that no ack removes it meanwhile
+        self._doubtful = len(records)
         try:
             await asyncio.to_thread(spool_files.append, tail.path, group, tail.size)
         except SpoolFull:
             tail.live -= len(records)
+            self._doubtful = 0
             raise
+        self._doubtful = 0
         tail.size += len(group)
         self.bytes += len(group)
         self._index.add(tail, zip(records, places, strict=True))
@@ -232,14 +295,27 @@ class Spool:
             else:
                 entry.waiter.set_result(None)
 
-    def _break(self, problem: object) -> SpoolBroken:
-        if not self.broken:
-            self.broken = (
-                f"The spool {self._directory} failed ({problem}) and keeps nothing more: "
-                "mend the disk, then restart the service."
-            )
-            log.error(self.broken)
-        return SpoolBroken(self.broken)
+    def _fail(self, problem: Exception) -> None:
+        """Nothing can be kept now: say so, once for each reason."""
+        why = (
+            f"{problem}."
+            if isinstance(problem, SpoolFull)
+            else f"The spool {self._directory} cannot be written ({problem}): mend the disk; the "
+            "spool goes on by itself."
+        )
+        if why != self.problem:
+            log.error("the spool keeps nothing now", reason=why)
+        self.problem = why
+
+
+def _read(path: Path, at: int) -> Record:
+    try:
+        record = spool_files.read(path, at)
+    except OSError as problem:
+        raise SpoolUnreadable(f"the spool's file {path} cannot be read ({problem})") from None
+    if record is None:
+        raise SpoolUnreadable(spool_files.damaged(path, at))
+    return record
 
 
 class _Append(NamedTuple):

@@ -339,6 +339,24 @@ async def connection_stalled(case: Case) -> float:
     return time.monotonic()
 
 
+@fault("all answers of the store late", "outer")
+async def answers_late(case: Case) -> float:
+    late_s = case.rng.uniform(0.15, 0.8)
+    case.world.proxy.late_s = lambda: late_s
+    await case.pause()
+    case.world.proxy.late_s = lambda: 0.0
+    return time.monotonic()
+
+
+@fault("some answers of the store late", "outer")
+async def some_answers_late(case: Case) -> float:
+    rng = Random(case.rng.random())
+    case.world.proxy.late_s = lambda: 0.3 if rng.random() < 0.02 else 0.0
+    await case.pause()
+    case.world.proxy.late_s = lambda: 0.0
+    return time.monotonic()
+
+
 @fault("connection trickles", "outer")
 async def connection_trickles(case: Case) -> float:
     case.world.proxy.pace = (case.rng.randint(8, 64), 0.02)
@@ -436,6 +454,24 @@ async def spool_disk_full(case: Case) -> float:
         await case.pause()
         case.world.disk.free()
         await told(case, 202, "there was room again")
+    return time.monotonic()
+
+
+@fault("the spool's directory moved away", "outer")
+async def spool_gone(case: Case) -> float:
+    """202 while there is a place to write, 503 while there is none, 202 again."""
+    spools = [*(case.world.service.data_dir / "producers").glob("*/spool")]
+    async with store_stopped(case):
+        await told(case, 202, "the store was away")
+        for spool in spools:
+            spool.rename(spool.with_name("moved"))
+        try:
+            await told(case, 503, "the spool was gone")
+            await case.pause()
+        finally:
+            for spool in spools:
+                spool.with_name("moved").rename(spool)
+        await told(case, 202, "the spool was there again")
     return time.monotonic()
 
 

@@ -14,6 +14,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from typing import Self
@@ -42,6 +43,8 @@ class Proxy:
         self.upstream = upstream
         self.pace: tuple[int, float] | None = None
         """Trickle: at most so many bytes, then so many seconds of pause, in either direction."""
+        self.late_s: Callable[[], float] = lambda: 0.0
+        """How late the next reply is passed on; those behind it wait too."""
         self.flowing = asyncio.Event()
         """Cleared: nothing passes, connections stay open."""
         self.flowing.set()
@@ -159,6 +162,8 @@ class Link:
     async def _carry_replies(self, store: asyncio.StreamReader) -> None:
         while reply := await store.read(CHUNK):
             self._answered.set()
+            if late_s := self._proxy.late_s():
+                await asyncio.sleep(late_s)
             if self._cut is Cut.IN_REPLY:
                 await self._pass(self._writer, reply[: len(reply) // 2])
                 return

@@ -23,7 +23,7 @@ from tests.kit.pages.browser import until as until_true
 from tests.kit.services.in_process import Service, run_service, until
 from tests.kit.services.process import serving
 from tests.kit.stores.server import Server, run_server, server_binaries
-from visit_counter import metrics
+from visit_counter import metrics, tasks
 from visit_counter.reading.hub import Mailbox
 from visit_counter.reading.reader import Reading
 from visit_counter.web.live import Stream
@@ -432,7 +432,7 @@ async def test_who_goes_in_the_middle_of_a_tick_disturbs_nobody(
         await service.hit()
         await watching[0].until_counts(online=1)
 
-    assert service.parts.hub.running
+    assert tasks.problems() == []
 
 
 async def test_one_site_s_mistake_ends_no_other_s_news(
@@ -442,7 +442,7 @@ async def test_one_site_s_mistake_ends_no_other_s_news(
     await service.site()
     async with watch(service) as viewer:
         await viewer.counts()
-        hub, read = service.parts.hub, service.parts.reader.read
+        read = service.parts.reader.read
         failed = asyncio.Event()
 
         async def fail(*_: object) -> Reading:
@@ -456,7 +456,7 @@ async def test_one_site_s_mistake_ends_no_other_s_news(
         await service.hit()
         await viewer.until_counts(online=1)
 
-    assert hub.running
+    assert tasks.problems() == []
 
 
 # -- when there is nothing to see any more
@@ -525,19 +525,6 @@ async def test_the_end_of_the_hub_ends_all_streams(valkey: Server) -> None:
             await reading.counts()
         for viewer in (reading, stuck):
             await asyncio.wait_for(viewer.reader.read(), NEWS_S)
-
-
-async def test_the_end_of_the_hub_is_told_to_operators(service: Service) -> None:
-    """Hits are counted as before, so the service is degraded."""
-    task = service.parts.hub._task
-    assert task
-    task.cancel()
-    await until(task.done)
-    async with service.client.get(f"{service.ops_url}/readyz") as answer:
-        told = await answer.json()
-
-    assert (answer.status, told["status"]) == (200, "degraded")
-    assert "Live viewers are no longer told: restart the service." in told["hints"]
 
 
 def test_a_stop_ends_all_streams() -> None:

@@ -198,7 +198,7 @@ async def test_a_clock_that_was_ahead_holds_up_its_own_hits_only(
             own.start()
             recorder = service.parts.recorder
             await until(lambda: any("from 20" in problem for problem in recorder.problems))
-            (problem,) = recorder.problems
+            (problem,) = [each for each in recorder.problems if "partition" in each]
             others = [(await service.hit("other"))["counted"] for _ in range(20)]
             await until(lambda: not spooled(service), within_s=15)
             total, per_page = await counted(service)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sized
+from contextlib import suppress
 from functools import partial
 
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.kit.counting import counting, make_site, recorded
+from tests.kit.counting import Counted, counting, make_site, recorded
 from tests.kit.services.in_process import until
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.delivery.queues import State
@@ -18,6 +19,7 @@ from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.model.counts import Numbers
 from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
+from visit_counter.store.batch import Outcome
 
 
 def batches() -> float:
@@ -88,6 +90,15 @@ async def test_a_connection_lost_under_two_batches_counts_both_once() -> None:
     assert counts.total == Numbers(39, 39, 39)
 
 
+async def counted_again(recorder: Recorder, counted: Counted, number: int) -> Outcome | None:
+    """A hit's outcome, as soon as the recorder takes hits again."""
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(StoreUnavailable):
+                return await recorded(recorder, counted.hit(number, counted.clock.now()))
+            await asyncio.sleep(0.01)
+
+
 def has(things: Sized, number: int) -> bool:
     return len(things) == number
 
@@ -123,8 +134,12 @@ async def test_more_than_can_be_kept_is_refused_at_once(
     assert counts.total.pageviews == 10
 
 
-async def test_an_unanswered_batch_is_sent_again_until_it_counts() -> None:
-    """While the store hangs, its hits are answered as unknown; with it back each counts once."""
+async def test_an_unanswered_batch_is_sent_again_until_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the store hangs, its hit is answered as unknown, and later ones are refused at once;
+    with it back each counts once."""
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
     with run_server(server_binaries()["valkey"]) as own:
         async with (
             counting(own.url) as counted,
@@ -135,8 +150,10 @@ async def test_an_unanswered_batch_is_sent_again_until_it_counts() -> None:
             own.pause()
             with pytest.raises(OutcomeUnknown):
                 await recorded(recorder, counted.hit(2, now))
+            with pytest.raises(StoreUnavailable, match="no spool"):
+                await recorded(recorder, counted.hit(3, now))
             own.resume()
-            await recorded(recorder, counted.hit(3, now))
+            await counted_again(recorder, counted, 3)
             counts = await counted.counts(now)
 
     assert counts.total == Numbers(3, 3, 3)
@@ -161,8 +178,9 @@ async def test_a_short_hang_costs_nothing() -> None:
     assert counts.total.pageviews == 99
 
 
-async def test_a_dead_store_refuses_and_is_found_again() -> None:
+async def test_a_dead_store_refuses_and_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch under way is counted once the store is back; what only waited is forgotten."""
+    monkeypatch.setattr("visit_counter.delivery.flow.SPILL_S", 0.25)
     with run_server(server_binaries()["valkey"]) as own:
         async with (
             counting(own.url) as counted,
@@ -177,7 +195,7 @@ async def test_a_dead_store_refuses_and_is_found_again() -> None:
             with pytest.raises(StoreUnavailable):
                 await recorded(recorder, counted.hit(3, now))
             own.start()
-            await recorded(recorder, counted.hit(4, now))
+            await counted_again(recorder, counted, 4)
             counts = await counted.counts(now)
 
     assert counts.total == Numbers(3, 3, 3)
@@ -206,7 +224,7 @@ async def test_a_mistake_of_ours_costs_its_batch_and_not_the_recorder(
             patch.setattr(counted.store, "record", broken)
             with pytest.raises(OutcomeUnknown):
                 await recorded(recorder, counted.hit(1, now))
-        outcome = await recorded(recorder, counted.hit(2, now))
+        outcome = await counted_again(recorder, counted, 2)
 
     assert outcome is not None
     assert outcome.counts.total.pageviews == 2
@@ -229,7 +247,7 @@ async def test_a_store_without_memory_and_function_is_found_again(valkey: Server
             with pytest.raises(StoreError):
                 await recorded(recorder, counted.hit(1, now))
             own.call("CONFIG", "SET", "maxmemory", "0")
-            outcome = await recorded(recorder, counted.hit(2, now))
+            outcome = await counted_again(recorder, counted, 2)
 
     assert outcome is not None
     assert outcome.counts.total.pageviews == 2

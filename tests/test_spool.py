@@ -336,6 +336,7 @@ async def test_an_error_of_the_disk_ends_keeping_until_it_is_well(
     assert str(tmp_path) in lines[0]["reason"]
     async with spool_in(tmp_path) as spool:
         assert [record.seq for record in await drain(spool)] == [1, 2, 6]
+    assert spool_files.paths(tmp_path) == []
 
 
 async def test_a_disk_that_turns_read_only_is_noticed_without_a_hit(

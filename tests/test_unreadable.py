@@ -17,6 +17,7 @@ from tests.kit.services.newer_sites import Newer, newer_version
 from tests.kit.stores.server import Server
 from tests.test_stored_site import BROKEN, site_json
 from tests.test_stored_site import packed as packed_json
+from visit_counter import tasks
 
 REASON = "settings.metric: Invalid enum value 'bounces'"
 PUBLIC = [
@@ -239,7 +240,7 @@ async def test_what_is_no_name_of_a_site_disturbs_no_other(service: Service) -> 
     assert hit["counted"] is True
     assert {site["id"] for site in listed["unreadable"]} == {"Portal", "a b", "", "\\xff"}
     assert len(ready["hints"]) == 4
-    assert service.parts.sites.running
+    assert tasks.problems() == []
 
 
 async def test_put_changes_the_calendar_as_any_change_does(valkey: Server) -> None:

@@ -28,6 +28,7 @@ from visit_counter.delivery.adoption import Adoption
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.recorder import Recorder
 from visit_counter.delivery.replay import replaying
+from visit_counter.disk import installation
 from visit_counter.disk.producer import MOST, producer_of
 from visit_counter.reading.hub import Hub
 from visit_counter.reading.reader import Reader
@@ -164,6 +165,7 @@ def store_at(
         copies=settings.backup_dir or settings.data_dir,
         migrating=partial(starting, settings, parent),
         going_back=going_back,
+        belongs_to=partial(installation.check, settings.data_dir),
     )
 
 
@@ -172,9 +174,13 @@ async def recorder_of(
     store: Store, clock: Clock, settings: Settings, parent: Parent | None
 ) -> AsyncIterator[Recorder]:
     """The recorder of a producer of this data directory, with a spool where one can be kept."""
+    installation.remember(settings.data_dir, store.schema.installation)
     with producer_of(settings.data_dir, MOST if parent else 1) as producer:
         if producer.directory is None:
-            async with Ledger(store, producer) as ledger, Recorder(ledger, clock) as recorder:
+            async with (
+                Ledger(store, producer) as ledger,
+                Recorder(ledger, clock, no_spool=producer.not_kept) as recorder,
+            ):
                 yield recorder
             return
         async with (

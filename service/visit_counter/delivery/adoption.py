@@ -20,7 +20,7 @@ from visit_counter.disk import locks
 from visit_counter.disk.producer import directories_of, producer_in
 from visit_counter.errors import StartError
 from visit_counter.store.store import Store
-from visit_counter.tasks import supervised
+from visit_counter.tasks import once, supervised
 
 LOOK_S = 5.0  # also the time that a worker has to come back
 
@@ -38,7 +38,7 @@ class Adoption:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = supervised(self._run(), "adoption")
+        self._task = supervised(self._run, "adoption")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -58,7 +58,7 @@ class Adoption:
             await asyncio.sleep(LOOK_S)
             for directory in await asyncio.to_thread(_with_batches, self._data_dir):
                 if directory not in self._adopted:
-                    adopting = supervised(self._adopt(directory), f"adoption of {directory.name}")
+                    adopting = once(self._adopt(directory), f"adoption of {directory.name}")
                     self._adopted[directory] = adopting
 
     async def _adopt(self, directory: Path) -> None:

@@ -7,15 +7,16 @@ disk, the second waits at its door. The second leaves when it is worth its costs
 as the first one has. With little load that is at once.
 
 A batch that was sent is sent again, as it is, until the store has answered for it, and no later one
-of its partition before it. If that takes too long it goes into the spool, and so do its partition's
-later ones, until the store has them all. Where there is no room either, later hits wait, and who
-has waited too long is refused unnumbered.
+of its partition before it. If that takes much longer than it takes otherwise, it goes into the
+spool, and so do its partition's later ones, until the store has them all. Where nothing can be kept
+either, later hits are refused at once, unnumbered, until the store answers again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
@@ -44,13 +45,18 @@ from visit_counter.errors import (
 )
 from visit_counter.store.batch import Outcome
 from visit_counter.store.replies import Fenced, Rejected
-from visit_counter.tasks import supervised
+from visit_counter.tasks import once
 
 MAX_PENDING = 10_000  # hits without a batch
 AHEAD: Final = 2  # flushes under way, and batches of a partition
 MOMENT_S: Final = 0.02  # so often there is a look at what rests or waits too long
-SPILL_S = 0.25  # for an answer of the store, before a batch goes into the spool
-WAIT_S = 1.0  # for either, before the page gets an answer without it
+SPILL_S = 0.25  # at least, for an answer of the store, before a batch goes into the spool
+MOST_SPILL_S = 5.0
+WAIT_S = 0.75  # for the spool, before the page gets an answer without either
+SLICE_S, SLICES = 2.5, 24  # the last minute, which tells what is usual
+LATELY: Final = 2  # slices
+# Each bound is a fourth above the one before, from 1 ms to 8 s.
+TOOK_S: Final = [0.001 * 1.25**n for n in range(41)]
 
 # To find them in their enum takes longer.
 TO_SEND: Final = State.TO_SEND
@@ -71,6 +77,54 @@ class Flush(NamedTuple):
     began_s: float
 
 
+class Pace:
+    """How long a server takes to commit a flush, and so when an answer is late."""
+
+    def __init__(self) -> None:
+        self._usual_s = 0.0
+        self._slices: deque[list[int]] = deque([self._slice()], SLICES)
+        self._began_s = time.monotonic()
+
+    @property
+    def spill_s(self) -> float:
+        """Four times what 99 of 100 flushes of the last minute took at most, within bounds."""
+        return min(max(SPILL_S, 4 * self._usual_s), MOST_SPILL_S)
+
+    @property
+    def lately_s(self) -> float:
+        """What 99 of 100 flushes of the last seconds took at most; 0 if there were none."""
+        self._roll()
+        return self._p99_s(LATELY)
+
+    def note(self, took_s: float) -> None:
+        self._roll()
+        self._slices[-1][bisect_left(TOOK_S, took_s)] += 1
+        if 4 * took_s > self.spill_s:
+            self._usual_s = self._p99_s(SLICES)
+
+    def _roll(self) -> None:
+        now_s = time.monotonic()
+        passed = int((now_s - self._began_s) / SLICE_S)
+        for _ in range(min(passed, SLICES)):
+            self._slices.append(self._slice())
+        if passed:
+            self._began_s = now_s
+            self._usual_s = self._p99_s(SLICES)
+
+    def _p99_s(self, slices: int) -> float:
+        counts = [sum(column) for column in zip(*[*self._slices][-slices:], strict=True)]
+        least, seen = sum(counts) / 100, 0
+        for n in range(len(counts) - 1, -1, -1):
+            seen += counts[n]
+            if seen > least:
+                return TOOK_S[min(n, len(TOOK_S) - 1)]
+        return 0.0
+
+    @staticmethod
+    def _slice() -> list[int]:
+        return [0] * (len(TOOK_S) + 1)
+
+
 class Flow:
     """What goes to the server at an address; begun where a loop runs, ended by `close`."""
 
@@ -85,6 +139,7 @@ class Flow:
         """`reroute` is called where a partition may have gone to another server."""
         self.pending = 0
         """Hits without a batch in its queues."""
+        self.pace = Pace()
         self._ledger = ledger
         self._replay = replay
         self._clock = clock
@@ -98,7 +153,7 @@ class Flow:
         self._stirred = self._loop.create_future()
         self._moment: asyncio.TimerHandle | None = None
         self._closing = False
-        self._task = supervised(self._run(), f"recorder to {address}")
+        self._task = once(self._run(), f"recorder to {address}")
 
     @property
     def ended(self) -> bool:
@@ -143,10 +198,10 @@ class Flow:
                     self._land(self._flushes.popleft())
                 self._flush()
                 await self._spill()
+                self._reroute()
             except Exception:  # a mistake of ours: the batches stay, and are sent again
                 log.exception("a flush failed")
                 self._rest(self._queues)
-            self._reroute()
             await self._wait()
 
     # -- a flush leaves
@@ -195,8 +250,9 @@ class Flow:
     def _seal(self, queue: Queue) -> None:
         """Number what has gathered, if there is a way for it."""
         spooling = self._is_spooling(queue)
-        if spooling and not (self._replay and self._replay.has_room):
+        if spooling and (why := self._replay.cannot_keep if self._replay else ""):
             self._rest([queue])
+            refuse(queue.take_late(float("inf")), StoreUnavailable(why))
             return
         waiting = queue.take()
         metrics.BATCH_HITS.note(len(waiting))
@@ -224,7 +280,8 @@ class Flow:
     def _land(self, flush: Flush) -> None:
         """What has become of its batches, where they are not in the spool meanwhile."""
         self._count()
-        metrics.FLUSH_SECONDS.note(time.perf_counter() - flush.began_s)
+        took_s = time.perf_counter() - flush.began_s
+        metrics.FLUSH_SECONDS.note(took_s)
         batches = [
             (queue, sealed, number)
             for number, (queue, sealed) in enumerate(flush.batches)
@@ -233,6 +290,8 @@ class Flow:
         for _, sealed, _ in batches:
             sealed.state = TO_SEND
         answers = flush.answers.result()
+        if any(isinstance(answer, (list, Rejected)) for answer in answers):
+            self.pace.note(took_s)
         for queue, sealed, number in batches:
             self._learn(queue, sealed, answers[number])
 
@@ -247,6 +306,7 @@ class Flow:
     def _finish(self, queue: Queue, became: list[Outcome] | list[None]) -> None:
         """Its oldest batch got on, and so may the next one, at once."""
         queue.finish(became)
+        queue.refuses = ""
         queue.rests_until_s, queue.pause_s = 0.0, AGAIN_MIN_S
 
     def _rest(self, queues: Iterable[Queue]) -> None:
@@ -261,9 +321,7 @@ class Flow:
 
     async def _spill(self) -> None:
         """Keep in the spool what belongs there, and what the store has not confirmed in time."""
-        if self._replay is None:
-            return
-        late_s = time.monotonic() - SPILL_S
+        late_s = time.monotonic() - self.pace.spill_s
         late = [
             (queue, sealed)
             for queue in self._queues
@@ -272,14 +330,29 @@ class Flow:
         ]
         if not late:
             return
+        queues = {queue for queue, _ in late}
+        if self._replay is None:
+            self._refuse(queues, "there is no spool")
+            return
         try:
-            await self._replay.spool([sealed.batch.record for _, sealed in late])
-        except (SpoolFull, SpoolBroken):
-            self._rest([queue for queue, _ in late])
+            hits = sum(len(sealed.waiting) for _, sealed in late)
+            await self._replay.spool([sealed.batch.record for _, sealed in late], hits)
+        except (SpoolFull, SpoolBroken) as why:
+            self._rest(queues)
+            self._refuse(queues, str(why))
             return
         for queue, sealed in late:
             if sealed.state is not DONE:  # by another server's flow, meanwhile
                 self._finish(queue, [None] * len(sealed.waiting))
+
+    def _refuse(self, queues: Iterable[Queue], why: str) -> None:
+        """Neither the store nor the spool takes these queues' hits: what has no number is refused,
+        and what comes, until a batch has got on."""
+        for queue in queues:
+            queue.refuses = why
+            error = StoreUnavailable(f"the store does not answer, and nothing is kept: {why}")
+            refuse(queue.take_late(float("inf")), error)
+        self._count()
 
     # -- between
 
@@ -314,7 +387,7 @@ class Flow:
         """One timer for all waits of a moment, and not one for each. It goes on while the loop
         waits for a disk, which may never answer."""
         self._moment = None
-        self._refuse_late(WAIT_S)
+        self._refuse_late(self.pace.spill_s + WAIT_S)
         self._stir()
         self._look_soon()
 

@@ -111,7 +111,7 @@ class Ledger:
             raise StartError(f"the store does not open the ledger: {error}") from None
         self._confirmed = opened
         self._sealed = [max(pair) for pair in zip(opened, self._spooled, strict=True)]
-        self._task = supervised(self._run(), "ledger")
+        self._task = supervised(self._run, "ledger")
         return self
 
     async def __aexit__(self, *_: object) -> None:

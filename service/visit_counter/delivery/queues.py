@@ -79,6 +79,8 @@ class Queue:
         """Without a batch, in the order in which they came."""
         self.sealed: deque[Sealed] = deque()
         """Batches that are not done, in the order of their numbers."""
+        self.refuses = ""
+        """Why nothing more is taken: its batches get on neither to the store nor to the spool."""
         self.rests_until_s = 0.0
         self.pause_s = AGAIN_MIN_S
         """How long the next rest takes; longer than the least while a batch comes again."""

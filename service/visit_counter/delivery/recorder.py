@@ -22,13 +22,19 @@ from visit_counter.errors import StoreUnavailable
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.site_settings import PARTITIONS
 
+SLOW_S = 0.25  # of a commit: then readiness says so
+
 log = structlog.get_logger()
 
 
 class Recorder:
     """Counts hits of a partition in the order in which they are recorded."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, replay: Replay | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, clock: Clock, replay: Replay | None = None, no_spool: str = ""
+    ) -> None:
+        """`no_spool`: why there is no replay, in a sentence."""
+        self._no_spool = no_spool or "No spool: hits are refused while the store is away."
         self._ledger = ledger
         self._replay = replay
         self._clock = clock
@@ -58,19 +64,33 @@ class Recorder:
         return self._ledger.producer
 
     @property
-    def running(self) -> bool:
-        ended = any(flow.ended for flow in self._flows.values())
-        return self._open and not ended and not self._ledger.fenced
+    def fenced(self) -> bool:
+        """Whether another process goes on as this producer: nothing more is counted here."""
+        return self._ledger.fenced
 
     @property
-    def has_spool(self) -> bool:
-        """Whether hits are kept while the store is away."""
-        return self._replay is not None and self._replay.has_room
+    def cannot_keep(self) -> str:
+        """Why hits would be refused if the store were away, in a sentence; empty if they would be
+        kept."""
+        return self._replay.cannot_keep if self._replay else self._no_spool
 
     @property
     def problems(self) -> list[str]:
-        """What keeps hits in the spool while the store takes others, in sentences."""
-        return self._replay.problems if self._replay else []
+        """What is not as it should be between hits and the store, in sentences."""
+        problems = [self._no_spool] if self._replay is None else self._replay.problems
+        for address, flow in self._flows.items():
+            if flow.pace.lately_s > SLOW_S:
+                problems.append(
+                    f"The store at {address} takes {flow.pace.lately_s * 1000:.0f} ms to commit: "
+                    "on a slow disk sync once a second (appendfsync everysec, or "
+                    "VISIT_COUNTER_EMBEDDED_FSYNC=everysec), else use a store that is nearer."
+                )
+        if refusing := [queue for queue in self._queues if queue.refuses]:
+            problems.append(
+                f"Hits of {len(refusing)} of {PARTITIONS} partitions are refused: the store does "
+                f"not answer for them, and they cannot be kept: {refusing[0].refuses}"
+            )
+        return problems
 
     def record(self, entry: Hit | Drop, tell: Tell) -> None:
         """Put a hit into the next batch; `tell` is called once, with what became of it.
@@ -78,11 +98,11 @@ class Recorder:
         Never waits. Raises StoreUnavailable when nothing more can be kept.
         """
         partition = entry.site.partition
-        flow = self._flow_of[partition]
-        if not (self._open and flow.takes_hits):
+        flow, queue = self._flow_of[partition], self._queues[partition]
+        if queue.refuses or not (self._open and flow.takes_hits):
             metrics.HITS.labels("refused").inc()
-            raise StoreUnavailable("too many hits wait for the store, or the recorder has ended")
-        flow.add(self._queues[partition], Waiting(entry, tell, time.monotonic()))
+            raise StoreUnavailable(queue.refuses or "too many hits wait, or the service stops")
+        flow.add(queue, Waiting(entry, tell, time.monotonic()))
 
     def _route(self) -> None:
         """Each queue to the flow of the server that has its partition now."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from random import shuffle
 from typing import NamedTuple, Self
 
@@ -22,19 +23,22 @@ from visit_counter.disk import directories
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.disk.spool import Spool
-from visit_counter.errors import OutcomeUnknown, SpoolBroken, StoreError, UnknownForm
+from visit_counter.errors import OutcomeUnknown, SpoolFull, SpoolUnreadable, StoreError, UnknownForm
 from visit_counter.model.site_settings import PARTITIONS
 from visit_counter.store.replies import Early
 from visit_counter.store.store import Store
-from visit_counter.tasks import supervised
+from visit_counter.tasks import once, supervised
 
 AT_ONCE = 100  # batches in a round trip
 PAUSE_S = 0.25
+LOOK_S = 1.0  # between two looks whether an outage is over
+QUIET_S = 3.0  # without another spooled hit, until it is
 STUCK_S = 10.0
 # A hit takes at most its path and 8 bytes of id, and some more for a site's settings and periods.
 MAX_BATCH_BYTES = MAX_BATCH * 2048
 SPOOL_BYTES = 256 * 1024 * 1024
-NOT_AWAY = (Early, UnknownForm)  # what keeps one partition's batches, and not a server's
+# What keeps one partition's batches, and not a server's.
+NOT_AWAY = (Early, UnknownForm, SpoolUnreadable)
 
 log = structlog.get_logger()
 
@@ -49,6 +53,18 @@ async def replaying(store: Store, producer: Producer) -> AsyncIterator[tuple[Led
         spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
         async with Ledger(store, producer, spooled) as ledger, Replay(ledger, spool) as replay:
             yield ledger, replay
+
+
+class Outage:
+    """A time in which a server's hits went into the spool. Short ones that follow one another are
+    one, so that nobody is told of each."""
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        """Seconds since the epoch."""
+        self.began_s = self.last_s = time.monotonic()
+        """When it began, and when a hit was spooled last."""
+        self.hits = 0
 
 
 class NotTaken(NamedTuple):
@@ -70,7 +86,8 @@ class Replay:
         self.in_use = True
         """Whether there may be batches in the spool, or are servers away; False costs no look."""
         self._not_taken: dict[int, NotTaken] = {}
-        self._failed = False
+        self._outages: dict[str, Outage] = {}
+        """By the server's address."""
         self._emptying: dict[str, asyncio.Task[None]] = {}
         self._emptied = asyncio.Event()
         self._records = metrics.Part(metrics.SPOOL_RECORDS)
@@ -80,7 +97,7 @@ class Replay:
 
     async def __aenter__(self) -> Self:
         self._spooled.set()  # what the last process has left
-        self._task = supervised(self._run(), "replay")
+        self._task = supervised(self._run, "replay")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -110,20 +127,25 @@ class Replay:
     @property
     def problems(self) -> list[str]:
         """Why hits in the spool stay there, or no more are kept, in sentences."""
-        if self._spool.broken:
-            return [self._spool.broken]
-        if self._failed or self._task is None or self._task.done():
-            return ["Spooled hits are no longer brought to the store: restart the service."]
-        return [
-            f"The store takes no batches of partition {partition} from the spool: {reason}"
-            for partition, reason in self.stuck.items()
-        ]
+        problems = [self._spool.problem] if self._spool.problem else []
+        for address, outage in self._outages.items():
+            since = datetime.fromtimestamp(outage.began, UTC).isoformat(timespec="seconds")
+            problems.append(
+                f"The store at {address} has not answered in time since {since}: {outage.hits} "
+                f"hits went into the spool, {self._spool.records} batches lie there and are "
+                "brought to it when it answers."
+            )
+        for partition, reason in self.stuck.items():
+            problems.append(
+                f"Batches of partition {partition} stay in the spool, and nothing is lost: {reason}"
+            )
+        return problems
 
     @property
-    def has_room(self) -> bool:
-        """Whether the largest batch of all would be kept: a 503 is decided before a hit gets a
-        number."""
-        return self._spool.room > MAX_BATCH_BYTES
+    def cannot_keep(self) -> str:
+        """Why the largest batch of all would not be kept; empty if it would. A 503 is decided
+        before a hit gets a number."""
+        return self._spool.cannot_keep(MAX_BATCH_BYTES)
 
     def is_spooling(self, partition: int) -> bool:
         """Whether the partition's next batch belongs into the spool."""
@@ -131,14 +153,22 @@ class Replay:
             return True
         return bool(self._away) and self._ledger.shard(partition) in self._away
 
-    async def spool(self, batches: list[Record]) -> None:
-        """Keep sealed batches until the store takes them; raises SpoolFull or SpoolBroken."""
+    async def spool(self, batches: list[Record], hits: int) -> None:
+        """Keep sealed batches, of so many hits, until the store takes them; raises SpoolFull or
+        SpoolBroken."""
+        if why := self.cannot_keep:
+            raise SpoolFull(why)
         self.in_use = True
         await self._spool.append(batches)
         for address in {self._ledger.shard(record.partition) for record in batches}:
-            if address not in self._emptying:
+            if address not in self._outages:
                 log.warning("hits are kept in the spool: no answer in time", store=address)
+                self._outages[address] = Outage()
+            if address not in self._emptying:
                 self._away.add(address)
+            self._outages[address].last_s = time.monotonic()
+            self._outages[address].hits += hits
+            hits = 0  # of several servers those of all are told with the first
         self._spooled.set()
 
     async def until_empty(self) -> None:
@@ -148,39 +178,50 @@ class Replay:
     async def _run(self) -> None:
         """Start to empty what belongs to a server for which nobody does."""
         while True:
-            await self._spooled.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._spooled.wait()
             self._spooled.clear()
+            self._end_outages()
             servers = {self._ledger.shard(partition) for partition in self._spool.partitions()}
             for address in servers - self._emptying.keys():
-                self._emptying[address] = supervised(self._empty(address), f"replay to {address}")
+                self._emptying[address] = once(self._empty(address), f"replay to {address}")
             # A server whose batches another one's replay has brought meanwhile is asked by nobody.
             self._away.intersection_update(self._emptying)
             self._measure()
 
+    def _end_outages(self) -> None:
+        """Those in which nothing has happened for a while, with nothing left in the spool."""
+        now_s = time.monotonic()
+        for address, outage in [*self._outages.items()]:
+            if address not in self._emptying and now_s - outage.last_s >= QUIET_S:
+                del self._outages[address]
+                log.info(
+                    "the store has all spooled hits",
+                    store=address,
+                    hits=outage.hits,
+                    seconds=round(outage.last_s - outage.began_s, 1),
+                )
+
     async def _empty(self, address: str) -> None:
-        told = False
+        told = ""
         try:
             while partitions := self._partitions(address):
                 try:
                     taken, errors = await self._bring(partitions)
                     away = not taken and not all(isinstance(each, NOT_AWAY) for each in errors)
-                except SpoolBroken:
-                    raise
                 except Exception:  # a mistake of ours: the batches stay, and are sent again
                     log.exception("a replay failed", store=address)
                     away, errors = True, [StoreError("a mistake of ours")]
                 (self._away.add if away else self._away.discard)(address)
                 self._measure()
-                if errors and not told:
-                    log.warning("spooled hits are not taken", store=address, reason=str(errors[0]))
-                told = bool(errors)
+                reason = str(errors[0]) if errors else ""
+                if errors and reason != told:
+                    log.warning("spooled hits are not taken", store=address, reason=reason)
+                    told = reason
                 if errors:
                     await asyncio.sleep(PAUSE_S)
-            log.info("the store has all spooled hits", store=address)
             self._spooled.set()  # what is left is for another server
-        except Exception:
-            self._failed = True
-            raise
         finally:
             self._away.discard(address)
             del self._emptying[address]

@@ -28,8 +28,10 @@ log = structlog.get_logger()
 class Producer:
     """An id and an epoch; the epoch is on disk before it is used."""
 
-    def __init__(self, producer_id: str, epoch: int, path: Path | None) -> None:
+    def __init__(self, producer_id: str, epoch: int, path: Path | None, not_kept: str = "") -> None:
         self.id = producer_id
+        self.not_kept = not_kept
+        """Why nothing is kept, in a sentence with its remedy."""
         self.epoch = epoch
         self._path = path
 
@@ -58,8 +60,13 @@ def producer_of(data_dir: Path, most: int = 1) -> Iterator[Producer]:
                 "stop it, or give this one another VISIT_COUNTER_DATA_DIR."
             ) from None
         except OSError as error:
-            log.warning("no producer can be kept, one of this run does", why=str(error))
-            yield Producer(secrets.token_hex(16), 1, None)
+            why = (
+                f"The data directory {data_dir} keeps no spool ({error.strerror or error}: "
+                f"{error.filename or data_dir}), so hits are refused while the store is away: make "
+                f"it usable for user id {os.geteuid()}, then restart."
+            )
+            log.warning("no spool", why=why)
+            yield Producer(secrets.token_hex(16), 1, None, why)
             return
         yield _begun(directory / NAME)
 

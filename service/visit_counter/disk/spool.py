@@ -71,7 +71,7 @@ class Spool:
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._open)
-        self._task = supervised(self._run(), "spool")
+        self._task = supervised(self._run, "spool")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -227,7 +227,7 @@ class Spool:
             self._fail(problem)
 
     async def _begin_anew(self) -> None:
-        """Leave the segment whose write failed, and have a new one on disk."""
+        """Leave the segment whose write failed, and see that the disk takes another one."""
         if tail := self._tail:
             await asyncio.to_thread(spool_files.close, tail.path, tail.size)
             tail.live -= self._doubtful
@@ -235,7 +235,11 @@ class Spool:
             self._index.hold(tail)
         await self._remove(self._index.take_empty())
         await asyncio.to_thread(spool_files.prove_room, self._directory, PROOF_BYTES)
-        await self._next_segment()
+        proof = await self._next_segment()
+        self._tail = None
+        await self._remove([proof])
+        if self._unremoved:
+            raise OSError(f"{proof.path} cannot be removed")
 
     def _take(self) -> list[_Append]:
         taken, self._queue = self._queue, []

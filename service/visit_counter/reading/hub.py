@@ -125,7 +125,7 @@ class Hub:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = supervised(self._run(), "hub")
+        self._task = supervised(self._run, "hub")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -135,10 +135,6 @@ class Hub:
             await asyncio.wait({self._task})
         for channel in self._channels.values():
             end(channel)
-
-    @property
-    def running(self) -> bool:
-        return self._task is not None and not self._task.done()
 
     def takes(self, network: str) -> bool:
         """Whether another viewer may join who is there; each may choose a page to be read."""

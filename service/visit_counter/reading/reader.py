@@ -120,6 +120,12 @@ class Reader:
         """Counts that came with the answer to a hit: what there is to show if the store goes."""
         self._kept[site.id] = Reading(counts, now, site.generation)
 
+    def renew(self, site: Site) -> None:
+        """Read the counts anew for later, where the last ones are old and the store may answer."""
+        since_s = time.monotonic() - self._failed_s.get(self._server(site), -AWAY_S)
+        if self.fresh(site) is None and since_s >= AGAIN_S and len(self._flights) < MOST_FLIGHTS:
+            _ = self._flight(Key(site.id, COUNTS), site)
+
     def _is_fresh(self, kept: Reading, site: Site, fresh_ms: int = FRESH_MS) -> bool:
         age = self._clock.now() - kept.as_of
         return 0 <= age < fresh_ms and kept.generation == site.generation

@@ -72,17 +72,13 @@ class Sites:
         await self.refresh()
         if not (self.by_id or self.unreadable):
             await self._make_demo()
-        self._task = supervised(self._run(), "sites")
+        self._task = supervised(self._run, "sites")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-
-    @property
-    def running(self) -> bool:
-        return self._task is not None and not self._task.done()
 
     @property
     def problems(self) -> list[str]:

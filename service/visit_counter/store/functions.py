@@ -88,6 +88,15 @@ class Functions:
         ]
         return in_order(groups.values(), await asyncio.gather(*pipelines))
 
+    async def get(self, key: str, field: str) -> bytes | None:
+        """A field of a hash, by a command: for what is to be known before our library runs."""
+
+        async def call(shard: Shard) -> Any:
+            return await _execute(shard.client, ("HGET", key, field))
+
+        found: bytes | None = await self._run(key, call)
+        return found
+
     async def everywhere(self, name: str, tags: Iterable[str]) -> list[Any]:
         """A call to every server that has one of the tags."""
         one_each = {self._shards.of(tag): tag for tag in tags}

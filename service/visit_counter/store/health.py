@@ -36,7 +36,7 @@ class Watch:
     async def __aenter__(self) -> Self:
         log.info("the store answers", address=self._store.address)
         await self._look(examine=True)
-        self._task = supervised(self._run(), "watch")
+        self._task = supervised(self._run, "watch")
         return self
 
     async def __aexit__(self, *_: object) -> None:

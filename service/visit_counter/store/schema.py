@@ -61,12 +61,17 @@ class Schema:
     @property
     def installation(self) -> str:
         """Names the data that this store keeps, in every partition, without its secret."""
-        return blake2b(self.secret, digest_size=8).hexdigest()
+        return _name_of(self.secret)
 
     @property
     def library(self) -> str:
         """The name of the function library that counts."""
         return self._libraries.name
+
+    async def found(self) -> str:
+        """The installation that the store holds, without making one; empty if there is none."""
+        secret = await self._functions.get(self._meta, "secret")
+        return _name_of(bytes.fromhex(secret.decode())) if secret else ""
 
     async def open(self, migrating: Migrating) -> None:
         """Write what all write; data that is too old is migrated first, while `migrating` is
@@ -153,6 +158,10 @@ class Schema:
     async def remove_libraries(self, unused: Callable[[str], bool]) -> list[str]:
         """Delete function libraries of other versions that nobody uses; their names."""
         return await self._libraries.remove(unused)
+
+
+def _name_of(secret: bytes) -> str:
+    return blake2b(secret, digest_size=8).hexdigest()
 
 
 def _announced(reply: Any) -> Announced:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -80,10 +80,14 @@ class Store:
         copies: Path = Path(),
         migrating: Migrating = nullcontext,
         going_back: bool = False,
+        belongs_to: Callable[[str, str], None] = lambda _found, _address: None,
     ) -> None:
         """`min_replicas`: how many must have a batch, on disk if they can say so, before it is
         confirmed. `copies`: the directory of the copy that a migration makes before; `migrating` is
-        entered while one runs at the start; `going_back`: make none."""
+        entered while one runs at the start; `going_back`: make none; `belongs_to` is given the
+        installation that is found, empty for none, and the address, before anything is written,
+        and raises StartError if that is not the store that is meant."""
+        self._belongs_to = belongs_to
         self._clock = clock
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
@@ -297,8 +301,8 @@ class Store:
             self._learn(sent, store_time)
             if (kept or b"").decode() != self.schema.installation:
                 raise StoreUnavailable(
-                    "its data was removed or replaced while we ran: restore it, or restart the "
-                    "service to begin anew"
+                    "its data was removed or replaced while we ran: restore it. To begin anew, "
+                    "restart the service; it says how to go on with another store"
                 )
 
     async def examine(self) -> tuple[Check, ...]:
@@ -334,6 +338,7 @@ class Store:
             sent = self._clock.local()
             for store_time in await self._functions.everywhere("rehearse", self._tags):
                 self._learn(sent, store_time)  # before the first hit
+            self._belongs_to(await self.schema.found(), self.address)
             if self._going_back:
                 await self.schema.install()
             else:

@@ -102,7 +102,7 @@ class Versions:
                 writes=self._store.writes,
                 newest=forms.NEWEST,
             )
-        self._task = supervised(self._run(), "versions")
+        self._task = supervised(self._run, "versions")
         return self
 
     async def __aexit__(self, *_: object) -> None:

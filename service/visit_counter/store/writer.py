@@ -26,6 +26,7 @@ from visit_counter.errors import OutcomeUnknown, StoreUnavailable
 from visit_counter.store.replies import LOST, meaning
 
 SILENT_S = 1.0  # a batch that is not answered is sent again, so this may be short
+MOST_SILENT_S = 8.0  # for a store that answers, however slowly
 
 Call = tuple[str | bytes | int, ...]
 
@@ -36,6 +37,7 @@ class Writer:
     def __init__(self, make_connection: Callable[[], AbstractConnection]) -> None:
         self._make_connection = make_connection
         self._link: Link | None = None
+        self._patience = Patience()
         self._turn = asyncio.Lock()
         self._connecting = 0
         """How many wait for a link."""
@@ -65,34 +67,55 @@ class Writer:
     async def _linked(self) -> Link:
         """The link; another one where it was lost, which costs no hit: nothing was sent yet."""
         if self._link is None or self._link.lost:
-            self._link = await connected(self._make_connection())
+            self._link = await connected(self._make_connection(), self._patience)
         if self._ended:
             self._link.lose("")
             raise ConnectionError("another server takes these writes now")
         return self._link
 
 
+class Patience:
+    """How long a server may be silent before its connection counts as lost: a slow one needs more,
+    and would else be asked again and again for what it was about to answer."""
+
+    def __init__(self) -> None:
+        self._slow_s = 0.0
+
+    @property
+    def silent_s(self) -> float:
+        return min(max(SILENT_S, 4 * self._slow_s), MOST_SILENT_S)
+
+    def answered(self, took_s: float) -> None:
+        self._slow_s = max(took_s, self._slow_s * 0.98)
+
+    def lost(self) -> None:
+        """It was silent for so long; next time it gets twice as much."""
+        self._slow_s = self.silent_s / 2
+
+
 class Link(asyncio.Protocol):
     """A connection, and who waits for replies on it."""
 
-    def __init__(self, stream: asyncio.StreamWriter) -> None:
+    def __init__(self, stream: asyncio.StreamWriter, patience: Patience) -> None:
         self.lost = False
+        self._patience = patience
         self._stream = stream  # which would close the connection when nobody holds it
         self._transport = stream.transport
         self._loop = asyncio.get_running_loop()
         self._reader = new_reader(parse_error)
-        self._awaited: deque[tuple[int, list[Any], asyncio.Future[list[Any]]]] = deque()
-        """Of each exchange how many replies are to come, those that have, and who gets them."""
+        self._awaited: deque[tuple[int, list[Any], asyncio.Future[list[Any]], float]] = deque()
+        """Of each exchange how many replies are to come, those that have, who gets them, and when
+        it was sent."""
         self._heard_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
     def send(self, calls: Sequence[Call]) -> asyncio.Future[list[Any]]:
         """For each call its reply, or a StoreError; these come behind those of earlier calls."""
         whole: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._awaited.append((len(calls), [], whole))
         self._heard_s = self._loop.time()
+        self._awaited.append((len(calls), [], whole, self._heard_s))
         if self._watch is None:
-            self._watch = self._loop.call_later(SILENT_S, self._look)
+            self._watch = self._loop.call_later(self._patience.silent_s, self._look)
         self._transport.write(b"".join(map(pack_command, calls)))
         return whole
 
@@ -103,7 +126,7 @@ class Link(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
         while self._awaited:
-            number, replies, whole = self._awaited.popleft()
+            number, replies, whole, _ = self._awaited.popleft()
             unknown = OutcomeUnknown(f"no answer from the store: {why}")
             if not whole.done():
                 whole.set_result(replies + [unknown] * (number - len(replies)))
@@ -123,26 +146,28 @@ class Link(asyncio.Protocol):
     def _take(self, reply: Any) -> None:
         if isinstance(reply, PushNotification):
             return
-        number, replies, whole = self._awaited[0]
+        number, replies, whole, sent_s = self._awaited[0]
         replies.append(meaning(reply) if isinstance(reply, Exception) else reply)
         if len(replies) == number:
             self._awaited.popleft()
+            self._patience.answered(self._heard_s - sent_s)
             if not whole.done():
                 whole.set_result(replies)
 
     def _look(self) -> None:
         """One timer for all exchanges, and not one for each."""
         self._watch = None
-        silent_s = self._loop.time() - self._heard_s
-        if self._awaited and silent_s >= SILENT_S:
-            self.lose(f"silent for {SILENT_S:.0f} s")
+        silent_s, most_s = self._loop.time() - self._heard_s, self._patience.silent_s
+        if self._awaited and silent_s >= most_s:
+            self._patience.lost()
+            self.lose(f"silent for {most_s:.0f} s")
         elif self._awaited:
-            self._watch = self._loop.call_later(SILENT_S - silent_s, self._look)
+            self._watch = self._loop.call_later(most_s - silent_s, self._look)
 
 
-async def connected(connection: AbstractConnection) -> Link:
+async def connected(connection: AbstractConnection, patience: Patience) -> Link:
     """A link made from a connection of redis-py, which only connects it."""
     stream = await detached_stream(connection)
-    link = Link(stream)
+    link = Link(stream, patience)
     stream.transport.set_protocol(link)
     return link

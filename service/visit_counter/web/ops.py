@@ -7,8 +7,9 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from visit_counter import tasks
 from visit_counter.errors import Problem
-from visit_counter.web.components import parts_of
+from visit_counter.web.components import Components, parts_of
 from visit_counter.web.hits.forwarding import HINT
 from visit_counter.web.responses import json_response
 
@@ -24,31 +25,40 @@ async def readyz(request: web.Request) -> web.Response:
     Of several workers the one that is asked speaks for itself, and says how many there are.
     """
     parts = parts_of(request)
-    watch, parent = parts.watch, parts.parent
-    away = [f"The store cannot count: {watch.fault}"] if watch.fault else []
-    # While the spool keeps hits nothing is lost: degraded, and still ready.
-    faults, unsafe = ([], away) if parts.recorder.has_spool else (away, [])
-    if not parts.recorder.running:
-        faults.append("The recorder has ended: restart the service.")
-    if not parts.sites.running:
-        faults.append("Changes of sites are no longer read: restart the service.")
-    if not parts.hub.running:
-        unsafe.append("Live viewers are no longer told: restart the service.")
-    if parts.stopping.is_set():
-        faults.append("The service stops.")
-    for component in (parts.recorder, parts.adoption, parts.sites, parts.versions):
-        unsafe += component.problems
-    unsafe += [check.detail for check in watch.checks if not check.ok]
-    if parent and (up := len(parent.workers)) < parent.inherited.workers:
-        unsafe.append(f"Only {up} of {parent.inherited.workers} workers are up: the log says why.")
+    faults, problems = _found(parts)
     hints = [HINT] if parts.intake.forwarding.lately_ignored else []
     body: dict[str, Any] = {
-        "status": "unavailable" if faults else "degraded" if unsafe else "ok",
+        "status": "unavailable" if faults else "degraded" if problems else "ok",
         "faults": faults,
-        "hints": unsafe + hints,
-        "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in watch.checks},
+        "hints": problems + hints,
+        "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in parts.watch.checks},
     }
     return json_response(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
+
+
+def _found(parts: Components) -> tuple[list[str], list[str]]:
+    """What keeps hits from being counted or kept, and what else is not as it should be."""
+    watch, parent, recorder = parts.watch, parts.parent, parts.recorder
+    away = [f"The store cannot count: {watch.fault}"] if watch.fault else []
+    faults, problems = [], []
+    if away and (why := recorder.cannot_keep):
+        faults = [*away, why]
+    else:  # while the spool keeps hits nothing is lost
+        problems = away
+    if recorder.fenced:
+        faults.append("Another process has taken over this data directory: stop this one.")
+    if parts.stopping.is_set():
+        faults.append("The service stops.")
+    full_sets = parts.intake.full_sets
+    for component in (recorder, parts.adoption, parts.sites, full_sets, parts.versions):
+        problems += component.problems
+    problems += tasks.problems()
+    problems += [check.detail for check in watch.checks if not check.ok]
+    if parent and (up := len(parent.workers)) < parent.inherited.workers:
+        problems.append(
+            f"Only {up} of {parent.inherited.workers} workers are up: the log says why."
+        )
+    return faults, [each for each in problems if each not in faults]
 
 
 async def metrics(request: web.Request) -> web.Response:

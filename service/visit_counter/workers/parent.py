@@ -61,7 +61,7 @@ class Parent:
         self._lock = locks.share(self._data_dir / LOCK)
         line = socket.socket(fileno=self.inherited.line)
         self._reader, self._writer = await asyncio.open_unix_connection(sock=line, limit=MOST_BYTES)
-        self._task = supervised(self._run(), "line to the parent")
+        self._task = supervised(self._run, "line to the parent")
         return self
 
     async def __aexit__(self, *_: object) -> None:

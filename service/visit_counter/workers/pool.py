@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 import structlog
 
 from visit_counter import deadlines
-from visit_counter.tasks import supervised
+from visit_counter.tasks import once, supervised
 from visit_counter.workers.messages import TELL_S, Ask, Company, Everything, Inherited, Told, Up
 from visit_counter.workers.metrics_sum import Tally
 from visit_counter.workers.process import Worker, spawn
@@ -71,8 +72,8 @@ class Workers:
     async def keep(self, hangup: asyncio.Event) -> int:
         """Start another one for each that ends, and others for all at a hangup. Answers an exit
         code when none is up and none can start."""
-        tasks = {supervised(self._keep(place), "workers") for place in self._places}
-        tasks.add(supervised(self._replace_at(hangup), "replacement of workers"))
+        tasks = {supervised(partial(self._keep, place), "workers") for place in self._places}
+        tasks.add(supervised(partial(self._replace_at, hangup), "replacement of workers"))
         try:
             return await self._given_up
         finally:
@@ -165,7 +166,7 @@ class Workers:
                 self._tally.put(worker.pid, families)
                 worker.told.set()
                 if ask:
-                    self._answers.add(answer := supervised(self._answer(worker), "metrics"))
+                    self._answers.add(answer := once(self._answer(worker), "metrics"))
                     answer.add_done_callback(self._answers.discard)
 
     async def _answer(self, asker: Worker) -> None:

@@ -155,7 +155,7 @@ class Sender:
         """Keep in the spool what the store has not answered for, else what is pending."""
         if self.pending and not self.unconfirmed:
             self.seal(now)
-        await self._replay.spool([sealed.batch.record for sealed in self.unconfirmed])
+        await self._replay.spool([sealed.batch.record for sealed in self.unconfirmed], hits=1)
         while self.unconfirmed:
             batch, paths = self.unconfirmed.popleft()
             self._acknowledge(paths)

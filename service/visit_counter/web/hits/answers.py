@@ -72,8 +72,9 @@ class HitAnswers:
         return Answer(200, orjson.dumps(body))
 
     def _spooled(self, site: Site, body: dict[str, Any]) -> Answer:
-        """The store is away: with the last counts if there are any, and their instant."""
+        """The store is away or late: with the last counts if there are any, and their instant."""
         body["spooled"] = True
+        self._reader.renew(site)
         kept = self._reader.kept(site)
         if kept and site.settings.public:
             body |= counts_json(site, kept.counts, kept.as_of) | {"as_of": kept.as_of // 1000}

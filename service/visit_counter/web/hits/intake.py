@@ -28,6 +28,7 @@ from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 from visit_counter.store.batch import Outcome
 from visit_counter.web.hits.beacon import MAX_KEPT_BODY, Beacon, known_beacon, read_beacon
 from visit_counter.web.hits.forwarding import Forwarding
+from visit_counter.web.hits.full_sets import FullSets
 
 Standing = tuple[Reason | None, blake2b | None]
 """What a request's head says, whenever and from wherever it comes: why it is dropped, if it is; and
@@ -82,6 +83,7 @@ class Intake:
         self.clock = clock
         self.limits = limits
         self.forwarding = forwarding
+        self.full_sets = FullSets()
         self._recorder = recorder
         self._secret = secret
         self._trusted_proxies = trusted_proxies
@@ -144,9 +146,16 @@ class Intake:
         self._recorder.record(entry, tell)
 
     def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
-        """Charge the network for a new visitor."""
-        if outcome and outcome.new and isinstance(entry, Hit) and entry.charged:
-            self.limits.charge_visitor(entry.charged)
+        """Charge the network for a new visitor; note which sites have no room for one."""
+        if outcome is None or not isinstance(entry, Hit):
+            return
+        if outcome.new:
+            if entry.charged:
+                self.limits.charge_visitor(entry.charged)
+            if self.full_sets.any:
+                self.full_sets.fits(entry.site.id)
+        elif outcome.held and not entry.known_only:
+            self.full_sets.held(entry.site.id)
 
     async def count(self, entry: Hit | Drop) -> Outcome | None:
         """Record an entry and wait for its commit, None if only the spool has it yet; raises

@@ -35,7 +35,7 @@ class Lane:
 
     async def __aenter__(self) -> Self:
         self._desk.tell_the_time()
-        self._task = supervised(self._sweep(), "lane")
+        self._task = supervised(self._sweep, "lane")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -35,6 +35,7 @@ from loadtests.world import (
     World,
     cluster,
     embedded,
+    named,
     outer,
     outer_spooling,
     sentinels,
@@ -57,6 +58,7 @@ WORLDS: dict[str, Callable[[Options], AbstractAsyncContextManager[World]]] = {
     "outer, spool on a small disk": outer_spooling,
     "cluster": cluster,
     "sentinels": sentinels,
+    "behind a name": named,
 }
 
 

@@ -2,7 +2,8 @@
 recovery counts: that of a kill, or that at which the harm was over.
 
 `FAULTS` holds them by name, with the worlds in which they run: `embedded`, `outer`, these with a
-small disk below the store or below the spool, `cluster`, `sentinels`. A new fault is one function.
+small disk below the store or below the spool, `cluster`, `sentinels`, `behind a name`. A new fault
+is one function.
 """
 
 from __future__ import annotations
@@ -548,6 +549,43 @@ async def slots_migrated_at_once(case: Case) -> float:
 async def watched_primary_killed(case: Case) -> float:
     await asyncio.to_thread(case.world.watched.mend)
     return end(case.world.watched.primary())
+
+
+# -- a name: connections to the server that it led to before stay open
+
+
+@fault("the primary behind a name hands over (REPLICAOF)", "behind a name")
+async def handed_over(case: Case) -> float:
+    """It is a replica while the name still leads to it."""
+    pair = case.world.replicated
+    await asyncio.to_thread(pair.promote)
+    await case.pause()
+    pair.move()
+    return time.monotonic()
+
+
+@fault("the primary behind a name is deposed and does not know it", "behind a name")
+async def deposed(case: Case) -> float:
+    """It takes writes until it hears of its successor: no replica has those, so none of them is
+    acknowledged."""
+    pair = case.world.replicated
+    await asyncio.to_thread(pair.promote, demote=False)
+    pair.move()
+    await case.pause()
+    await asyncio.to_thread(pair.replicate)
+    return time.monotonic()
+
+
+@fault("kill -9 of the primary behind a name", "behind a name", kills=True)
+async def named_primary_killed(case: Case) -> float:
+    """Its replica is promoted, and it comes back as a replica."""
+    pair, since = case.world.replicated, time.monotonic()
+    pair.primary.kill()
+    pair.take_over()
+    pair.move()
+    await asyncio.to_thread(pair.replica.start)
+    await asyncio.to_thread(pair.replicate)
+    return since
 
 
 async def pair(case: Case) -> tuple[Node, Node]:

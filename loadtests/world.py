@@ -4,6 +4,7 @@
     async with outer(options) as world:      # a server of ours behind the proxy
     async with cluster(options) as world:    # three primaries with a replica each
     async with sentinels(options) as world:  # a primary and its replica, watched by sentinels
+    async with named(options) as world:      # the same behind a name, each hit on both
 
 Whatever it started ends with it: processes by their ids, files with their directory, and the small
 disk with its mount namespace.
@@ -33,6 +34,7 @@ from loadtests.small_disk import SmallDisk
 from tests.kit.services.process import ROOT
 from tests.kit.stores.cluster import Cluster, run_cluster
 from tests.kit.stores.node import HOST
+from tests.kit.stores.replicated import Replicated, run_replicated
 from tests.kit.stores.sentinel import Watched, run_sentinels
 from tests.kit.stores.server import Server, server_binaries
 
@@ -54,7 +56,7 @@ class World:
     def __init__(
         self,
         service: ServiceProcess,
-        store: EmbeddedStore | OuterStore | Cluster | Watched,
+        store: EmbeddedStore | OuterStore | Cluster | Watched | Replicated,
         proxy: Proxy | None = None,
         disk: SmallDisk | None = None,
     ) -> None:
@@ -84,6 +86,11 @@ class World:
         return self.store
 
     @property
+    def replicated(self) -> Replicated:
+        assert isinstance(self.store, Replicated), "no name leads to this store"
+        return self.store
+
+    @property
     def embedded(self) -> bool:
         return isinstance(self.store, EmbeddedStore)
 
@@ -110,7 +117,11 @@ class World:
         if isinstance(self.store, Cluster):
             hosts = [ClusterNode(HOST, node.port) for node in self.store.primaries()]
             return RedisCluster(startup_nodes=hosts, socket_timeout=20)
-        server = self.store.primary() if isinstance(self.store, Watched) else self.store
+        server: Server | EmbeddedStore | OuterStore
+        if isinstance(self.store, Replicated):
+            server = self.store.primary
+        else:
+            server = self.store.primary() if isinstance(self.store, Watched) else self.store
         path, once = server.socket_path, Retry(NoBackoff(), 0)
         return Redis(unix_socket_path=path, socket_timeout=20, retry=once)
 
@@ -270,10 +281,23 @@ async def sentinels(options: Options) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def over(store: Cluster | Watched, options: Options) -> AsyncIterator[World]:
+async def named(options: Options) -> AsyncIterator[World]:
+    """A service over a primary behind a name, and its replica, which has what is acknowledged."""
+    async with (
+        run_replicated(server_binaries()[options.store]) as store,
+        over(store, options, MIN_REPLICAS="1") as world,
+    ):
+        yield world
+
+
+@asynccontextmanager
+async def over(
+    store: Cluster | Watched | Replicated, options: Options, **settings: str
+) -> AsyncIterator[World]:
     """A service over a store that runs."""
     with scratch_directory() as scratch:
-        service = service_process(scratch / "service", options, REDIS_URL=store.url)
+        place = scratch / "service"
+        service = service_process(place, options, REDIS_URL=store.url, **settings)
         try:
             await asyncio.to_thread(service.start)
             yield World(service, store)

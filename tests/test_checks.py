@@ -125,7 +125,7 @@ def test_the_functions_are_known_by_their_hash(
 
 def test_the_names_do_not_depend_on_the_store() -> None:
     """Good and bad stores give the same checks in the same order, fit for a metrics label."""
-    names = ["version", "eviction", "persistence", "append_only_file", "snapshot"]
+    names = ["version", "role", "eviction", "persistence", "append_only_file", "snapshot"]
     names += ["evicted_keys", "clock", "functions"]
 
     assert names == [check.name for check in examine(GOOD)]
@@ -140,6 +140,23 @@ def test_what_only_alarms_refuses_no_start() -> None:
 
     assert bad(checks) == {"append_only_file", "snapshot", "evicted_keys", "clock", "functions"}
     assert objections(checks) == []
+
+
+@pytest.mark.parametrize(
+    ("read_only", "objects", "words"),
+    [(1, False, "takes no hits"), (0, True, "loses them when it synchronises")],
+    ids=["read only", "writable"],
+)
+def test_a_replica_is_named(read_only: int, objects: bool, words: str) -> None:
+    """One that takes no writes may be promoted yet, one that takes them loses them."""
+    replica = {"role": "slave", "master_host": "10.0.0.1", "master_port": 6379}
+    checks = examine(GOOD | replica | {"slave_read_only": read_only})
+    (check,) = (check for check in checks if check.name == "role")
+
+    assert bad(checks) == {"role"}
+    assert "a replica of 10.0.0.1:6379" in check.detail
+    assert words in check.detail
+    assert bool(objections(checks)) == objects
 
 
 def test_of_several_servers_the_bad_ones_are_named() -> None:

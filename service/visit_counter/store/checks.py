@@ -45,6 +45,7 @@ def examine(
     """
     return (
         _version(info),
+        _role(info),
         _eviction(info),
         _persistence(info),
         _append_only_file(info),
@@ -115,6 +116,25 @@ def _parsed(version: str) -> tuple[int, int] | None:
     if not (major.isdecimal() and minor.isdecimal()):
         return None
     return int(major), int(minor)
+
+
+def _role(info: Mapping[str, object]) -> Check:
+    if info.get("role") != "slave":
+        return Check("role", True, "The store is a primary.")
+    of = f"of {info.get('master_host')}:{info.get('master_port')}"
+    if info.get("slave_read_only") == 0:
+        return Check(
+            "role",
+            False,
+            f"The store is a replica {of} that takes writes (replica-read-only no) and loses them "
+            "when it synchronises: lead VISIT_COUNTER_REDIS_URL to the primary, or make this one "
+            "the primary with REPLICAOF NO ONE.",
+        )
+    return _alarm(
+        "role",
+        f"The store is a replica {of} and takes no hits: lead VISIT_COUNTER_REDIS_URL, or the name "
+        "in it, to the primary; the service looks for it there twice a second.",
+    )
 
 
 def _eviction(info: Mapping[str, object]) -> Check:

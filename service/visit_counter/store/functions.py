@@ -43,7 +43,7 @@ class Functions:
     async def mend(self, tag: str, why: Again) -> None:
         """Make it so that the next try of a call that was refused may succeed."""
         if isinstance(why, Moved):
-            await self._shards.look()
+            await self._shards.moved(tag, why.said_s)
         elif isinstance(why, FunctionMissing):
             await self._libraries.load(self._shards.of(tag))
         elif isinstance(why, Outdated):
@@ -108,12 +108,15 @@ class Functions:
     async def _run(self, tag: str, call: Callable[[Shard], Awaitable[Any]]) -> Any:
         """A call to the server of a tag, and once more if nothing ran and that can be mended: by
         then the library may be another one."""
+        shard = self._shards.of(tag)
         try:
             async with speaking():
-                return await call(self._shards.of(tag))
+                return await call(shard)
         except Again as why:
             await self.mend(tag, why)
-        except StoreError:
+        except StoreError as error:
+            if isinstance(error.__cause__, exceptions.TimeoutError):
+                shard.leave(time.monotonic())  # its other connections would not answer either
             self._shards.look_soon()
             raise
         async with speaking():

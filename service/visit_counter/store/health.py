@@ -1,12 +1,16 @@
 """The watch over the store: once a second it asks whether a hit could be counted now.
 
 It is what /readyz and the gauges tell, and it logs each change of state once, so that a store that
-is away for an hour is two lines. It never stands between a hit and the store.
+is away for an hour is two lines, and one more for each other reason that lasts. It also sees to it
+that a server is left whose address leads to another one. It never stands between a hit and the
+store.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from contextlib import suppress
 from typing import Self
 
@@ -20,6 +24,10 @@ from visit_counter.tasks import supervised
 
 LOOK_S = 1.0
 EXAMINE_EVERY = 10  # looks
+FOLLOW_EVERY = 3
+LASTING = (
+    3  # looks: what is logged of a reason that another one follows, and of a store that is back
+)
 
 log = structlog.get_logger()
 
@@ -29,13 +37,23 @@ class Watch:
 
     def __init__(self, store: Store) -> None:
         self.fault: str | None = None
+        self.since_s: float | None = None
+        """When the fault began (monotonic seconds); of its first reason, if it has had several."""
         self.checks: tuple[Check, ...] = ()
+        """What the last examination found; empty while the store cannot be examined, since nobody
+        knows then whether it still holds."""
+        self._known: dict[str, bool] = {}
+        """Which checks were well, as the log has told."""
+        self._told = Told(store.address)
         self._store = store
+        self._looks = 1
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         log.info("the store answers", address=self._store.address)
-        await self._look(examine=True)
+        with suppress(StoreError):  # so that another server is known from this one from now on
+            await self._store.follow()
+        await self._look()
         self._task = supervised(self._run, "watch")
         return self
 
@@ -45,39 +63,83 @@ class Watch:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        looks = 0
         while True:
             await asyncio.sleep(LOOK_S)
-            looks += 1
-            await self._look(examine=looks % EXAMINE_EVERY == 0)
+            self._looks += 1
+            await self._look()
 
-    async def _look(self, *, examine: bool) -> None:
+    async def _look(self) -> None:
+        self._learn(await self._fault())
+        if self.fault or self._looks % FOLLOW_EVERY == 0:
+            with suppress(StoreError):  # nobody at the address: the fault says so
+                if await self._store.follow():
+                    self._learn(await self._fault())
+        if not self.checks or self._looks % EXAMINE_EVERY == 0:
+            try:  # a store that counts nothing may still tell why
+                self._judge(await self._store.examine())
+            except StoreError:
+                self._forget_checks()
+        self._told.hear(self.fault)
+
+    async def _fault(self) -> str | None:
         try:
             await self._store.probe()
-            fault = None
         except StoreError as error:
-            fault = str(error)
-        self._tell(fault)
-        if examine:
-            with suppress(StoreError):  # a store that counts nothing may still tell why
-                self._judge(await self._store.examine())
+            return str(error)
+        return None
 
-    def _tell(self, fault: str | None) -> None:
-        if fault and not self.fault:
-            log.error("the store cannot count", address=self._store.address, reason=fault)
-        elif self.fault and not fault:
-            log.info("the store counts again", address=self._store.address)
+    def _learn(self, fault: str | None) -> None:
+        if bool(fault) != bool(self.fault):
+            self.since_s = time.monotonic() if fault else None
+            self._forget_checks()  # what they said may be over: they are examined anew, now
         self.fault = fault
         metrics.STORE_UP.set(fault is None)
 
+    def _forget_checks(self) -> None:
+        self.checks = ()
+        metrics.STORE_CHECK.clear()
+
     def _judge(self, checks: tuple[Check, ...]) -> None:
-        known = {check.name: check.ok for check in self.checks}
         for check in checks:
             metrics.STORE_CHECK.labels(check.name).set(check.ok)
-            if check.ok == known.get(check.name, True):
+            if check.ok == self._known.get(check.name, True):
                 continue
             if check.ok:
                 log.info("the store is well again", check=check.name, detail=check.detail)
             else:
                 log.warning("unsafe store", check=check.name, detail=check.detail)
+        self._known = {check.name: check.ok for check in checks}
         self.checks = checks
+
+
+class Told:
+    """What the log says of a fault: that it began and why, each other reason that lasts, once, and
+    that it is over when it has been for some looks."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._reasons: set[str] = set()
+        """Those that were logged since the fault began, without their numbers."""
+        self._began_s = 0.0
+        self._last, self._looks = "", 0
+        """The reason of the last look, "" for none, and for how many looks it has been that."""
+
+    def hear(self, fault: str | None) -> None:
+        """What a look has found."""
+        reason = re.sub(r"\d+", "#", fault or "")
+        self._looks = self._looks + 1 if reason == self._last else 1
+        self._last = reason
+        lasts = self._looks >= LASTING
+        if fault and not self._reasons:
+            self._began_s = time.monotonic()
+            self._reasons.add(reason)
+            log.error("the store cannot count", address=self._address, reason=fault)
+        elif fault and lasts and reason not in self._reasons:
+            self._reasons.add(reason)
+            log.error(
+                "the store cannot count for another reason", address=self._address, reason=fault
+            )
+        elif not fault and lasts and self._reasons:
+            self._reasons.clear()
+            away_s = round(time.monotonic() - self._began_s)
+            log.info("the store counts again", address=self._address, after_s=away_s)

@@ -6,6 +6,7 @@ redis-py and our functions speak in error texts; above this module there are onl
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -46,6 +47,10 @@ REFUSING = (
     exceptions.TryAgainError,
     exceptions.AskError,  # and MovedError
 )
+# Of these, what says that another server takes the write. The rest (LOADING, NOREPLICAS, MISCONF,
+# OOM, BUSY, CLUSTERDOWN ...) is a primary's that may take it later; whether the address leads to
+# another server meanwhile is asked by `Shard.follow`.
+ELSEWHERE = (exceptions.MovedError, exceptions.ReadOnlyError, exceptions.MasterDownError)
 REFUSING_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
 FUNCTION_MISSING = "Function not found"
 
@@ -70,7 +75,11 @@ class FunctionMissing(Again):
 
 
 class Moved(Again):
-    """Another server takes these writes now (MOVED, READONLY)."""
+    """Another server takes these writes now (MOVED, READONLY, MASTERDOWN)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"another server takes this write now: {message}")
+        self.said_s = time.monotonic()
 
 
 class Outdated(Again):
@@ -121,8 +130,8 @@ class Rejected(StoreError):
 def meaning(error: Exception) -> StoreError:
     """Of an error that the store answered with."""
     message = str(error)
-    if isinstance(error, (exceptions.MovedError, exceptions.ReadOnlyError)):
-        return Moved(f"another server takes this write now: {message}")
+    if isinstance(error, ELSEWHERE):
+        return Moved(message)
     if isinstance(error, exceptions.AskError):
         return StoreUnavailable(f"the slot is being migrated: {message}")
     if isinstance(error, REFUSING) or message.startswith(REFUSING_WORDS):

@@ -2,18 +2,25 @@
 
 One server, or the primary that sentinels name, takes all; of a cluster every primary takes some.
 Who tells that a server is not the right one any more (MOVED, READONLY, a lost connection) has this
-look again. Nothing is sent twice here, and no reply is followed anywhere (ASK): a call that a
-server refuses is for its caller to send again.
+look again. Whatever stands behind an address (a DNS name, a virtual IP, a TCP proxy, the path of a
+socket) may be moved to another server while connections to the old one last: a server that says
+that it takes no writes is left with all connections, and its address resolved and connected anew.
+Nothing is sent twice here, and no reply is followed anywhere (ASK): a call that a server refuses is
+for its caller to send again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from random import shuffle
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import structlog
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -22,7 +29,7 @@ from redis.backoff import NoBackoff
 from visit_counter.adapters.redis_private import NO_NOTIFICATIONS, address_of, slot_of
 from visit_counter.config.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from visit_counter.store.replies import LOST, is_final
+from visit_counter.store.replies import LOST, is_final, speaking
 from visit_counter.store.writer import SILENT_S, Call, Writer
 
 SLOTS = 16384
@@ -31,18 +38,34 @@ CONNECT_S = 1.0
 LOOK_S = 0.5  # for one host's answer to where the primaries are
 READERS, OTHERS = 16, 4  # connections
 REPLICAS_MS = 400  # for replicas to have a batch, and again to have it on disk
+REST_S = 0.5  # between two times that all connections to an address are made anew
+RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
+GONE = "another server takes these writes now"
+
+log = structlog.get_logger()
 
 
 class Shard:
-    """A server that takes writes, and our connections to it."""
+    """The server that takes writes at an address, and our connections to it."""
 
     def __init__(self, url: str, min_replicas: int) -> None:
+        self._url = url
         self._min_replicas = min_replicas
+        self._connect()
+        self.writer = Writer(_pool(url, 1, SILENT_S).make_connection)
+        self.run_id = ""
+        """Of the primary at the address when `follow` asked last."""
+        self._closed = False
+        self._left_s = float("-inf")
+        self._rest: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def _connect(self) -> None:
+        """Pools that have no connection yet."""
         self._waits_for_disk: bool | None = None
         # Whoever reads counts cannot take the connections of admins and of the watch.
-        self.readers = Redis(connection_pool=_pool(url, READERS, ANSWER_S))
-        self.client = Redis(connection_pool=_pool(url, OTHERS, ANSWER_S))
-        self.writer = Writer(_pool(url, 1, SILENT_S).make_connection)
+        self.readers = Redis(connection_pool=_pool(self._url, READERS, ANSWER_S))
+        self.client = Redis(connection_pool=_pool(self._url, OTHERS, ANSWER_S))
 
     @property
     def address(self) -> str:
@@ -85,11 +108,63 @@ class Shard:
             self._waits_for_disk = found.get("appendfsync") == "always"
         return self._waits_for_disk
 
+    # -- another server at the address
+
+    def leave(self, said_s: float) -> None:
+        """Close every connection, since the server takes no writes or gives no answer; the next
+        calls resolve the address and connect anew. Batches in flight are sent again, all else in
+        flight still gets its reply.
+
+        `said_s`: when that was found (monotonic seconds): what a server said that has been left
+        since means nothing. At most once in REST_S; within it, at its end.
+        """
+        if said_s <= self._left_s or self._rest is not None or self._closed:
+            return
+        wait_s = self._left_s + REST_S - time.monotonic()
+        if wait_s <= 0:
+            self._leave()
+        else:
+            self._rest = asyncio.get_running_loop().call_later(wait_s, self._leave)
+
+    def _leave(self) -> None:
+        self._left_s, self._rest = time.monotonic(), None
+        self.writer.drop(GONE)
+        closing = asyncio.create_task(_retire(self.readers, self.client), name="leave a server")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._connect()
+
+    async def follow(self) -> bool:
+        """Leave the server that takes our batches if another primary answers at the address by now,
+        as after a failover of which the old primary knows nothing. Returns whether it was left;
+        raises StoreError."""
+        async with speaking():
+            there: Mapping[str, Any] = await _ask(self._url, "INFO", "server", "replication")
+        if there.get("role") == "slave":
+            return False  # a replica is not followed; our own server may be the primary
+        run_id = str(there.get("run_id", ""))
+        if self.run_id not in ("", run_id):
+            log.warning(
+                "the server at this address was replaced or restarted", address=self.address
+            )
+        self.run_id = run_id
+        (ours,) = await self.writer.exchange([("INFO", "server")])
+        found = not isinstance(ours, StoreError) and RUN_ID.search(ours)
+        if not found or found[1].decode() == run_id:
+            return False
+        self.leave(time.monotonic())
+        return True
+
     async def close(self) -> None:
+        self._closed = True
+        if self._rest is not None:
+            self._rest.cancel()
         self.writer.end()
-        for client in (self.readers, self.client):
-            await client.aclose()
-            await client.connection_pool.disconnect()
+        await _close(self.readers, self.client)
+        closing = [*self._closing]
+        for task in closing:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
 
 
 class Range(NamedTuple):
@@ -160,6 +235,21 @@ class Shards:
         self.look_soon()
         if self._looking is not None:
             await asyncio.shield(self._looking)
+
+    async def moved(self, tag: str, said_s: float) -> None:
+        """The server of a tag has said that another one takes its writes: learn which; where that
+        has the same address, connect anew. Raises StoreUnavailable where nobody tells."""
+        shard = self.of(tag)
+        try:
+            await self.look()
+        finally:
+            if self.of(tag) is shard:
+                shard.leave(said_s)
+
+    async def follow(self) -> bool:
+        """Whether a server was left, since another one answers at its address; raises
+        StoreError."""
+        return any(await asyncio.gather(*(shard.follow() for shard in self.all())))
 
     def look_soon(self) -> None:
         """The same in the background; nothing happens for a single server."""
@@ -248,6 +338,24 @@ async def _ask(url: str, *command: str) -> Any:
     finally:
         await client.aclose()
         await client.connection_pool.disconnect()
+
+
+async def _retire(*clients: Redis) -> None:
+    """Close idle connections at once, the others when their calls have had their time."""
+    try:
+        for client in clients:
+            with suppress(*LOST):
+                await client.connection_pool.disconnect(inuse_connections=False)
+        await asyncio.sleep(ANSWER_S)
+    finally:
+        await _close(*clients)
+
+
+async def _close(*clients: Redis) -> None:
+    for client in clients:
+        with suppress(*LOST):  # it is closed then
+            await client.aclose()
+            await client.connection_pool.disconnect()
 
 
 def _url(server: Address, many: ManyHosts) -> str:

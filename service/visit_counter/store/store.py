@@ -103,6 +103,8 @@ class Store:
         )
         """The forms of the data, and the versions that use it."""
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
+        self._had_ours: dict[str, str] = {}
+        """The run_id of the server that had our data last, by address."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -296,14 +298,42 @@ class Store:
         is one that a server refuses when it refuses writes. Raises StoreError with its reason, or
         if the data there is not that with which we started."""
         tags = self._tags if partition is None else [self._tags[partition]]
+        one_each = [*{self._shards.of(tag): tag for tag in tags}.values()]
         sent = self._clock.local()
-        for store_time, kept in await self._functions.everywhere("probe", tags):
+        answers = await self._functions.calls("probe", [(tag,) for tag in one_each])
+        for tag, (store_time, kept) in zip(one_each, answers, strict=True):
             self._learn(sent, store_time)
-            if (kept or b"").decode() != self.schema.installation:
-                raise StoreUnavailable(
-                    "its data was removed or replaced while we ran: restore it. To begin anew, "
-                    "restart the service; it says how to go on with another store"
-                )
+            found = (kept or b"").decode()
+            if found != self.schema.installation:
+                raise StoreUnavailable(await self._what_became(self._shards.of(tag), found))
+            self._had_ours[self._shards.of(tag).address] = self._shards.of(tag).run_id
+
+    async def follow(self) -> bool:
+        """Whether a server was left, since another one answers at its address by now; raises
+        StoreError."""
+        return await self._shards.follow()
+
+    async def _what_became(self, shard: Shard, found: str) -> str:
+        """Why a server has not the data with which we started, in a sentence with its remedy."""
+        if found:
+            return (
+                f"the server at {shard.address} has the data of another installation ({found} in "
+                f"the place of {self.schema.installation}): lead the address back to the server "
+                "with ours; a restart says how to count into the other"
+            )
+        before = self._had_ours.get(shard.address, "")
+        async with speaking():
+            now = (await shard.client.info("server")).get("run_id")
+        if before in ("", now):
+            return (
+                f"the data of the server at {shard.address} was removed while it ran, as by "
+                "FLUSHALL: restore it; a restart says how to begin anew"
+            )
+        return (
+            f"the server at {shard.address} was replaced or restarted and has none of our data, as "
+            "a replica that was promoted before it had a copy, or a server that lost its disk: "
+            "promote one that has the data or restore a backup; a restart says how to begin anew"
+        )
 
     async def examine(self) -> tuple[Check, ...]:
         """What makes the store safe or unsafe to count in."""

@@ -49,6 +49,11 @@ class Writer:
         if self._link is not None:
             self._link.lose("another server takes these writes now")
 
+    def drop(self, why: str) -> None:
+        """Close the connection: the next exchange makes another one."""
+        if self._link is not None:
+            self._link.lose(why)
+
     async def exchange(self, calls: Sequence[Call]) -> list[Any]:
         """For each call its reply, or a StoreError."""
         link = self._link

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -161,15 +163,19 @@ ROWS = {
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk() -> Iterator[Path]:
     """A file system of 2 MB, where one may be mounted."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no mounts here")
+    place = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    mounted = not subprocess.run(command, capture_output=True, check=False).returncode
     try:
-        yield tmp_path
+        if not mounted:
+            pytest.skip("no mounts here")
+        yield place
     finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+        if mounted:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+        shutil.rmtree(place, ignore_errors=True)  # who unshared meanwhile may still have it
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -31,7 +31,7 @@ from visit_counter.store.batch import Batch, Outcome
 from visit_counter.store.replies import Fenced, Rejected
 from visit_counter.store.store import Store
 
-SPOOL_BYTES = 1 << 20
+SPOOL_BYTES = 8 << 20
 
 
 class Fate(Enum):

@@ -364,6 +364,18 @@ async def test_it_is_restarted_after_a_crash(data_dir: Path) -> None:
         assert lines[0]["event"].endswith("Starting it again.")
 
 
+async def test_it_is_restarted_where_its_log_was_removed(data_dir: Path) -> None:
+    """As by somebody who makes room: then nobody knows why it ended."""
+    async with Embedded(data_dir, "always") as server:
+        first = server.pid
+        (data_dir / "valkey/valkey.log").unlink()
+        with structlog.testing.capture_logs() as lines:
+            os.kill(first or 0, signal.SIGKILL)
+            await until(lambda: server.alive and server.pid != first)
+
+        assert "its log cannot be read (No such file" in lines[0]["event"]
+
+
 async def test_a_rewrite_that_outlives_a_crash_does_not_delay_the_restart(data_dir: Path) -> None:
     """The forked rewrite keeps the lock and hears no SIGTERM: it is killed, its file is scrap."""
     async with Embedded(data_dir, "always") as server, client_of(server) as client:

@@ -21,6 +21,8 @@ WORKER_S = 5.8
 """All of that, where several workers stop at once; then they are killed."""
 VALKEY_S = 2.0
 """The embedded Valkey; killing it then loses nothing: what was acknowledged is in the file."""
+LOG_S = 0.15
+"""Lines of the log that are not yet written; without a bound a reader that sleeps would hold us."""
 
 LEAVE_S = 7.5
 """From SIGTERM until the process leaves in any case: what is left is a disk that hangs."""

@@ -196,6 +196,10 @@ MIGRATION_PARTITIONS = Gauge(
     "visitcounter_migration_partitions",
     "Partitions of the store whose data is still to be migrated to a newer form; 0 when all is.",
 )
+LOG_LINES_LOST = Counter(
+    "visitcounter_log_lines_lost",
+    "Lines of the log that could not be written, as with a full disk or a reader that sleeps.",
+)
 WORKERS = Gauge("visitcounter_workers", "Workers that are up; 1 where one process is all.")
 SITES = Gauge("visitcounter_sites", "Sites that this process knows.")
 UNREADABLE_SITES = Gauge(

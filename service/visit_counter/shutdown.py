@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
-from visit_counter import deadlines
+from visit_counter import deadlines, logs
 
 log = structlog.get_logger()
 
@@ -36,4 +36,5 @@ def leave() -> None:
     """End in any case, also where a thread waits for a disk that does not answer. As behind kill -9
     nothing that was acknowledged is lost."""
     log.error("stopped in the middle: a disk or a store did not answer in time")
+    logs.drain()
     os._exit(0)

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from visit_counter.cli import serving, sites, snippet, spool, upgrade
 from visit_counter.cli.calls import CallError
@@ -17,21 +18,41 @@ from visit_counter.errors import SettingsError, StartError, StoreError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    open_standard_descriptors()
     options = parser().parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace, Settings], int] = options.run
         return run(options, Settings.from_env(os.environ))
     except SettingsError as error:
-        print(f"visit-counter: the settings are wrong.\n{error}", file=sys.stderr)
+        complain(f"the settings are wrong.\n{error}")
         return 2
     except StoreError as error:
-        print(f"visit-counter: the store failed during the start: {error}", file=sys.stderr)
+        complain(f"the store failed during the start: {error}")
         return 1
     except (StartError, CallError) as error:
-        print(f"visit-counter: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def open_standard_descriptors() -> None:
+    """Give those that are closed to /dev/null. The next file that is opened would get such a
+    number, be it of the spool, and what is written to standard error its content."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # None is what Python makes of closed ones.
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 # for this process's life
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 # for this process's life
+
+
+def complain(sentence: str) -> None:
+    """A full disk or a reader that went away does not change the exit code."""
+    with suppress(OSError):
+        print(f"visit-counter: {sentence}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

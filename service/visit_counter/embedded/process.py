@@ -168,7 +168,10 @@ async def _ping(socket_path: str) -> bytes:
 def why_it_ended(home: Path, log_start: int, code: int) -> str:
     """In its own last words since its log had `log_start` bytes, with the remedy."""
     path = home / "valkey.log"
-    lines = path.read_bytes()[log_start:].decode("utf-8", "replace").splitlines()
+    try:
+        lines = path.read_bytes()[log_start:].decode("utf-8", "replace").splitlines()
+    except OSError as problem:  # somebody has removed it
+        lines = [f"its log cannot be read ({problem.strerror})"]
     # '#' marks a warning or worse; the advice about memory overcommit stands in every log.
     grave = [line.partition(" # ")[2] for line in lines if "overcommit" not in line]
     reason = " ".join([line for line in grave if line][-2:] or lines[-2:]) or "it said nothing"

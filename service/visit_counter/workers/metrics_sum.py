@@ -7,7 +7,7 @@ go with it. No I/O: the figures come in and go out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
 
 from prometheus_client import REGISTRY, generate_latest
@@ -47,7 +47,11 @@ GAUGES: dict[str, Callable[[Iterable[float]], float]] = {
 }
 
 
-def figures() -> list[Family]:
+PARENTS = {"visitcounter_log_lines_lost"}
+"""Series of the parent, which counts no hits, that go into the sums."""
+
+
+def figures(only: Container[str] | None = None) -> list[Family]:
     """Those of this process."""
     return [
         Family(
@@ -57,6 +61,7 @@ def figures() -> list[Family]:
             [Figure(sample.name, sample.labels, sample.value) for sample in metric.samples],
         )
         for metric in REGISTRY.collect()
+        if only is None or metric.name in only
     ]
 
 
@@ -80,7 +85,7 @@ class Tally(Collector):
         return generate_latest(self).decode()
 
     def collect(self) -> Iterator[Metric]:
-        for name, doc, kind, summed in _sums([self._ended, *self._told.values()]):
+        for name, doc, kind, summed in _sums([self._ended, *self._told.values(), figures(PARENTS)]):
             metric = Metric(name, doc, kind)
             for figure in summed:
                 metric.add_sample(*figure)

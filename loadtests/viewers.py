@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loadtests.beacons import address_of
-from visit_counter.startup import allow_many_connections
+from visit_counter.process.startup import allow_many_connections
 
 AT_ONCE = 100  # that are opened
 ANSWER_S = 15.0

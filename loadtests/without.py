@@ -14,10 +14,10 @@ from typing import Any
 from aiohttp import web
 
 from visit_counter import serving
-from visit_counter.config.values import Address
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.errors import StoreError
 from visit_counter.model.forms import NEWEST
+from visit_counter.process.listeners import Listener
 from visit_counter.serving import prepared, served
 from visit_counter.store import libraries
 from visit_counter.store.batch import Batch, Outcome
@@ -56,9 +56,9 @@ def without_ledger() -> None:
 def without_lane() -> None:
     @asynccontextmanager
     async def in_aiohttp(
-        _parts: Components, application: web.Application, address: Address
+        _parts: Components, application: web.Application, listener: Listener
     ) -> AsyncIterator[str]:
-        async with prepared(application) as server, served(server, address) as url:
+        async with prepared(application) as server, served(server, listener) as url:
             yield url
 
     changed: Any = serving

@@ -20,7 +20,7 @@ import pytest
 from tests.kit.services.in_process import TOKEN, namespace
 from tests.kit.services.process import ROOT, ServiceProcess, environment, serving, until
 from tests.kit.stores.server import Server
-from visit_counter.cli.main import main
+from visit_counter.cli.main import COMMANDS, main
 from visit_counter.config.settings import Settings
 from visit_counter.model.site_settings import partition_of
 from visit_counter.web.pages.scripts import counting
@@ -378,3 +378,16 @@ def test_snippet(arguments: list[str], expected: str) -> None:
 def test_snippet_in_no_language(lang: str) -> None:
     """A language that is none, or one too many, is refused in a sentence."""
     assert "language" in run("snippet", "portal", "--lang", lang).sentence
+
+
+def test_each_command_is_where_it_is_said_to_be() -> None:
+    """Only the module of the command that is given is imported."""
+    for module, commands in COMMANDS.items():
+        for command in commands:
+            with redirect_stdout(StringIO()) as shown, pytest.raises(SystemExit) as ended:
+                main([command, "--help"])
+            assert ended.value.code == 0, module
+            assert f"usage: visit-counter {command}" in shown.getvalue()
+    with redirect_stdout(StringIO()) as shown, pytest.raises(SystemExit):
+        main(["--help"])
+    assert all(f"    {command}" in shown.getvalue() for of in COMMANDS.values() for command in of)

@@ -552,7 +552,7 @@ async def test_a_server_that_does_not_run_is_explained(
 ) -> None:
     """Whatever the binary does, the start ends with a sentence and without a process."""
     binary = script(data_dir.parent / "server", text, mode)
-    monkeypatch.setattr(valkey_process, "server_binary", lambda: binary)
+    monkeypatch.setattr(valkey_process, "_binary", lambda: binary)
     monkeypatch.setattr(valkey_process, "READY_S", 0.1)
 
     assert words in await start_fails(data_dir)

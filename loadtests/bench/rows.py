@@ -182,6 +182,8 @@ ROWS = [
     figure("Valkey: drops of a site's year, each reason every day", "drops", BYTES),
     figure("start to ready, embedded", "first start", SECONDS, 1.5, 0.7, less=True),
     figure("start to ready, with data", "restart", SECONDS, 1.5, 0.7, less=True),
+    figure("kill -9 to ready, embedded", "killed", SECONDS, 0.7, less=True),
+    figure("CPU of a start against bare imports", "start cpu", TIMES, 1.8, 1.2, less=True),
     figure("embed.count.js, gzip", "counting", BYTES, 1228, 921, less=True),
     figure("embed.js with one language, gzip", "embed.js", BYTES, 5120, 4096, less=True),
 ]

@@ -1,8 +1,9 @@
-"""A process of the service, from its start to its end, and its components in their order.
+"""The components of a process of the service, in their order.
 
 Entering goes down the list, leaving goes up: pages are let go first, then the recorder flushes,
-the store's connections close, and the embedded Valkey stops last. How it is listened to, and what
-the web applications are made of, is in `serving.py`.
+the store's connections close. What comes before them and ends after them, as the embedded Valkey,
+is in `launch.py`; how the service is listened to, and what the web applications are made of, is in
+`serving.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import platform
-import signal
 import time
 import zoneinfo
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 
@@ -30,14 +30,14 @@ from visit_counter.delivery.recorder import Recorder
 from visit_counter.delivery.replay import replaying
 from visit_counter.disk import installation
 from visit_counter.disk.producer import MOST, producer_of
+from visit_counter.process.listeners import Listeners
+from visit_counter.process.startup import welcome
 from visit_counter.reading.hub import Hub
 from visit_counter.reading.reader import Reader
 from visit_counter.reading.sites import Sites
 from visit_counter.rules.addresses import Networks
 from visit_counter.rules.limits import Limits
 from visit_counter.serving import listening, most_viewers, starting
-from visit_counter.shutdown import at_stop_signals, leave_in_time
-from visit_counter.startup import embedded_store, prepare, welcome
 from visit_counter.store.health import Watch
 from visit_counter.store.store import Store
 from visit_counter.store.versions import Versions
@@ -46,51 +46,26 @@ from visit_counter.web.hits.answers import HitAnswers
 from visit_counter.web.hits.forwarding import Forwarding
 from visit_counter.web.hits.intake import Intake
 from visit_counter.web.live import event
-from visit_counter.workers.messages import Inherited
 from visit_counter.workers.parent import Parent
-
-HANGUP = "a hangup changes nothing here: only several workers replace one another, see --workers"
 
 log = structlog.get_logger()
 
 
-async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
-    """Run until SIGTERM, SIGINT or the end of a worker's parent; before the service is up, they
-    give up its start."""
-    up, stop = asyncio.Event(), asyncio.Event()
-    parent = Parent(inherited, settings.data_dir) if inherited else None
-    running = asyncio.create_task(run(settings, up, stop, parent))
-
-    def end() -> None:
-        if stop.is_set():
-            return
-        if not up.is_set():
-            running.cancel()
-        stop.set()
-        leave_in_time()
-
-    at_stop_signals(end)
-    hangup = partial(log.warning, HANGUP) if parent is None else lambda: None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup)
-    if parent:
-        parent.when_gone = end
-    with suppress(asyncio.CancelledError):
-        await running
-    log.info("stopped")
-    return 0
-
-
 async def run(
-    settings: Settings, up: asyncio.Event, stop: asyncio.Event, parent: Parent | None
+    settings: Settings,
+    url: str,
+    listeners: Listeners,
+    parent: Parent | None,
+    up: asyncio.Event,
+    stop: asyncio.Event,
 ) -> None:
+    """Count in the store at `url` and say so by `up`, until `stop`."""
     if parent is None:
-        prepare(settings)
         metrics.WORKERS.set(1)
     metrics.BUILD_INFO.labels(version("visit-counter"), platform.python_version()).set(1)
     async with (
-        parent or nullcontext(),
-        components(settings, parent=parent) as parts,
-        listening(parts) as urls,
+        components(settings, url, parent=parent, listeners=listeners) as parts,
+        listening(parts, listeners) as urls,
     ):
         # What is here stays: a full collection that looked at it would stop everything for 40 ms.
         # What a hit makes is gone behind its answer, without cycles: not to be looked for so often.
@@ -109,7 +84,11 @@ async def run(
 
 @asynccontextmanager
 async def components(
-    settings: Settings, clock: Clock | None = None, parent: Parent | None = None
+    settings: Settings,
+    url: str,
+    clock: Clock | None = None,
+    parent: Parent | None = None,
+    listeners: Listeners | None = None,
 ) -> AsyncIterator[Components]:
     """Start everything below the web in this order, stop it in reverse; raises StartError."""
     # The zones of the pinned package: two hosts' own zone files may disagree about a day.
@@ -117,12 +96,11 @@ async def components(
     clock = clock or Clock()
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
-        url = await start(store_url(settings, parent))
         yield Components(
             settings=settings,
             clock=clock,
             parent=parent,
-            store=(store := await start(store_at(url, clock, settings, parent))),
+            store=(store := await start(store_at(url, clock, settings, listeners))),
             watch=await start(Watch(store)),
             sites=(sites := await start(Sites(store, clock, settings.timezone))),
             recorder=(recorder := await start(recorder_of(store, clock, settings, parent))),
@@ -138,21 +116,11 @@ async def components(
         )
 
 
-@asynccontextmanager
-async def store_url(settings: Settings, parent: Parent | None) -> AsyncIterator[str]:
-    """The store to speak to; the embedded one runs meanwhile."""
-    if url := settings.redis_url or (parent and parent.inherited.store_url):
-        yield url
-        return
-    async with embedded_store(settings) as embedded:
-        yield embedded.url
-
-
 def store_at(
     url: str,
     clock: Clock,
     settings: Settings,
-    parent: Parent | None = None,
+    listeners: Listeners | None = None,
     *,
     going_back: bool = False,
 ) -> Store:
@@ -163,7 +131,7 @@ def store_at(
         allow_unsafe=settings.allow_unsafe_store,
         min_replicas=settings.min_replicas,
         copies=settings.backup_dir or settings.data_dir,
-        migrating=partial(starting, settings, parent),
+        migrating=partial(starting, settings, listeners) if listeners else nullcontext,
         going_back=going_back,
         belongs_to=partial(installation.check, settings.data_dir),
     )

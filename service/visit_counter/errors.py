@@ -3,6 +3,7 @@
     VisitCounterError
     ├── SettingsError        an environment variable is wrong: exit 2
     ├── StartError           the service cannot start here: exit 1
+    ├── CallError            a command could not ask the running service: exit 1
     ├── StoreError
     │   ├── StoreUnavailable nothing was written
     │   │   ├── SpoolFull    nor was it kept for later
@@ -27,6 +28,10 @@ class SettingsError(VisitCounterError):
 
 class StartError(VisitCounterError):
     """The service cannot start: the sentence says why and what to do."""
+
+
+class CallError(VisitCounterError):
+    """The running service could not be asked, or refused."""
 
 
 class StoreError(VisitCounterError):

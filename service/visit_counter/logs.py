@@ -22,7 +22,7 @@ from typing import Literal, TextIO, cast
 import structlog
 
 from visit_counter import deadlines
-from visit_counter.adapters.aiohttp_private import SAYS_ADDRESS, HttpProcessingError
+from visit_counter.adapters.aiohttp_private import SAYS_ADDRESS
 from visit_counter.log_writer import LineStream, LogWriter
 
 Processors = Sequence[structlog.types.Processor]
@@ -105,7 +105,8 @@ def _console() -> structlog.dev.ConsoleRenderer:
 class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fault = record.exc_info[1] if record.exc_info else None
-        if isinstance(fault, HttpProcessingError):
+        http = sys.modules.get("aiohttp.http")  # a parent of workers has none
+        if http and isinstance(fault, http.HttpProcessingError):
             return  # a stranger's broken HTTP, answered with 400: nothing for an operator to do
         try:
             text = record.getMessage()

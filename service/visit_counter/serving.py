@@ -7,10 +7,9 @@ migrated. What is answered is no matter of this module: `web/routes.py` has ever
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -19,8 +18,7 @@ from aiohttp import web
 
 from visit_counter import deadlines
 from visit_counter.config.settings import Settings
-from visit_counter.config.values import Address
-from visit_counter.startup import refused_address, url_of
+from visit_counter.process.listeners import Listener, Listeners, refused_address
 from visit_counter.store.migration import Progress
 from visit_counter.web.client import MAX_BODY
 from visit_counter.web.components import COMPONENTS, Components
@@ -30,7 +28,6 @@ from visit_counter.web.lane.lane import Lane
 from visit_counter.web.middleware import end_connection, error_responses, measure
 from visit_counter.web.migrating import starting_app
 from visit_counter.web.routes import health_routes, ops_routes, page_routes
-from visit_counter.workers.parent import Parent
 
 KEEPALIVE_S = 75.0
 LINGER_S = 1.0
@@ -44,40 +41,34 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def listening(parts: Components) -> AsyncIterator[dict[str, str]]:
+async def listening(parts: Components, listeners: Listeners) -> AsyncIterator[dict[str, str]]:
     """Answer HTTP; gives the base URLs: `pages`, and `ops` where admins and Prometheus go."""
-    base, settings = parts.settings.base_path, parts.settings
-    if settings.ops_listen is None:
+    base = parts.settings.base_path
+    if listeners.ops is None:
         app = make_app(parts, page_routes(base) + ops_routes(base))
-        async with in_lane(parts, app, settings.listen) as url:
+        async with in_lane(parts, app, listeners.pages) as url:
             yield {"pages": url + base, "ops": url + base}
         return
-    inherited = parts.parent.inherited.ops if parts.parent else []
     pages = make_app(parts, page_routes(base))
     ops = make_app(parts, health_routes(base) + ops_routes(base))
     async with (
         prepared(ops) as server,
-        served(server, settings.ops_listen, inherited) as ops_url,
-        in_lane(parts, pages, settings.listen) as url,
+        served(server, listeners.ops) as ops_url,
+        in_lane(parts, pages, listeners.pages) as url,
     ):
         yield {"pages": url + base, "ops": ops_url + base}
 
 
 @asynccontextmanager
 async def starting(
-    settings: Settings, parent: Parent | None, progress: Progress
+    settings: Settings, listeners: Listeners, progress: Progress
 ) -> AsyncIterator[None]:
     """Answer on the service's addresses while the store's data is migrated."""
-    inherited = parent.inherited if parent else None
-    addresses = [(settings.listen, inherited.pages if inherited else [])]
-    if settings.ops_listen is not None:
-        addresses.append((settings.ops_listen, inherited.ops if inherited else []))
     async with AsyncExitStack() as stack:
         app = starting_app(progress, settings.base_path)
         server = await stack.enter_async_context(prepared(app))
-        for address, sockets in addresses:
-            # The service itself is to listen on what was inherited, later.
-            url = await stack.enter_async_context(served(server, address, [*map(os.dup, sockets)]))
+        for listener in filter(None, listeners):
+            url = await stack.enter_async_context(served(server, listener.duplicate()))
             log.info("answering during the migration", readyz=f"{url}{settings.base_path}/readyz")
         yield
 
@@ -91,15 +82,16 @@ def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
 
 
 @asynccontextmanager
-async def in_lane(parts: Components, app: web.Application, address: Address) -> AsyncIterator[str]:
+async def in_lane(
+    parts: Components, app: web.Application, listener: Listener
+) -> AsyncIterator[str]:
     """Connections begin in the lane, and become the application's where the lane ends."""
     app.middlewares.insert(0, end_connection)
     most = max(open_files() - OTHER_FILES - most_viewers(), open_files() // 4)
-    inherited = parts.parent.inherited.pages if parts.parent else []
     async with (
         prepared(app) as server,
         Lane(Connections(server, most), Desk(parts)) as lane,
-        served(lane.accept, address, inherited) as url,
+        served(lane.accept, listener) as url,
     ):
         yield url
 
@@ -125,19 +117,18 @@ async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
 
 @asynccontextmanager
 async def served(
-    protocol: Callable[[], asyncio.BaseProtocol], address: Address, inherited: Sequence[int] = ()
+    protocol: Callable[[], asyncio.BaseProtocol], listener: Listener
 ) -> AsyncIterator[str]:
-    """Listen on an address, or on inherited sockets that have it; gives its URL."""
+    """Listen, and close the listener at the end; gives its URL."""
     listen = partial(asyncio.get_running_loop().create_server, protocol, backlog=BACKLOG)
-    with refused_address(address):
-        servers = [await listen(sock=socket.socket(fileno=each)) for each in inherited] or [
-            await listen(address.host, address.port, reuse_address=True)
-        ]
-    for listener in (each for server in servers for each in server.sockets):
+    for each in listener.sockets:
         # Connections inherit it.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
+    url = listener.url
+    with refused_address(listener.address):
+        servers = [await listen(sock=each) for each in listener.sockets]
     try:
-        yield url_of(address, servers[0])
+        yield url
     finally:
         for server in servers:
             server.close()

@@ -18,7 +18,7 @@ from aiohttp import web
 from tests.kit.counting import at
 from tests.kit.services.in_process import PERSON, Service, StoppedClock, run_service
 from visit_counter import serving
-from visit_counter.config.values import Address
+from visit_counter.process.listeners import Listener
 from visit_counter.serving import prepared, served
 from visit_counter.web.components import Components
 
@@ -46,9 +46,9 @@ class Ports(NamedTuple):
 
 @asynccontextmanager
 async def without_lane(
-    _parts: Components, application: web.Application, address: Address
+    _parts: Components, application: web.Application, listener: Listener
 ) -> AsyncIterator[str]:
-    async with prepared(application) as server, served(server, address) as url:
+    async with prepared(application) as server, served(server, listener) as url:
         yield url
 
 

@@ -13,13 +13,9 @@ from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Reque
 
 from visit_counter.config.admin_token import NAME as TOKEN_NAME
 from visit_counter.config.settings import Settings
-from visit_counter.errors import VisitCounterError
+from visit_counter.errors import CallError
 
 CALL_S = 10.0
-
-
-class CallError(VisitCounterError):
-    """The service could not be asked, or refused."""
 
 
 class Unmoved(HTTPRedirectHandler):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from visit_counter.app import store_at, store_url
+from visit_counter.app import store_at
 from visit_counter.clock import Clock
 from visit_counter.config.settings import Settings
 from visit_counter.disk import migration_copy
 from visit_counter.errors import StartError, StoreError
+from visit_counter.process.startup import store_url
 from visit_counter.store.versions import living
 
 
@@ -32,7 +33,7 @@ async def put_back(settings: Settings, copy: Path | None, *, really: bool) -> st
     clock = Clock()
     try:
         async with (
-            store_url(settings, None) as url,
+            store_url(settings) as url,
             store_at(url, clock, settings, going_back=True) as store,
         ):
             if running := await living(store):

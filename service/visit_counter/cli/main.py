@@ -1,6 +1,7 @@
 """The command line: `visit-counter serve`, and what asks a running service.
 
-Parses arguments and calls the command's function, one module for each group of commands.
+Parses arguments and calls the command's function, one module for each group of commands. Only the
+module of the command that is given is imported: a start of the service needs no other.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 
-from visit_counter.cli import serving, sites, snippet, spool, upgrade
-from visit_counter.cli.calls import CallError
 from visit_counter.config.settings import Settings
-from visit_counter.errors import SettingsError, StartError, StoreError
+from visit_counter.errors import CallError, SettingsError, StartError, StoreError
+
+COMMANDS = {
+    "serving": ("serve", "healthcheck", "config"),
+    "snippet": ("snippet", "privacy"),
+    "spool": ("spool",),
+    "sites": ("site",),
+    "upgrade": ("upgrade",),
+}
+"""Modules of this package, and their commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     open_standard_descriptors()
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace, Settings], int] = options.run
         return run(options, Settings.from_env(os.environ))
@@ -55,12 +65,14 @@ def complain(sentence: str) -> None:
         print(f"visit-counter: {sentence}", file=sys.stderr)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(command: str) -> argparse.ArgumentParser:
+    """Of a command; of all where there is none such."""
     root = argparse.ArgumentParser(
         prog="visit-counter",
         description="A self-hosted visit counter. `config` shows its settings.",
     )
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (serving, snippet, spool, sites, upgrade):
-        group.add_commands(commands)
+    of = [name for name, has in COMMANDS.items() if command in has] or list(COMMANDS)
+    for name in of:
+        import_module(f"visit_counter.cli.{name}").add_commands(commands)
     return root

@@ -9,7 +9,6 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from visit_counter.cli.calls import call, here
 from visit_counter.cli.parsers import command
 from visit_counter.config.settings import Settings
 from visit_counter.config.values import parse_workers
@@ -26,8 +25,8 @@ def add_commands(commands: Any) -> None:
 
 
 def serve(options: argparse.Namespace, settings: Settings) -> int:
-    # Imported here: the other commands need neither the server nor its event loop, and a parent of
-    # workers needs little of it.
+    # Imported here: the other commands need neither the server nor its event loop. What a process
+    # of the service imports in which order is most of the time that its start takes.
     import uvloop
 
     from visit_counter import logs
@@ -41,9 +40,9 @@ def serve(options: argparse.Namespace, settings: Settings) -> int:
             from visit_counter.workers import supervisor
 
             return runner.run(supervisor.serve(settings))
-        from visit_counter import app
+        from visit_counter import launch
 
-        return runner.run(app.serve(settings, inherited))
+        return runner.run(launch.serve(settings, inherited))
 
 
 def workers_given(text: str) -> int:
@@ -54,6 +53,8 @@ def workers_given(text: str) -> int:
 
 
 def healthcheck(options: argparse.Namespace, settings: Settings) -> int:
+    from visit_counter.cli.calls import call, here  # which `serve` needs not
+
     path = "/readyz" if options.ready else "/healthz"
     print(json.dumps(call(here(settings) + path, "GET")))
     return 0

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from visit_counter.cli.calls import CallError, ask, show
+from visit_counter.cli.calls import ask, show
 from visit_counter.cli.parsers import command, named
 from visit_counter.config.settings import Settings
+from visit_counter.errors import CallError
 from visit_counter.model.kinds import METRICS
 from visit_counter.model.seeds import SEEDED
 

@@ -7,10 +7,11 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-from visit_counter.cli.calls import CallError, ask, here
+from visit_counter.cli.calls import ask, here
 from visit_counter.cli.parsers import named
 from visit_counter.cli.sites import path_of
 from visit_counter.config.settings import Settings
+from visit_counter.errors import CallError
 
 
 def add_commands(commands: Any) -> None:

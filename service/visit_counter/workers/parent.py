@@ -46,11 +46,16 @@ log = structlog.get_logger()
 class Parent:
     """The line to the parent, while it is entered."""
 
-    def __init__(self, inherited: Inherited, data_dir: Path) -> None:
+    def __init__(
+        self,
+        inherited: Inherited,
+        data_dir: Path,
+        when_gone: Callable[[], None] = lambda: None,
+    ) -> None:
         self.inherited = inherited
         self.workers: list[int] = []
         """The pids of those that are up."""
-        self.when_gone: Callable[[], None] = lambda: None
+        self._when_gone = when_gone
         self._data_dir = data_dir
         self._asked: list[asyncio.Future[str]] = []
         self._up = False
@@ -108,7 +113,7 @@ class Parent:
             self._hear(msgspec.json.decode(line, type=Ask | Company | Everything))
         log.error("the parent of this worker has ended, and so does the worker")
         self._gone = True
-        self.when_gone()
+        self._when_gone()
 
     def _hear(self, message: Ask | Company | Everything) -> None:
         match message:

@@ -1,7 +1,7 @@
 """The service with several workers: what their parent owns, and they share.
 
-That is the embedded Valkey, the lock on the data directory, the admin token and the listening
-sockets; they count (`app.py` in each of them), it counts nothing.
+That is the embedded Valkey, the lock on the data directory, the admin token and the bound sockets;
+they count (`launch.py` in each of them), it counts nothing.
 
 All accept from the same sockets. With a socket each (SO_REUSEPORT) the connections that wait for a
 worker would be reset when it stops, and wait in vain where it hangs; and they are hardly spread
@@ -16,16 +16,15 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import structlog
 
 from visit_counter.config.admin_token import admin_token
 from visit_counter.config.settings import Settings
-from visit_counter.config.values import Address
 from visit_counter.embedded.server import claim, explained
-from visit_counter.shutdown import at_stop_signals, leave_in_time
-from visit_counter.startup import embedded_store, prepare, refused_address, url_of, welcome
+from visit_counter.process.listeners import bound
+from visit_counter.process.shutdown import at_stop_signals, leave_in_time
+from visit_counter.process.startup import embedded_store, prepare, welcome
 from visit_counter.workers.messages import Inherited
 from visit_counter.workers.pool import Workers
 
@@ -54,19 +53,20 @@ async def serve(settings: Settings) -> int:
 async def run(settings: Settings, hangup: asyncio.Event) -> int:
     """Have the workers count; answers the exit code of one that could not start, with none up."""
     prepare(settings)
-    async with (
-        shared(settings) as (store_url, kept),
-        Workers(settings.workers) as workers,
-        bound(settings.listen) as pages,
-        bound(settings.ops_listen) as ops,
-    ):
-        token = admin_token(settings.admin_token, settings.data_dir)
-        inherited = Inherited(pages.descriptors, ops.descriptors, kept, store_url, settings.workers)
-        if code := await workers.start(inherited):
-            return code
-        base = settings.base_path
-        welcome(token, pages.url + base, (ops.url or pages.url) + base)
-        return await workers.keep(hangup)
+    with bound(settings) as (pages, ops):
+        async with (
+            shared(settings) as (store_url, kept),
+            Workers(settings.workers) as workers,
+        ):
+            token = admin_token(settings.admin_token, settings.data_dir)
+            inherited = Inherited(
+                pages.descriptors, ops.descriptors if ops else [], kept, store_url, settings.workers
+            )
+            if code := await workers.start(inherited):
+                return code
+            base = settings.base_path
+            welcome(token, pages.url + base, (ops or pages).url + base)
+            return await workers.keep(hangup)
 
 
 @asynccontextmanager
@@ -83,25 +83,3 @@ async def shared(settings: Settings) -> AsyncIterator[tuple[str | None, list[int
         yield None, [lock]
     finally:
         os.close(lock)
-
-
-class Bound(NamedTuple):
-    """Sockets that have an address, and listen as soon as a worker is up."""
-
-    url: str
-    descriptors: list[int]
-
-
-@asynccontextmanager
-async def bound(address: Address | None) -> AsyncIterator[Bound]:
-    if address is None:
-        yield Bound("", [])
-        return
-    with refused_address(address):
-        server = await asyncio.get_running_loop().create_server(
-            asyncio.Protocol, address.host, address.port, reuse_address=True, start_serving=False
-        )
-    try:
-        yield Bound(url_of(address, server), [each.fileno() for each in server.sockets])
-    finally:
-        server.close()

@@ -23,6 +23,8 @@ from orjson import dumps
 from visit_counter.app import components
 from visit_counter.clock import Clock
 from visit_counter.config.settings import Settings
+from visit_counter.process import startup
+from visit_counter.process.listeners import bound
 from visit_counter.serving import listening
 from visit_counter.web.components import Components
 
@@ -118,12 +120,14 @@ async def run_service(
         read = Settings.from_env(
             {f"VISIT_COUNTER_{name}": value for name, value in environ.items()}
         )
-        async with (
-            components(read, clock) as parts,
-            listening(parts) as urls,
-            ClientSession() as client,
-        ):
-            yield Service(urls["pages"], urls["ops"], parts.token.token, parts, client)
+        with bound(read) as listeners:
+            async with (
+                startup.store_url(read) as url,
+                components(read, url, clock, listeners=listeners) as parts,
+                listening(parts, listeners) as urls,
+                ClientSession() as client,
+            ):
+                yield Service(urls["pages"], urls["ops"], parts.token.token, parts, client)
 
 
 async def until(condition: Callable[[], object], within_s: float = 5) -> None:

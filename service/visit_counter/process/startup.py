@@ -6,19 +6,16 @@ nothing of the web and of stores.
 
 from __future__ import annotations
 
-import asyncio
 import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 
 from visit_counter.config.admin_token import AdminToken
 from visit_counter.config.host import data_warning
 from visit_counter.config.settings import Settings
-from visit_counter.config.values import Address
 from visit_counter.embedded.server import Embedded
-from visit_counter.errors import StartError
 
 log = structlog.get_logger()
 
@@ -36,27 +33,21 @@ def allow_many_connections() -> None:
 
 
 @asynccontextmanager
+async def store_url(settings: Settings, of_parent: str | None = None) -> AsyncIterator[str]:
+    """The store to speak to; the embedded one, unless it is a parent's, runs meanwhile."""
+    if url := settings.redis_url or of_parent:
+        yield url
+        return
+    async with embedded_store(settings) as embedded:
+        yield embedded.url
+
+
+@asynccontextmanager
 async def embedded_store(settings: Settings) -> AsyncIterator[Embedded]:
     if warning := data_warning(settings.data_dir):
         log.warning(warning)
     async with Embedded(settings.data_dir, settings.embedded_fsync) as embedded:
         yield embedded
-
-
-@contextmanager
-def refused_address(address: Address) -> Iterator[None]:
-    """Turn what the system says of an address into a sentence with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
-            "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
-        ) from None
-
-
-def url_of(address: Address, server: asyncio.Server) -> str:
-    return f"http://{address._replace(port=server.sockets[0].getsockname()[1])}"
 
 
 def welcome(token: AdminToken, pages: str, ops: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loadtests.beacons import address_of
-from visit_counter.process.startup import allow_many_connections
+from visit_counter.process.open_files import allow_many
 
 AT_ONCE = 100  # that are opened
 ANSWER_S = 15.0
@@ -72,7 +72,7 @@ class Viewer:
 @contextmanager
 def watching(port: int, site: str, number: int) -> Iterator[list[Viewer]]:
     """So many viewers of a site, each of whom was told the counts."""
-    allow_many_connections()
+    allow_many()
     viewers: list[Viewer] = []
     try:
         while len(viewers) < number:

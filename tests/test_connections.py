@@ -15,6 +15,7 @@ from tests.kit.raw_http import LOOK, connected, end_of, exchange, plain_hit, rea
 from tests.kit.services.in_process import Service, run_service, until
 from tests.kit.stores.server import Server
 from visit_counter import metrics
+from visit_counter.process.open_files import Places
 
 PLACES, SPARE = 8, 4
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: count.example\r\n\r\n"
@@ -28,8 +29,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def small(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service with few places."""
-    monkeypatch.setattr("resource.getrlimit", lambda _: (4 * PLACES, 4 * PLACES))
-    monkeypatch.setattr("visit_counter.web.lane.connections.SPARE", SPARE)
+    places = Places(viewers=10, staying=PLACES, newcomers=SPARE, ops=2)
+    monkeypatch.setattr("visit_counter.serving.places_here", lambda: places)
     async with run_service(valkey.url) as service:
         await service.site()
         metrics.CONNECTIONS.set(-1)

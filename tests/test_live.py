@@ -316,7 +316,7 @@ async def test_one_viewer_too_many_is_refused(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """503, and later there is room again."""
-    monkeypatch.setattr("visit_counter.serving.MOST_VIEWERS", 1)
+    monkeypatch.setattr("visit_counter.process.open_files.MOST_VIEWERS", 1)
     before = metric("refused_total")
     async with run_service(valkey.url) as service:
         await service.site()

@@ -31,13 +31,14 @@ from visit_counter.delivery.replay import replaying
 from visit_counter.disk import installation
 from visit_counter.disk.producer import MOST, producer_of
 from visit_counter.process.listeners import Listeners
+from visit_counter.process.open_files import places_here
 from visit_counter.process.startup import welcome
 from visit_counter.reading.hub import Hub
 from visit_counter.reading.reader import Reader
 from visit_counter.reading.sites import Sites
 from visit_counter.rules.addresses import Networks
 from visit_counter.rules.limits import Limits
-from visit_counter.serving import listening, most_viewers, starting
+from visit_counter.serving import listening, starting
 from visit_counter.store.health import Watch
 from visit_counter.store.store import Store
 from visit_counter.store.versions import Versions
@@ -107,7 +108,7 @@ async def components(
             adoption=await start(Adoption(store, settings.data_dir)),
             versions=await start(Versions(store, recorder.producer)),
             reader=(reader := Reader(store, clock)),
-            hub=await start(Hub(sites, reader, clock, event, most_viewers())),
+            hub=await start(Hub(sites, reader, clock, event, places_here().viewers)),
             token=admin_token(settings.admin_token, settings.data_dir),
             wrong_tokens=WrongTokens(),
             intake=intake_of(store, clock, recorder, settings, parent),

@@ -7,7 +7,6 @@ migrated. What is answered is no matter of this module: `web/routes.py` has ever
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,11 +18,12 @@ from aiohttp import web
 from visit_counter import deadlines
 from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, refused_address
+from visit_counter.process.open_files import places_here
 from visit_counter.store.migration import Progress
 from visit_counter.web.client import MAX_BODY
 from visit_counter.web.components import COMPONENTS, Components
 from visit_counter.web.lane.answering import Desk
-from visit_counter.web.lane.connections import Connections
+from visit_counter.web.lane.connections import Bounded, Connections
 from visit_counter.web.lane.lane import Lane
 from visit_counter.web.middleware import end_connection, error_responses, measure
 from visit_counter.web.migrating import starting_app
@@ -34,8 +34,6 @@ LINGER_S = 1.0
 BACKLOG = 1024
 # For answers that a client does not read; without a bound the kernel takes megabytes for each.
 UNREAD_BYTES = 64 * 1024
-OTHER_FILES = 512  # that are open beside connections of clients
-MOST_VIEWERS = 20_000
 
 log = structlog.get_logger()
 
@@ -53,7 +51,7 @@ async def listening(parts: Components, listeners: Listeners) -> AsyncIterator[di
     ops = make_app(parts, health_routes(base) + ops_routes(base))
     async with (
         prepared(ops) as server,
-        served(server, listeners.ops) as ops_url,
+        served(at_most(places_here().ops, server), listeners.ops) as ops_url,
         in_lane(parts, pages, listeners.pages) as url,
     ):
         yield {"pages": url + base, "ops": ops_url + base}
@@ -67,8 +65,11 @@ async def starting(
     async with AsyncExitStack() as stack:
         app = starting_app(progress, settings.base_path)
         server = await stack.enter_async_context(prepared(app))
+        most = places_here().staying
         for listener in filter(None, listeners):
-            url = await stack.enter_async_context(served(server, listener.duplicate()))
+            url = await stack.enter_async_context(
+                served(at_most(most, server), listener.duplicate())
+            )
             log.info("answering during the migration", readyz=f"{url}{settings.base_path}/readyz")
         yield
 
@@ -87,10 +88,10 @@ async def in_lane(
 ) -> AsyncIterator[str]:
     """Connections begin in the lane, and become the application's where the lane ends."""
     app.middlewares.insert(0, end_connection)
-    most = max(open_files() - OTHER_FILES - most_viewers(), open_files() // 4)
+    places = places_here()
     async with (
         prepared(app) as server,
-        Lane(Connections(server, most), Desk(parts)) as lane,
+        Lane(Connections(server, places.staying, places.newcomers), Desk(parts)) as lane,
         served(lane.accept, listener) as url,
     ):
         yield url
@@ -115,6 +116,11 @@ async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
         await runner.cleanup()
 
 
+def at_most(connections: int, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
+    """An application's protocol, where no lane bounds the number of its connections."""
+    return partial(Bounded, Connections(server, connections, newcomers=0))
+
+
 @asynccontextmanager
 async def served(
     protocol: Callable[[], asyncio.BaseProtocol], listener: Listener
@@ -132,14 +138,3 @@ async def served(
     finally:
         for server in servers:
             server.close()
-
-
-def open_files() -> int:
-    """How many there may be."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most
-
-
-def most_viewers() -> int:
-    """Each is an open file for long, and hits need some too."""
-    return min(MOST_VIEWERS, open_files() // 2)

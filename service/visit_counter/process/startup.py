@@ -6,7 +6,6 @@ nothing of the web and of stores.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,20 +15,16 @@ from visit_counter.config.admin_token import AdminToken
 from visit_counter.config.host import data_warning
 from visit_counter.config.settings import Settings
 from visit_counter.embedded.server import Embedded
+from visit_counter.process import open_files
 
 log = structlog.get_logger()
 
 
 def prepare(settings: Settings) -> None:
-    allow_many_connections()
+    """Raises StartError."""
+    open_files.allow_many()
     for warning in settings.warnings:
         log.warning(warning)
-
-
-def allow_many_connections() -> None:
-    """A connection is an open file, and the usual soft limit of 1,024 is soon reached."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @asynccontextmanager

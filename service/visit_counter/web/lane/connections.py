@@ -1,9 +1,9 @@
 """How many connections there are, and whose place a new one takes when there are too many.
 
-`most` may stay for request after request. Behind those there are `SPARE` places for newcomers, who
-have not sent a whole request yet: each gets one answer, so a health check is answered however many
-clients there are. When these are taken too, the newcomer goes who has waited longest. Connections
-that are aiohttp's (`Lent`) count as well.
+`staying` may stay for request after request. Beside those there are `newcomers` places for those
+who have not sent a whole request yet: each gets one answer, so a health check is answered however
+many clients there are. When these are taken too, the newcomer goes who has waited longest.
+Connections that are aiohttp's (`Lent`) count as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from aiohttp import web
 
 from visit_counter import metrics
 
-SPARE = 256
 STALL_S = 30.0  # for a client to read its answer
 UNDER_WAY_S = 0.25  # in which a request arrives that was sent before the client knew of the end
 
@@ -44,12 +43,13 @@ class Timed(Protocol):
 class Connections:
     """Those in the lane, and those that `aiohttp` has got from it."""
 
-    def __init__(self, aiohttp: web.Server, most: int) -> None:
+    def __init__(self, aiohttp: web.Server, staying: int, newcomers: int) -> None:
         self.aiohttp = aiohttp
         self.stopping = self._stopped = False
-        self._most = most
+        self._staying = staying
+        self._most = staying + newcomers
         self._lane: set[Timed] = set()
-        self._lent: set[Timed] = set()
+        self._lent: dict[Timed, None] = {}
         self._newcomers: OrderedDict[Timed, None] = OrderedDict()
         self._left = asyncio.Event()
 
@@ -62,7 +62,7 @@ class Connections:
 
     def enter(self, connection: Timed) -> bool:
         """Whether there is a place for it."""
-        if self._stopped or (len(self) >= self._most + SPARE and not self._make_room()):
+        if self._stopped or (len(self) >= self._most and not self._make_room()):
             metrics.CONNECTIONS_REFUSED.inc()
             return False
         self._lane.add(connection)
@@ -72,7 +72,7 @@ class Connections:
     def may_stay(self, connection: Timed) -> bool:
         """It has sent a whole request: whether it may send another."""
         self._newcomers.pop(connection, None)
-        return not self.stopping and len(self) - len(self._newcomers) <= self._most
+        return not self.stopping and len(self) - len(self._newcomers) <= self._staying
 
     def leave(self, connection: Timed) -> None:
         self._lane.discard(connection)
@@ -81,10 +81,18 @@ class Connections:
             self._left.set()
 
     def lend(self, lent: Timed) -> None:
-        self._lent.add(lent)
+        self._lent[lent] = None
 
     def take_back(self, lent: Timed) -> None:
-        self._lent.discard(lent)
+        self._lent.pop(lent, None)
+
+    def end_too_many(self) -> None:
+        """Of aiohttp's the oldest: most likely it waits for nothing, and a probe comes newly."""
+        while len(self._lent) > self._most:
+            metrics.CONNECTIONS_REFUSED.inc()
+            oldest = next(iter(self._lent))
+            self.take_back(oldest)
+            oldest.abort()
 
     async def stop(self, within_s: float) -> None:
         """End those in the lane, the idle ones when no request can be under way to them any more;
@@ -165,3 +173,11 @@ class Lent(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+class Bounded(Lent):
+    """A connection that is aiohttp's from its beginning, where no lane bounds their number."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.end_too_many()

@@ -41,6 +41,7 @@ from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
+from visit_counter.process.startup import store_url
 from visit_counter.reading.reader import MOST_MORE, Asked, Key, Reading
 from visit_counter.rules import bots, origins
 from visit_counter.rules.limits import Limits
@@ -355,7 +356,8 @@ async def measured(fill: str | None) -> None:
     with tempfile.TemporaryDirectory(prefix="vc-") as directory:
         environ = {"DATA_DIR": directory, "LISTEN": "127.0.0.1:0", "TIMEZONE": "UTC"}
         names = {f"VISIT_COUNTER_{name}": value for name, value in environ.items()}
-        async with components(Settings.from_env(names)) as parts:
+        settings = Settings.from_env(names)
+        async with store_url(settings) as url, components(settings, url) as parts:
             world = World(parts)
             if fill == ALL:
                 tell_all(world)

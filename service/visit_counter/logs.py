@@ -22,7 +22,7 @@ from typing import Literal, TextIO, cast
 import structlog
 
 from visit_counter import deadlines
-from visit_counter.adapters.aiohttp_private import SAYS_ADDRESS
+from visit_counter.adapters.aiohttp_log import SAYS_ADDRESS, is_broken_http
 from visit_counter.log_writer import LineStream, LogWriter
 
 Processors = Sequence[structlog.types.Processor]
@@ -105,9 +105,8 @@ def _console() -> structlog.dev.ConsoleRenderer:
 class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fault = record.exc_info[1] if record.exc_info else None
-        http = sys.modules.get("aiohttp.http")  # a parent of workers has none
-        if http and isinstance(fault, http.HttpProcessingError):
-            return  # a stranger's broken HTTP, answered with 400: nothing for an operator to do
+        if is_broken_http(fault):
+            return  # nothing for an operator to do
         try:
             text = record.getMessage()
             if str(record.msg).endswith(SAYS_ADDRESS):

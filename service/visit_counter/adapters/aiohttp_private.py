@@ -1,7 +1,7 @@
 """aiohttp's private and undocumented parts, as they are in 3.14.5.
 
-The lane answers with aiohttp's Server header, the logs know its messages, and a live stream takes
-its connection, so that a viewer does not cost a task and a request for hours.
+The lane answers with aiohttp's Server header, and a live stream takes its connection, so that a
+viewer does not cost a task and a request for hours. What is known of its log: aiohttp_log.
 """
 
 from __future__ import annotations
@@ -11,11 +11,6 @@ from typing import cast
 
 from aiohttp import web
 from aiohttp.http import SERVER_SOFTWARE as SERVER_SOFTWARE
-from aiohttp.http import HttpProcessingError as HttpProcessingError
-
-SAYS_ADDRESS = " from %s"
-"""The end of the log messages in which aiohttp names a client's address. They are not documented:
-the public way is to log nothing of aiohttp's."""
 
 
 class Unframed(web.StreamResponse):

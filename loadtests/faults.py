@@ -204,6 +204,34 @@ def stop(world: World) -> None:
         raise Broken(f"SIGTERM: exit code {code} after {took_s:.1f} s")
 
 
+@fault("a log that takes nothing", "outer")
+async def log_lost(case: Case) -> float:
+    """Its disk is full, its reader goes away or sleeps; hits are counted, spooled and brought, and
+    a stop is as quick as ever."""
+    service = case.world.service
+    await stop_service(case.world)
+    reader, writer = os.pipe()
+    full = os.open("/dev/full", os.O_WRONLY)
+    kind = case.rng.choice(["full", "gone", "asleep"])
+    service.launch(full if kind == "full" else writer)
+    os.close(full)
+    os.close(writer)
+    try:
+        await told(case, 200, f"the log was {kind}")
+        if kind == "gone":
+            os.close(reader)
+        for _ in range(3):
+            async with store_stopped(case):
+                await told(case, 202, f"the log was {kind} and the store away")
+        await told(case, 200, f"the log was {kind}")
+        await stop_service(case.world)
+    finally:
+        if kind != "gone":
+            os.close(reader)
+    await case.world.start_service()
+    return time.monotonic()
+
+
 @fault("store stopped for a while", "outer")
 async def store_away(case: Case) -> float:
     await asyncio.to_thread(case.world.outer.stop)

@@ -100,9 +100,11 @@ class ServiceProcess:
                 raise RuntimeError(f"the service did not start:\n{self.log[-3000:]}")
             time.sleep(0.01)
 
-    def launch(self) -> None:
-        with self._log.open("ab") as log:
-            self._begin = log.tell()
+    def launch(self, log_into: int | None = None) -> None:
+        """Start it, with its log in another file than ours if one is given."""
+        with self._log.open("ab") as own:
+            self._begin = own.tell()
+            log = own if log_into is None else log_into
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,

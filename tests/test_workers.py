@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from redis import Redis
 
 from tests.kit.services.process import (
     STOP_S,
@@ -286,6 +287,21 @@ def test_what_keeps_all_from_starting_is_said_once() -> None:
             assert service.exit_code(UP_S) == 1
             assert service.errors.count("refuses us") == 1
             assert "Traceback" not in service.errors
+
+
+def test_one_that_cannot_start_ends_no_other() -> None:
+    """The store refuses the second while the first counts already: it is started again."""
+    with (
+        run_server(server_binaries()["valkey"]) as server,
+        serving(WORKERS="2", REDIS_URL=server.url) as service,
+        Redis(unix_socket_path=server.socket_path) as admin,
+    ):
+        until(lambda: '"event": "the store answers"' in service.errors, UP_S)
+        admin.config_set("requirepass", "right")
+        until(lambda: "a worker has ended, another takes its place" in service.errors, UP_S)
+        assert service.process.poll() is None
+        admin.config_set("requirepass", "")
+        until(lambda: up(service, without=set()), UP_S)
 
 
 def test_a_taken_port_is_named(valkey: Server) -> None:

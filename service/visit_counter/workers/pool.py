@@ -55,18 +55,16 @@ class Workers:
         await self._end(self._living)
 
     async def start(self, inherited: Inherited) -> int:
-        """Have all of them up, or answer the exit code of one that could not start. The first one
-        starts alone: what keeps them all from starting is said once."""
+        """Have all of them try, or answer the exit code of the first if that could not start. It
+        starts alone: what keeps them all from starting is said once. Of the others one that could
+        not is started again by `keep`, as one that has ended: the first is counting already."""
         self._inherited = inherited
-        workers = [await self._begin()]
-        if workers[0].up.result():
-            others = (self._begin() for _ in range(1, self._number))
-            workers += await asyncio.gather(*others)
-        for worker in workers:
-            if not worker.up.result():
-                await asyncio.wait({worker.life})
-                return worker.exit_code
-        self._places = [Place(worker) for worker in workers]
+        first = await self._begin()
+        if not first.up.result():
+            await asyncio.wait({first.life})
+            return first.exit_code
+        others = await asyncio.gather(*(self._begin() for _ in range(1, self._number)))
+        self._places = [Place(worker) for worker in (first, *others)]
         return 0
 
     async def keep(self, hangup: asyncio.Event) -> int:

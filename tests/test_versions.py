@@ -44,7 +44,10 @@ async def test_a_producer_stands_there_once_for_each_form(valkey: Server, tmp_pa
         async with run_service(valkey.url, namespace=name, data_dir=tmp_path) as service:
             producer = service.parts.recorder.producer
 
-    assert list(await said_by_all(valkey.url, name)) == [f"{producer}:{forms.NEWEST}"]
+    said = await said_by_all(valkey.url, name)
+    assert [worker for worker in said if "/" not in worker] == [f"{producer}:{forms.NEWEST}"]
+    starts = [f"{producer}/{epoch}" for epoch in (1, 2, 3)]  # see delivery/fencing.py
+    assert sorted(worker for worker in said if "/" in worker) == starts
 
 
 async def test_finishing_what_is_finished_changes_nothing(valkey: Server) -> None:

@@ -18,7 +18,9 @@ from typing import Any, Final, Self
 import structlog
 
 from visit_counter import metrics
+from visit_counter.delivery import fencing
 from visit_counter.delivery.dead_letters import Aside
+from visit_counter.delivery.fencing import Fencing
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import StartError, StoreError, StoreUnavailable
@@ -31,8 +33,9 @@ from visit_counter.tasks import supervised
 
 RETAIN_S = 60.0
 RETAIN_BYTES = 64 * 1024 * 1024
-VERIFY_S: Final = 5.0
+VERIFY_S: Final = 4.0  # also until an idle service finds out that it is fenced
 TOUCH_S: Final = 86_400.0
+TELL_S: Final = 3600.0  # the store forgets a start after three days
 
 _TAKEN: Final = StoreUnavailable("earlier batches of the partition are being sent again")
 _BEHIND: Final = StoreUnavailable("an earlier batch of the partition was not answered for")
@@ -90,6 +93,10 @@ class Ledger:
     def __init__(self, store: Store, producer: Producer, spooled: Sequence[int] = ()) -> None:
         """`spooled`: the number of the last batch in the spool, by partition, 0 for none."""
         self.fenced = False
+        self.fault = ""
+        """Why it counts nothing more, in a sentence with the remedy: it is fenced."""
+        self._fencing = Fencing(producer)
+        self._noting: asyncio.Task[None] | None = None
         self._aside = Aside(producer.directory and producer.directory / "rejected")
         self._spooled = spooled or [0] * PARTITIONS
         self._store = store
@@ -100,24 +107,31 @@ class Ledger:
         """Batches that the store has answered for, and when (monotonic seconds)."""
         self._kept_bytes = 0
         self._retained = metrics.Part(metrics.RETAINED_BYTES)
-        self._touched_s = time.monotonic()
+        self._touched_s = self._told_s = time.monotonic()
+        self._began: Sequence[int] = ()
+        """The last numbers that had been given, by partition, when our epoch began."""
         self._gates = [Gate() for _ in range(PARTITIONS)]
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            opened = await self._open()
+            self._confirmed = opened = await self._open()
+            self._sealed = [max(pair) for pair in zip(opened, self._spooled, strict=True)]
+            self._began = tuple(self._sealed)
+            await self._tell()
         except StoreError as error:
             raise StartError(f"the store does not open the ledger: {error}") from None
-        self._confirmed = opened
-        self._sealed = [max(pair) for pair in zip(opened, self._spooled, strict=True)]
+        except OSError as error:
+            raise StartError(f"the producer's directory cannot be written: {error}") from None
         self._task = supervised(self._run, "ledger")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = {task for task in (self._task, self._noting) if task}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         self._retained.set(0)
 
     @property
@@ -194,6 +208,9 @@ class Ledger:
     async def replay(self, batches: Sequence[Record]) -> None:
         """Send batches of one partition from the spool, in their order; raises StoreError."""
         async with self._gates[batches[0].partition]:
+            batches = await self._replay_taken(batches)
+            if not batches:
+                return
             try:
                 await self._send_again(batches)
             except Gap:
@@ -249,6 +266,8 @@ class Ledger:
         """Replay what the store lacks, up to `wanted`; pass what nobody has."""
         await self._store.probe(partition)  # an emptied or foreign store is not to be filled
         (last,) = await self._store.open(self._producer, {partition: 0})
+        with suppress(OSError):  # a promoted store may lack it; on our disk it is
+            await self._tell()
         if last > wanted:
             raise StoreUnavailable(
                 "the store knows later batches of ours than we do, as after a restored backup: "
@@ -268,18 +287,95 @@ class Ledger:
             metrics.REPLAYED_BATCHES.inc(len(missing))
             log.warning("the store had lost batches; sent again", batches=len(missing))
 
+    # -- a copy of the directory
+
     async def _open(self) -> list[int]:
-        """Begin our epoch, a later one if this one is taken (of a copied directory)."""
+        """Begin our epoch; under another id if a copy of the directory has taken this one over."""
+        if not self._fencing.is_taken(self._producer):
+            try:
+                return await self._store.open(self._producer)
+            except Fenced:
+                await self._fencing.take(self._store, self._producer)
+        before = self._producer.id
+        fencing.begin_anew(self._producer)
+        log.warning(
+            "counting under another producer id: the data directory was copied or restored, and "
+            "the id before is another service's by now",
+            before=before,
+            now=self._producer.id,
+        )
+        return await self._store.open(self._producer)
+
+    async def _replay_taken(self, batches: Sequence[Record]) -> Sequence[Record]:
+        """Send what may be in the ledger under an id that another service has by now; returns the
+        rest, which is to be sent under ours."""
+        for sent, record in enumerate(batches):
+            taken = self._fencing.of(record)
+            if taken is None:
+                return batches[sent:]
+            if taken.sealed is None:
+                await self._set_aside(record)
+            elif record.seq <= taken.sealed[record.partition]:
+                await self._send_as(Producer(taken.id, record.epoch, None), record)
+            else:
+                await self._begin_behind(record.partition, record.seq - 1)
+                return batches[sent:]
+            await self._begin_behind(record.partition, record.seq)
+        return []
+
+    async def _begin_behind(self, partition: int, seq: int) -> None:
+        """Our numbers begin behind those that were given under another id."""
+        if self._confirmed[partition] < seq:
+            await self._store.open(self._producer, {partition: seq})
+            self._confirmed[partition] = seq
+
+    async def _send_as(self, other: Producer, record: Record) -> None:
+        """Send a batch under the id that it was given, in whatever epoch that is by now."""
         try:
-            return await self._store.open(self._producer)
+            await self._store.replay(other, [record])
         except Fenced as fenced:
-            self._producer.raise_epoch(fenced.epoch + 1)
-            return await self._store.open(self._producer)
+            other.epoch = fenced.epoch
+            await self._send_as(other, record)
+        except Gap as gap:  # a failover has lost what was before it, as in `_fill`
+            (last,) = await self._store.open(other, {record.partition: record.seq - 1})
+            if lost := last - gap.last:
+                metrics.LOST_BATCHES.inc(lost)
+                log.error("the store has lost batches that we no longer hold", batches=lost)
+            await self._store.replay(other, [record])
+        except Rejected as rejected:
+            metrics.REJECTED_BATCHES.inc()
+            kept = await asyncio.to_thread(self._aside.keep, record)
+            log.error("a batch is not counted", reason=str(rejected), kept=kept)
+
+    async def _set_aside(self, record: Record) -> None:
+        metrics.LOST_BATCHES.inc()
+        kept = await asyncio.to_thread(self._aside.keep, record)
+        log.error("nobody can tell whether a copy has counted this batch: kept aside", kept=kept)
+
+    async def _tell(self) -> None:
+        """Tell the store that our epoch has begun; no other directory can be copied."""
+        self._told_s = time.monotonic()
+        if self._producer.directory is not None:
+            await self._fencing.begin(self._store, self._producer, self._began)
 
     def _fence(self) -> None:
-        if not self.fenced:
-            log.error("another process has taken over: this one counts nothing more, stop it")
+        if self.fenced:
+            return
         self.fenced = True
+        self.fault = fencing.sentence(self._producer, None)
+        self._noting = supervised(self._note_fence(), "fenced")
+
+    async def _note_fence(self) -> None:
+        """Find out who has fenced us, and keep it for the next start."""
+        while True:
+            try:
+                other = await self._fencing.take(self._store, self._producer)
+                self.fault = fencing.sentence(self._producer, other)
+            except (StoreError, OSError):
+                await asyncio.sleep(VERIFY_S)
+                continue
+            log.error(self.fault)
+            return
 
     # -- retention
 
@@ -306,15 +402,21 @@ class Ledger:
 
     async def _verify(self) -> None:
         self._let_go()
-        partitions = sorted({record.partition for _, record in self._kept})
+        partitions = sorted({0, *(record.partition for _, record in self._kept)})
         if time.monotonic() - self._touched_s > TOUCH_S:
             partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()
         expected = [self._confirmed[partition] for partition in partitions]
-        with suppress(StoreError):  # the watch tells
+        try:
+            if time.monotonic() - self._told_s > TELL_S:
+                await self._tell()
             found = await self._store.last_seqs(self._producer, partitions)
             for partition, wanted, last in zip(partitions, expected, found, strict=True):
                 if last < wanted:
                     await self._repair(partition)
+        except Fenced:
+            self._fence()
+        except (StoreError, OSError):
+            pass  # the watch tells
 
     async def _repair(self, partition: int) -> None:
         async with self._gates[partition]:  # a flush may have repaired it, and gone on

@@ -170,6 +170,8 @@ class Function:
         self.ledger: dict[str, tuple[int, int]] = {}
         self.rejected: set[tuple[str, int]] = set()
         """Numbers of producers that counted nothing, whatever comes under them later."""
+        self.begun: dict[str, tuple[int, bytes]] = {}
+        """What processes said when they began."""
         self.generations = {1: Generation()}
         self.current = 1
         self.undone: set[int] = set()

@@ -40,7 +40,6 @@ from tests.kit.ledger_machine.process import Disk, Fate, Sealed, Sender
 from tests.kit.ledger_machine.stores import Checked, Frame, Line, Modelled
 from tests.kit.stores.keyspace import Keyspace, State
 from visit_counter.clock import Clock
-from visit_counter.disk.producer import Producer
 from visit_counter.errors import StoreError
 from visit_counter.model.calendar import Calendar, Periods
 from visit_counter.model.hit import Drop, Hit
@@ -98,8 +97,7 @@ class Machine(RuleBasedStateMachine):
         self.fates: dict[str, Fate] = {}
         self.prefixes: list[Prefix] = []
         self.directory = Path(tempfile.mkdtemp(prefix="vc-machine-"))
-        self.producer_id = f"producer-{next(_producers)}"
-        self.disk = Disk(self.directory / "0")
+        self.disk = Disk(self.directory / "0", f"producer-{next(_producers)}")
         self.living: Sender | None = None
         self.copied: Sender | None = None
         """Of two processes of the producer the one that is to give way."""
@@ -174,7 +172,8 @@ class Machine(RuleBasedStateMachine):
         """Of two batches the second arrives first: it counts nothing before the first has."""
         self._sealed()
         second = self._sealed().batch.record
-        frame = Frame(self.producer_id, self._living.producer.epoch, second)
+        producer = self._living.producer
+        frame = Frame(producer.id, producer.epoch, second)
         with pytest.raises(StoreError):
             self.run(self.line.deliver(frame))
         self.flush()
@@ -217,7 +216,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def start(self) -> None:
         """A process of the producer starts, unless the store does not answer it."""
-        producer = Producer(self.producer_id, self.disk.next_epoch(), None)
+        producer = self.disk.next_producer()
         sender = Sender(self.line, producer, self._current_site, self.disk, self.fates)
         whole = self.line.whole
         if self.run(sender.start()):
@@ -243,7 +242,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.living is not None and self.copied is not None)
     @rule()
     def restart_first(self) -> None:
-        """The first of two starts again, under the epoch perhaps that the second one has by now."""
+        """The first of two starts again, and takes an id of its own if it is fenced."""
         assert self.copied
         disk = self.copied.disk
         self.end_first()
@@ -259,13 +258,16 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.copied is not None and self.living is not None)
     @rule()
     def first_goes_on(self) -> None:
-        """The first of two counts nothing more, and learns why."""
+        """The first of two counts nothing more, and learns why; unless the second has taken an id
+        of its own."""
         first = self.copied
         assert first
         self._hit(first, "view", 1)
         results = self.run(first.flush(self.now))
         with suppress(StoreError):
             self.run(first.empty_spool())
+        if first.producer.id != self._living.producer.id:
+            return
         assert not any(isinstance(result, list) for result in results)
         assert first.ledger.fenced or not any(isinstance(result, Fenced) for result in results)
 
@@ -411,7 +413,7 @@ class Machine(RuleBasedStateMachine):
         """Views in the spool, and those that the living sends again as soon as it sees the gap."""
         paths = set(self.disk.paths)
         if self.living is not None:
-            _, last = self.function.ledger.get(self.producer_id, (0, 0))
+            _, last = self.function.ledger.get(self.living.producer.id, (0, 0))
             paths |= self.living.retained if last < self.living.confirmed else set()
         return paths
 

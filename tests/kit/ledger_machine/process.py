@@ -48,21 +48,22 @@ Fates = MutableMapping[str, Fate]
 class Disk:
     """A producer's directory; it outlives its processes."""
 
-    def __init__(self, directory: Path, epoch: int = 0) -> None:
+    def __init__(self, directory: Path, producer_id: str, epoch: int = 0) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
+        self.producer_id = producer_id
         self.epoch = epoch
         self.paths: dict[str, int] = {}
         """Of acknowledged views that the store may not have yet; the numbers of their batches."""
 
-    def next_epoch(self) -> int:
-        """On disk before it is used: no two starts of a directory share one."""
+    def next_producer(self) -> Producer:
+        """Its epoch is on disk before it is used: no two starts of a directory share one."""
         self.epoch += 1
-        return self.epoch
+        return Producer(self.producer_id, self.epoch, self.directory / "producer")
 
     def copied_to(self, directory: Path) -> Disk:
         shutil.copytree(self.directory, directory)
-        copy = Disk(directory, self.epoch)
+        copy = Disk(directory, self.producer_id, self.epoch)
         copy.paths.update(self.paths)
         return copy
 
@@ -104,7 +105,7 @@ class Sender:
             await self._spool.__aexit__()
             return False
         finally:
-            self.disk.epoch = self.producer.epoch
+            self.disk.epoch, self.disk.producer_id = self.producer.epoch, self.producer.id
         return True
 
     async def crash(self, spooled: float = 0) -> None:

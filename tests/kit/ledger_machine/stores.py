@@ -68,7 +68,8 @@ class Modelled:
         return [last] if seqs else self._in_all_partitions(last)
 
     async def last_seqs(self, producer: Producer, partitions: Sequence[int]) -> list[int]:
-        return [_raised(self.function.last_seq(producer.id, producer.epoch)) for _ in partitions]
+        last = _raised(self.function.last_seq(producer.id, producer.epoch))
+        return [last if n == self._partition else 0 for n in partitions]
 
     async def probe(self, partition: int) -> None:
         pass
@@ -141,6 +142,12 @@ class Frame(NamedTuple):
     record: Record
 
 
+class Starts(NamedTuple):
+    """What the store knows of workers."""
+
+    workers: dict[str, tuple[int, bytes]]
+
+
 class Line:
     """What lies between a process and its store; loses a request or a reply when told to."""
 
@@ -193,6 +200,23 @@ class Line:
 
     def shard(self, partition: int) -> str:
         return self._store.shard(partition)
+
+    @property
+    def schema(self) -> Line:
+        """It has what is asked of a store's schema, too."""
+        return self
+
+    async def announce(self, worker: str, about: bytes) -> None:
+        async def noted() -> None:
+            self._store.function.begun[worker] = (0, about)
+
+        await self._call(noted)
+
+    async def workers(self) -> Starts:
+        async def found() -> Starts:
+            return Starts(dict(self._store.function.begun))
+
+        return await self._call(found)
 
     async def _call(
         self,

@@ -30,6 +30,8 @@ from visit_counter.adapters.redis_private import NO_NOTIFICATIONS, address_of, s
 from visit_counter.config.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.store.replies import LOST, is_final, speaking
+from visit_counter.store.starting.final import sentence
+from visit_counter.store.starting.peek import wrong_scheme
 from visit_counter.store.writer import SILENT_S, Call, Writer
 
 SLOTS = 16384
@@ -70,6 +72,15 @@ class Shard:
     @property
     def address(self) -> str:
         return address_of(self.client)
+
+    @property
+    def tcp(self) -> tuple[bool, tuple[Address, ...]] | None:
+        """Whether it is spoken to by TLS, and where; None for a unix socket."""
+        if self._url.startswith("unix:"):
+            return None
+        known = self.client.connection_pool.connection_kwargs
+        address = Address(str(known.get("host")), int(known.get("port", 6379)))
+        return self._url.startswith("rediss:"), (address,)
 
     async def write(self, calls: Sequence[Call]) -> list[Any]:
         """Calls of batches, over the one connection for them: for each its reply or a StoreError.
@@ -223,6 +234,21 @@ class Shards:
             return self.all()[0].address
         return ", ".join(str(host) for host in self._many.hosts)
 
+    @property
+    def is_cluster(self) -> bool:
+        return self._many is not None and self._many.kind == CLUSTER
+
+    async def wrong_scheme(self) -> str:
+        """What is wrong, where servers speak TLS and we do not, or the other way; else ""."""
+        if self._many is not None:
+            tls, hosts = self._many.tls, self._many.hosts
+        elif (single := self.all()[0].tcp) is not None:
+            tls, hosts = single
+        else:
+            return ""  # a unix socket
+        found = [await wrong_scheme(host, tls=tls) for host in hosts]
+        return found[0] if all(found) else ""
+
     async def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
@@ -259,7 +285,7 @@ class Shards:
         self._looking.add_done_callback(_ended)
 
     async def _look(self, many: ManyHosts) -> None:
-        reasons = []
+        errors: dict[Address, BaseException] = {}
         for host in self._who_knows(many):
             try:
                 async with asyncio.timeout(LOOK_S):
@@ -267,8 +293,11 @@ class Shards:
                 await self._take(found, many)
                 return
             except LOST as error:
-                reasons.append(f"{host}: {str(error) or 'no answer'}")
-        raise StoreUnavailable("nobody tells which servers take writes: " + "; ".join(reasons))
+                errors[host] = error
+        reasons = "; ".join(f"{host}: {str(e) or 'no answer'}" for host, e in errors.items())
+        # One that may pass decides: of several hosts only all can be wrong for good.
+        causes = sorted(errors.values(), key=lambda error: bool(sentence(error, "")))
+        raise StoreUnavailable(f"nobody tells which servers take writes: {reasons}") from causes[0]
 
     def _who_knows(self, many: ManyHosts) -> list[Address]:
         """Sentinels, or any servers of a cluster; in any order, since one may be cut off and have

@@ -32,9 +32,10 @@ from visit_counter.store.checks import Check, examine, merged, objections
 from visit_counter.store.functions import Functions
 from visit_counter.store.libraries import Libraries
 from visit_counter.store.migration import Migrating
-from visit_counter.store.replies import Again, Early, is_final, pairs, speaking
+from visit_counter.store.replies import REFUSING, Again, Early, pairs, speaking
 from visit_counter.store.schema import Schema
 from visit_counter.store.shards import Shard, Shards
+from visit_counter.store.starting.final import may_pass, sentence
 from visit_counter.store.writer import Call
 
 START_WAIT_S = 30.0
@@ -359,15 +360,8 @@ class Store:
     # -- start
 
     async def _start(self) -> None:
-        checks = await self._wait_until_up()
-        if found := objections(checks, allow_unsafe=self._allow_unsafe):
-            raise StartError(" ".join(found))
+        await self._wait_until_up()
         try:
-            for shard in self._shards.all():
-                await self._libraries.load(shard)
-            sent = self._clock.local()
-            for store_time in await self._functions.everywhere("rehearse", self._tags):
-                self._learn(sent, store_time)  # before the first hit
             self._belongs_to(await self.schema.found(), self.address)
             if self._going_back:
                 await self.schema.install()
@@ -379,28 +373,54 @@ class Store:
         except StoreError as error:
             raise StartError(f"the store refuses the counting function: {error}") from None
 
-    async def _wait_until_up(self) -> tuple[Check, ...]:
+    async def _wait_until_up(self) -> None:
+        """Wait until the store takes hits; raises StartError at once for what no waiting ends."""
         deadline = asyncio.get_running_loop().time() + START_WAIT_S
-        delay = 0.05
+        delay, told = 0.05, ""
         while True:
             try:
-                return await self.examine()
+                checks = await self.examine()
+                if found := objections(checks, allow_unsafe=self._allow_unsafe):
+                    raise StartError(" ".join(found))
+                await self._rehearse()
+                return
             except StoreError as error:
-                if is_final(error):
-                    raise StartError(
-                        f"the store at {self.address} refuses us ({error}): mend the user, "
-                        "password or database in VISIT_COUNTER_REDIS_URL"
-                    ) from None
+                if final := await self._final(error):
+                    raise StartError(final) from None
+                if (reason := str(error)) != told:
+                    log.info("waiting for the store", address=self.address, reason=reason)
+                    told = reason
                 if asyncio.get_running_loop().time() + delay > deadline:
                     raise StartError(
                         f"no store at {self.address} within {START_WAIT_S:.0f} s ({error}). "
-                        "Start it, mend VISIT_COUNTER_REDIS_URL, or unset it to use the embedded "
-                        "Valkey"
+                        "Start it, correct VISIT_COUNTER_REDIS_URL, or unset it to use the "
+                        "embedded Valkey"
                     ) from None
-            if delay == 0.05:
-                log.info("waiting for the store", address=self.address)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
+
+    async def _rehearse(self) -> None:
+        """Load our functions and use every command that they use; raises StartError if the store
+        refuses one, and StoreError for what may pass."""
+        try:
+            for shard in self._shards.all():
+                await self._libraries.load(shard)
+            sent = self._clock.local()
+            for store_time in await self._functions.everywhere("rehearse", self._tags):
+                self._learn(sent, store_time)  # before the first hit
+        except StoreError as error:
+            if may_pass(error):
+                raise
+            raise StartError(f"the store refuses the counting function: {error}") from None
+
+    async def _final(self, error: StoreError) -> str:
+        """Why no waiting ends an error, and how to correct it; "" if it may pass."""
+        if found := sentence(error, self.address, is_cluster=self._shards.is_cluster):
+            return found
+        if isinstance(error.__cause__, REFUSING):
+            return ""  # it has answered
+        wrong = await self._shards.wrong_scheme()
+        return wrong and f"the store at {self.address} refuses us ({error}): {wrong}"
 
     async def _relearn(self) -> None:
         """Our library is fenced: go on with the one that writes what all write now, if we can."""

@@ -363,7 +363,7 @@ class Ledger:
             return
         self.fenced = True
         self.fault = fencing.sentence(self._producer, None)
-        self._noting = supervised(self._note_fence(), "fenced")
+        self._noting = supervised(self._note_fence, "fenced")
 
     async def _note_fence(self) -> None:
         """Find out who has fenced us, and keep it for the next start."""

@@ -64,9 +64,10 @@ class Recorder:
         return self._ledger.producer
 
     @property
-    def fenced(self) -> bool:
-        """Whether another process goes on as this producer: nothing more is counted here."""
-        return self._ledger.fenced
+    def fault(self) -> str:
+        """Why nothing more is counted here, in a sentence with the remedy: another process goes on
+        as this producer."""
+        return self._ledger.fault
 
     @property
     def cannot_keep(self) -> str:

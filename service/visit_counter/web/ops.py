@@ -45,8 +45,8 @@ def _found(parts: Components) -> tuple[list[str], list[str]]:
         faults = [*away, why]
     else:  # while the spool keeps hits nothing is lost
         problems = away
-    if recorder.fenced:
-        faults.append("Another process has taken over this data directory: stop this one.")
+    if recorder.fault:
+        faults.append(recorder.fault)
     if parts.stopping.is_set():
         faults.append("The service stops.")
     full_sets = parts.intake.full_sets

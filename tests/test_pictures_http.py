@@ -186,6 +186,7 @@ async def test_a_store_that_is_away(own: Server) -> None:
         none, quiet = await get(service, "w/quiet/block.svg", lang="vi")
         page, _ = await get(service, "w/quiet/frame")
         shield, told = await get(service, "w/quiet/shields.json")
+        _, dated = await get(service, "w/portal/shields.json", lang="vi")
 
     assert kept.status == 200
     assert lines(ElementTree.fromstring(block))[-2:] == [
@@ -197,6 +198,7 @@ async def test_a_store_that_is_away(own: Server) -> None:
     assert (page.status, shield.status) == (503, 503)
     assert '"message":"–"' in told
     assert '"isError":true' in told
+    assert '"message":"1 (Số liệu lúc 2026-11-22 12:00.)"' in dated
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
-"""The watch: what the log says of an outage, look by look."""
+"""The watch: what the log says of an outage, look by look, and what is not shown during it."""
 
 from __future__ import annotations
 
 import pytest
 from structlog.testing import capture_logs
 
+from tests.kit.services.in_process import Service, StoppedClock, run_service, until
+from tests.kit.stores.server import run_server, server_binaries
 from visit_counter.store.health import Told
 
 AWAY = "Error 111 connecting to 10.0.0.1:6379."
@@ -51,3 +53,35 @@ def short(event: str, reason: str) -> str:
     word = next(word for word in ("another", "cannot", "again") if word in event)
     name = {AWAY: " AWAY", EMPTY: " EMPTY", "": ""}.get(reason, " LATE")
     return word + name
+
+
+async def test_what_was_known_of_a_store_that_is_gone_is_not_shown_as_current() -> None:
+    """Checks and their gauges are absent until it can be examined; lists say of when they are."""
+    clock = StoppedClock(1_800_000_000_000)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, clock=clock) as service:
+            watch = service.parts.watch
+            before = (await body(service, "/readyz"), await body(service, "/metrics"))
+            lists = [await service.api("GET", path) for path in ("/sites", "/upgrade")]
+            assert watch.since_s is None
+            own.kill()
+            await until(lambda: watch.fault and not watch.checks)
+            clock.at += 60_000
+            service.parts.versions.now = clock.at - 60_000
+            after = (await body(service, "/readyz"), await body(service, "/metrics"))
+            old = [await service.api("GET", path) for path in ("/sites", "/upgrade")]
+            assert watch.since_s is not None
+            own.start()
+            await until(lambda: watch.checks)
+
+    assert '"eviction"' in before[0]
+    assert 'visitcounter_store_check{check="eviction"} 1.0' in before[1]
+    assert '"eviction"' not in after[0]
+    assert "visitcounter_store_check{" not in after[1]
+    assert "as_of" not in lists[0]
+    assert [each["as_of"] for each in old] == [1_800_000_000] * 2
+
+
+async def body(service: Service, path: str) -> str:
+    async with service.client.get(service.ops_url + path) as answer:
+        return await answer.text()

@@ -64,6 +64,8 @@ class Sites:
         """For those who look on the hit path; nobody else changes it."""
         self.unreadable: dict[str, Unreadable] = {}
         """Sites of the store that are not in `by_id`, since they cannot be read."""
+        self.as_of = 0
+        """When all of this was read last (ms since the epoch)."""
         self._versions = [""] * PARTITIONS
         self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -133,9 +135,11 @@ class Sites:
     async def refresh(self) -> None:
         """Read what changed since the last look."""
         async with self._looking:
+            now = self._clock.now()
             changed = await self._store.sites_since(self._versions)
             for partition, found in changed.items():
                 self._replace(partition, found)
+            self.as_of = now
             metrics.SITES.set(len(self.by_id))
             metrics.UNREADABLE_SITES.set(len(self.unreadable))
 

@@ -42,10 +42,15 @@ class Identified(Struct):
     operation: Operation | None = None
 
 
+STALE_MS = 5000
+
+
 @admin
 async def list_sites(request: web.Request) -> web.Response:
     sites = parts_of(request).sites
     body: dict[str, Any] = {"sites": [site_json(site) for site in sites.all()]}
+    if parts_of(request).clock.now() - sites.as_of > STALE_MS:  # the store is away
+        body["as_of"] = sites.as_of // 1000
     if found := sites.unreadable:
         body["unreadable"] = [{"id": site, "reason": found[site].reason} for site in sorted(found)]
     return json_response(body)

@@ -14,6 +14,8 @@ from visit_counter.web.auth import require_admin
 from visit_counter.web.components import parts_of
 from visit_counter.web.responses import json_response
 
+STALE_MS = 30_000  # workers tell of themselves every 10 s
+
 log = structlog.get_logger()
 
 
@@ -37,11 +39,13 @@ async def finish_upgrade(request: web.Request) -> web.Response:
 def upgrade_json(request: web.Request) -> dict[str, Any]:
     store, versions = parts_of(request).store, parts_of(request).versions
     workers = sorted(versions.seen, key=lambda seen: seen.at, reverse=True)
+    stale = parts_of(request).clock.now() - versions.now > STALE_MS  # the store is away
     return {
         "version": version("visit-counter"),
         "writes": store.writes,
         "newest": forms.NEWEST,
         "finished": store.writes == forms.NEWEST,
+        **({"as_of": versions.now // 1000} if stale else {}),
         "workers": [worker_json(seen, versions.now) for seen in workers],
     }
 

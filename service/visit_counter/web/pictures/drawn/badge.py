@@ -59,10 +59,11 @@ def shields(panel: Panel, query: Query) -> dict[str, Any]:
     """The answer that shields.io asks an endpoint for (shields.io/badges/endpoint-badge)."""
     badge = Badge(panel, query)
     error = {"isError": True} if panel.reading is None else {}
+    old = panel.note and not error
     return {
         "schemaVersion": 1,
         "label": badge.label,
-        "message": badge.number,
+        "message": f"{badge.number} ({panel.note})" if old else badge.number,
         "color": badge.color,
         "labelColor": badge.label_color,
         "cacheSeconds": CACHE_S,

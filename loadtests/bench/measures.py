@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 from loadtests.bench import cores, store
 from loadtests.bench.closed_loop import Void, closed_loop
 from loadtests.bench.open_loop import Times
+from loadtests.bench.restart import restart
 from loadtests.bench.servers import Server, bare_aiohttp, behind_nginx, nginx, service
 from loadtests.bench.standstill import standstill_s
 from loadtests.bench.start import starts
@@ -177,6 +178,16 @@ def start(_extent: Extent, found: Found) -> None:
     found["first start"], found["restart"], found["killed"], found["start cpu"] = starts()
 
 
+def restarts(_extent: Extent, found: Found) -> None:
+    """Under load, with the address kept by a service manager and without one."""
+    for name, kept in (("kept", True), ("alone", False)):
+        seen = restart(kept=kept)
+        if seen.pageviews != seen.acknowledged:
+            raise Void(f"{seen.pageviews} were counted of {seen.acknowledged} acknowledged")
+        found[f"restart {name} refused"] = seen.refused + sum(seen.others.values())
+        found[f"restart {name} gap"] = seen.gap_s
+
+
 def scripts(_extent: Extent, found: Found) -> None:
     """Bytes that a page loads."""
     for name, script in (("counting", counting()), ("embed.js", embedding(("vi",)))):
@@ -223,6 +234,7 @@ MEASURES = [
     *(Measure(f"batch {size}", partial(batch, size)) for size in SIZES),
     Measure("alone", alone),
     Measure("start", start),
+    Measure("restart", restarts),
     Measure("memory", memory, once=True),
     Measure("scripts", scripts, once=True),
 ]

@@ -20,6 +20,7 @@ US = "{:.0f} µs"
 SECONDS = "{:.2f} s"
 BYTES = "{:,.0f} B"
 KB = "{:.1f} KB"
+NUMBER = "{:,.0f}"
 
 Value = Callable[[Found], float]
 
@@ -184,6 +185,16 @@ ROWS = [
     figure("start to ready, with data", "restart", SECONDS, 1.5, 0.7, less=True),
     figure("kill -9 to ready, embedded", "killed", SECONDS, 0.7, less=True),
     figure("CPU of a start against bare imports", "start cpu", TIMES, 1.8, 1.2, less=True),
+    figure(
+        "hits lost to a restart at 300/s, address kept (socket activation)",
+        "restart kept refused",
+        NUMBER,
+        0,
+        less=True,
+    ),
+    figure("the longest that nobody is answered meanwhile", "restart kept gap", SECONDS),
+    figure("hits lost to it without", "restart alone refused", NUMBER),
+    figure("the longest that nobody is answered meanwhile", "restart alone gap", SECONDS),
     figure("embed.count.js, gzip", "counting", BYTES, 1228, 921, less=True),
     figure("embed.js with one language, gzip", "embed.js", BYTES, 5120, 4096, less=True),
 ]

@@ -13,7 +13,7 @@ import gc
 import platform
 import time
 import zoneinfo
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -57,10 +57,11 @@ async def run(
     url: str,
     listeners: Listeners,
     parent: Parent | None,
-    up: asyncio.Event,
+    ready: Callable[[Callable[[], str]], None],
     stop: asyncio.Event,
 ) -> None:
-    """Count in the store at `url` and say so by `up`, until `stop`."""
+    """Count in the store at `url`, until `stop`; `ready` is called then, and gets what gives the
+    status in words."""
     if parent is None:
         metrics.WORKERS.set(1)
     metrics.BUILD_INFO.labels(version("visit-counter"), platform.python_version()).set(1)
@@ -77,10 +78,16 @@ async def run(
             welcome(parts.token, urls["pages"], urls["ops"])
         else:
             parent.tell_up()
-        up.set()
+        ready(lambda: status(parts, urls["pages"]))
         await stop.wait()
         parts.stopping.set()
         log.info("stopping")
+
+
+def status(parts: Components, url: str) -> str:
+    """For the eyes of an operator; /readyz says all."""
+    fault = parts.watch.fault
+    return f"the store cannot count: {fault}" if fault else f"counting at {url}"
 
 
 @asynccontextmanager

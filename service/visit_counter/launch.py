@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, bound
+from visit_counter.process.passed_sockets import passed_sockets
 from visit_counter.process.shutdown import at_stop_signals, leave_in_time
 from visit_counter.process.startup import prepare, store_url
+from visit_counter.process.systemd import Systemd
 
 if TYPE_CHECKING:
     from visit_counter.workers.messages import Inherited
@@ -36,6 +38,7 @@ class Life:
     def __init__(self) -> None:
         self.up, self.stop = asyncio.Event(), asyncio.Event()
         self.running: asyncio.Task[None] | None = None
+        self.manager = Systemd(os.environ)
 
     def end(self) -> None:
         """Stop; before the service is up, give up its start."""
@@ -44,7 +47,14 @@ class Life:
         if self.running and not self.up.is_set():
             self.running.cancel()
         self.stop.set()
+        self.manager.stopping()
         leave_in_time()
+
+    def hang_up(self) -> None:
+        """One process has nobody to replace it; a manager that asked waits for an answer."""
+        self.manager.reloading()
+        log.warning(HANGUP)
+        self.manager.reloaded()
 
 
 async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
@@ -53,7 +63,7 @@ async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
     run = single(settings, life) if inherited is None else worker(settings, life, inherited)
     life.running = asyncio.create_task(run)
     at_stop_signals(life.end)
-    hangup = partial(log.warning, HANGUP) if inherited is None else lambda: None
+    hangup = life.hang_up if inherited is None else lambda: None
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup)
     with suppress(asyncio.CancelledError):
         await life.running
@@ -62,12 +72,17 @@ async def serve(settings: Settings, inherited: Inherited | None = None) -> int:
 
 
 async def single(settings: Settings, life: Life) -> None:
+    def ready(status: Callable[[], str]) -> None:
+        life.up.set()
+        life.manager.ready(status)
+
     prepare(settings)
-    with bound(settings) as listeners:
-        loading = asyncio.create_task(asyncio.to_thread(load))
-        async with store_url(settings) as url:
-            run = await loading
-            await run(settings, url, listeners, None, life.up, life.stop)
+    with bound(settings, passed_sockets(os.environ, settings)) as listeners:
+        async with life.manager:
+            loading = asyncio.create_task(asyncio.to_thread(load))
+            async with store_url(settings) as url:
+                run = await loading
+                await run(settings, url, listeners, None, ready, life.stop)
 
 
 async def worker(settings: Settings, life: Life, inherited: Inherited) -> None:
@@ -81,7 +96,7 @@ async def worker(settings: Settings, life: Life, inherited: Inherited) -> None:
         Parent(inherited, settings.data_dir, when_gone=life.end) as parent,
         store_url(settings, inherited.store_url) as url,
     ):
-        await run(settings, url, Listeners(pages, ops), parent, life.up, life.stop)
+        await run(settings, url, Listeners(pages, ops), parent, lambda _: life.up.set(), life.stop)
 
 
 def load() -> Callable[..., Awaitable[None]]:

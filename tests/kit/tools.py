@@ -23,6 +23,7 @@ PACKAGES = {
     "openssl": "openssl",
     "promtool": "prometheus",
     "redis-server": "redis-server",
+    "systemd-socket-activate": "systemd",
     "wrk": "wrk",
 }
 

@@ -14,6 +14,9 @@ from typing import NamedTuple, Self
 from visit_counter.config.settings import Settings
 from visit_counter.config.values import Address
 from visit_counter.errors import StartError
+from visit_counter.process.passed_sockets import Passed
+
+NONE_PASSED = Passed([], [])
 
 
 class Listener(NamedTuple):
@@ -51,20 +54,24 @@ class Listeners(NamedTuple):
 
 
 @contextmanager
-def bound(settings: Settings) -> Iterator[Listeners]:
-    """Take the addresses of the settings; raises StartError."""
-    with _bound(settings.listen) as pages:
+def bound(settings: Settings, passed: Passed = NONE_PASSED) -> Iterator[Listeners]:
+    """Take the addresses of the settings, or sockets that a service manager has passed; raises
+    StartError."""
+    with _bound(settings.listen, passed.pages) as pages:
         if settings.ops_listen is None:
             yield Listeners(pages, None)
             return
-        with _bound(settings.ops_listen) as ops:
+        with _bound(settings.ops_listen, passed.ops) as ops:
             yield Listeners(pages, ops)
 
 
 @contextmanager
-def _bound(address: Address) -> Iterator[Listener]:
-    listener = Listener(address, [])
+def _bound(address: Address, passed: Sequence[socket.socket]) -> Iterator[Listener]:
+    listener = Listener(address, [*passed])
     try:
+        if passed:
+            yield Listener(Address(*passed[0].getsockname()[:2]), listener.sockets)
+            return
         with refused_address(address):
             for family, where in _places(address):
                 listener.sockets.append(each := socket.socket(family, socket.SOCK_STREAM))

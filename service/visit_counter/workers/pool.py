@@ -15,6 +15,7 @@ from typing import Self
 import structlog
 
 from visit_counter import deadlines
+from visit_counter.process.systemd import Systemd
 from visit_counter.tasks import once, supervised
 from visit_counter.workers.messages import TELL_S, Ask, Company, Everything, Inherited, Told, Up
 from visit_counter.workers.metrics_sum import Tally
@@ -67,11 +68,16 @@ class Workers:
         self._places = [Place(worker) for worker in (first, *others)]
         return 0
 
-    async def keep(self, hangup: asyncio.Event) -> int:
+    @property
+    def up(self) -> int:
+        """How many take connections."""
+        return len(self._up)
+
+    async def keep(self, hangup: asyncio.Event, manager: Systemd) -> int:
         """Start another one for each that ends, and others for all at a hangup. Answers an exit
         code when none is up and none can start."""
         tasks = {supervised(partial(self._keep, place), "workers") for place in self._places}
-        tasks.add(supervised(partial(self._replace_at, hangup), "replacement of workers"))
+        tasks.add(supervised(partial(self._replace_at, hangup, manager), "replacement of workers"))
         try:
             return await self._given_up
         finally:
@@ -105,10 +111,11 @@ class Workers:
         if not self._given_up.done():
             self._given_up.set_result(exit_code)
 
-    async def _replace_at(self, hangup: asyncio.Event) -> None:
+    async def _replace_at(self, hangup: asyncio.Event, manager: Systemd) -> None:
         while True:
             await hangup.wait()
             hangup.clear()
+            manager.reloading()
             log.info("replacing the workers one by one")
             for place in self._places:
                 if not await self._replace(place):
@@ -116,6 +123,7 @@ class Workers:
                     break
             else:
                 log.info("the workers are replaced")
+            manager.reloaded()
 
     async def _replace(self, place: Place) -> bool:
         """The new one takes connections before the old one ceases to."""

@@ -23,8 +23,10 @@ from visit_counter.config.admin_token import admin_token
 from visit_counter.config.settings import Settings
 from visit_counter.embedded.server import claim, explained
 from visit_counter.process.listeners import bound
+from visit_counter.process.passed_sockets import passed_sockets
 from visit_counter.process.shutdown import at_stop_signals, leave_in_time
 from visit_counter.process.startup import embedded_store, prepare, welcome
+from visit_counter.process.systemd import Systemd
 from visit_counter.workers.messages import Inherited
 from visit_counter.workers.pool import Workers
 
@@ -34,10 +36,12 @@ log = structlog.get_logger()
 async def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT, or until no worker can start; answers the exit code."""
     loop, hangup = asyncio.get_running_loop(), asyncio.Event()
-    running = asyncio.create_task(run(settings, hangup))
+    manager = Systemd(os.environ)
+    running = asyncio.create_task(run(settings, hangup, manager))
 
     def end() -> None:
         at_stop_signals(lambda: None)  # once is enough
+        manager.stopping()
         running.cancel()
         leave_in_time()
 
@@ -50,11 +54,12 @@ async def serve(settings: Settings) -> int:
         return 0
 
 
-async def run(settings: Settings, hangup: asyncio.Event) -> int:
+async def run(settings: Settings, hangup: asyncio.Event, manager: Systemd) -> int:
     """Have the workers count; answers the exit code of one that could not start, with none up."""
     prepare(settings)
-    with bound(settings) as (pages, ops):
+    with bound(settings, passed_sockets(os.environ, settings)) as (pages, ops):
         async with (
+            manager,
             shared(settings) as (store_url, kept),
             Workers(settings.workers) as workers,
         ):
@@ -66,7 +71,10 @@ async def run(settings: Settings, hangup: asyncio.Event) -> int:
                 return code
             base = settings.base_path
             welcome(token, pages.url + base, (ops or pages).url + base)
-            return await workers.keep(hangup)
+            manager.ready(
+                lambda: f"{workers.up} of {settings.workers} workers count at {pages.url}"
+            )
+            return await workers.keep(hangup, manager)
 
 
 @asynccontextmanager

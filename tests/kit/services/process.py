@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import cache
@@ -68,7 +68,9 @@ def this_version() -> Program:
 class ServiceProcess:
     """A started service; `url` waits until it answers."""
 
-    def __init__(self, scratch: Path, settings: dict[str, str], program: Program) -> None:
+    def __init__(
+        self, scratch: Path, settings: dict[str, str], program: Program, kept: Sequence[int] = ()
+    ) -> None:
         self._scratch = scratch
         self.past = timedelta(0)
         """How far its clock is behind."""
@@ -81,6 +83,7 @@ class ServiceProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                pass_fds=kept,
             )
 
     @property
@@ -216,8 +219,10 @@ class Views:
 
 
 @contextmanager
-def running(program: Program, settings: Mapping[str, str]) -> Iterator[ServiceProcess]:
-    """The same, of any version."""
+def running(
+    program: Program, settings: Mapping[str, str], kept: Sequence[int] = ()
+) -> Iterator[ServiceProcess]:
+    """The same, of any version, which inherits the descriptors `kept`."""
     with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as scratch:
         defaults = {
             "LISTEN": "127.0.0.1:0",
@@ -227,7 +232,7 @@ def running(program: Program, settings: Mapping[str, str]) -> Iterator[ServicePr
         }
         given = {f"VISIT_COUNTER_{name}": text for name, text in {**defaults, **settings}.items()}
         service = ServiceProcess(
-            Path(scratch), {name: text for name, text in given.items() if text}, program
+            Path(scratch), {name: text for name, text in given.items() if text}, program, kept
         )
         try:
             yield service

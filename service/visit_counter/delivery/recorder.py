@@ -100,9 +100,11 @@ class Recorder:
         """
         partition = entry.site.partition
         flow, queue = self._flow_of[partition], self._queues[partition]
-        if queue.refuses or not (self._open and flow.takes_hits):
+        fenced = self._ledger.fenced
+        if queue.refuses or fenced or not (self._open and flow.takes_hits):
             metrics.HITS.labels("refused").inc()
-            raise StoreUnavailable(queue.refuses or "too many hits wait, or the service stops")
+            why = self._ledger.fault if fenced else queue.refuses
+            raise StoreUnavailable(why or "too many hits wait, or the service stops")
         flow.add(queue, Waiting(entry, tell, time.monotonic()))
 
     def _route(self) -> None:

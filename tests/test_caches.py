@@ -23,7 +23,7 @@ NO_CACHES = {
     "rules/addresses.py": {"_masks"},  # the networks themselves
     "web/hits/full_sets.py": {"_full"},  # for operators
     "web/lane/answering.py": {"_took"},  # for the metrics
-    "web/lane/connections.py": {"_newcomers"},  # open connections
+    "web/lane/connections.py": {"_newcomers", "_lent"},  # open connections
 }
 # Packages whose code keeps no answers, but what is on its way, and is not looked through for them.
 ELSEWHERE = ("delivery", "store", "disk", "workers", "cli", "config", "embedded", "adapters")

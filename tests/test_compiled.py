@@ -18,7 +18,7 @@ from tests.kit.tools import need
 
 SAME = (
     *("request", "intake", "limits", "batch", "visitor_hash"),
-    *("connections", "lane", "recorder", "ledger"),
+    *("connections", "lane", "recorder", "flow", "ledger"),
 )
 CHAOS = "tests/test_chaos.py::test_every_acknowledged_hit_is_counted_once"
 FAULTS = ("embedded-both-killed-1", "embedded-service-killed-2")

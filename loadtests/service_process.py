@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tests.kit.services.process import ROOT, environment, workers_of
@@ -25,6 +26,7 @@ from tests.kit.services.process import ROOT, environment, workers_of
 TOKEN = "token-of-the-load-test-of-32-characters"
 START_S = 40.0  # a machine with other work, and a store that is still loading
 STOP_S = 15.0
+AGAIN_S = 5.0  # until a change that the store did not take must be taken
 
 ENTRY = {
     "uvloop": "",
@@ -150,8 +152,16 @@ class ServiceProcess:
         url = f"{self.url}/api/v1/sites{path}"
         request = Request(url, data=json.dumps(body).encode(), method="POST")
         request.add_header("Authorization", f"Bearer {TOKEN}")
-        with urlopen(request, timeout=10) as answer:
-            return dict(json.load(answer))
+        deadline = time.monotonic() + AGAIN_S
+        while True:
+            try:
+                with urlopen(request, timeout=10) as answer:
+                    return dict(json.load(answer))
+            except HTTPError as error:
+                # Nothing was done, as just after a failover: an admin would ask once more.
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise RuntimeError(f"{path or '/'}: {error}, {error.read()!r}") from None
+            time.sleep(0.1)
 
     def _signal(self, signum: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -27,7 +27,7 @@ from tests.kit.stores.node import HOST, Node
 from tests.kit.stores.sentinel import run_sentinels
 from tests.kit.stores.server import server_binaries
 from tests.kit.tools import need
-from visit_counter.model.site_settings import partition_of
+from visit_counter.model.site_settings import PARTITIONS, partition_of
 
 CONNECTIONS = 6
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
@@ -145,6 +145,20 @@ def move_by_key(cluster: Cluster, moved: int, to: Node) -> Iterator[object]:
 
 def move_at_once(cluster: Cluster, moved: int, to: Node) -> Iterator[object]:
     return cluster.migrate_slots_atomic(moved, moved, to)
+
+
+async def test_an_admin_s_call_follows_a_slot_that_nobody_hits(cluster: Cluster) -> None:
+    """A change asks all partitions for their sites, in one round trip to each server: the one that
+    has moved is asked again where it is now, and the others where they were."""
+    primary, other = cluster.primaries()[:2]
+    mine = [n for n in range(PARTITIONS) if cluster.primary_of(slot_of(f"p{n:02}")) is primary]
+    async with run_service(cluster.url, namespace=NAMESPACE) as service:
+        store = service.parts.store
+        for _ in move_by_key(cluster, slot_of(f"p{mine[-1]:02}"), other):
+            pass
+        found = await store.sites_since([""] * PARTITIONS)
+
+    assert len(found) == PARTITIONS
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from redis import exceptions
@@ -77,16 +76,36 @@ class Functions:
 
     async def calls(self, name: str, calls: Sequence[TagCall]) -> list[Any]:
         """The replies, in one round trip to each server; raises the first error."""
-        groups = self._shards.by_server([tag for tag, *_ in calls])
 
-        async def pipeline(numbers: Sequence[int], shard: Shard) -> list[Any]:
-            return await _pipeline([self._fcall(name, *calls[n]) for n in numbers], shard)
+        async def some(numbers: Sequence[int], *, again: bool) -> list[Any]:
+            """Those that are one server's now; of a tag that has moved they are not any more."""
+            tag = calls[numbers[0]][0]
+            shard = self._shards.of(tag)
+            try:
+                async with speaking():
+                    fcalls = [self._fcall(name, *calls[n]) for n in numbers]
+                    replies = await _pipeline(fcalls, shard)
+                    for n, reply in zip(numbers, replies, strict=True):
+                        if isinstance(reply, Exception):
+                            tag = calls[n][0]
+                            raise reply
+                    return replies
+            except Again as why:
+                if again:
+                    raise
+                await self.mend(tag, why)
+            except StoreError as error:
+                self._note_silence(shard, error)
+                raise
+            return await by_server(numbers, again=True)
 
-        pipelines = [
-            self._run(calls[numbers[0]][0], partial(pipeline, numbers))
-            for numbers in groups.values()
-        ]
-        return in_order(groups.values(), await asyncio.gather(*pipelines))
+        async def by_server(numbers: Sequence[int], *, again: bool) -> list[Any]:
+            groups = self._shards.by_server([calls[n][0] for n in numbers])
+            mine = [[numbers[n] for n in group] for group in groups.values()]
+            answered = await asyncio.gather(*(some(each, again=again) for each in mine))
+            return in_order(groups.values(), answered)
+
+        return await by_server(range(len(calls)), again=False)
 
     async def get(self, key: str, field: str) -> bytes | None:
         """A field of a hash, by a command: for what is to be known before our library runs."""
@@ -115,12 +134,15 @@ class Functions:
         except Again as why:
             await self.mend(tag, why)
         except StoreError as error:
-            if isinstance(error.__cause__, exceptions.TimeoutError):
-                shard.leave(time.monotonic())  # its other connections would not answer either
-            self._shards.look_soon()
+            self._note_silence(shard, error)
             raise
         async with speaking():
             return await call(self._shards.of(tag))
+
+    def _note_silence(self, shard: Shard, error: StoreError) -> None:
+        if isinstance(error.__cause__, exceptions.TimeoutError):
+            shard.leave(time.monotonic())  # its other connections would not answer either
+        self._shards.look_soon()
 
 
 async def _execute(client: Redis, call: Call) -> Any:
@@ -132,7 +154,4 @@ async def _pipeline(calls: Sequence[Call], shard: Shard) -> list[Any]:
     for call in calls:
         _ = pipeline.execute_command(*call)
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
     return replies

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ from visit_counter.delivery.queues import (
     Waiting,
 )
 from visit_counter.delivery.replay import Replay, replaying
-from visit_counter.disk.producer import producer_of
+from visit_counter.disk.producer import Producer, producer_of
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.model.counts import Numbers
 from visit_counter.store.batch import Batch, Outcome
@@ -32,7 +31,7 @@ Answers = list[list[Outcome] | StoreError]
 
 
 class Exchange:
-    """A flush that the ledger got: its batches as (partition, number), and when to go on."""
+    """A flush that the store got: its batches as (partition, number), and when to go on."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = [(batch.partition, batch.seq) for batch in batches]
@@ -47,15 +46,15 @@ class Flowing:
         self.told: list[Became] = []
         self.queues: dict[int, Queue] = {}
         self._counted = counted
-        self._commit = counted.ledger.commit
-        counted.ledger.commit = self._held  # type: ignore[method-assign]
+        self._record = counted.store.record
+        counted.store.record = self._held  # type: ignore[method-assign]
         self.flow = Flow("here", counted.ledger, replay, counted.clock, lambda: None)
 
-    async def _held(self, batches: Sequence[Batch], before: Any = None) -> Answers:
+    async def _held(self, producer: Producer, batches: Sequence[Batch]) -> Answers:
         exchange = Exchange(batches)
         self.exchanges.append(exchange)
         error = await exchange.goes_on
-        return [error] * len(batches) if error else await self._commit(batches, before)
+        return [error] * len(batches) if error else await self._record(producer, batches)
 
     def hit(self, number: int, counted: Counted | None = None) -> None:
         entry = (counted or self._counted).hit(number, self._counted.clock.now())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -99,3 +100,29 @@ async def test_what_cannot_be_read_is_told_and_disturbs_nobody(tmp_path: Path) -
     assert (ready["status"], counted) == ("degraded", 1)
     assert "is damaged: remove it" in ready["hints"][0]
     assert mended == (3, [])
+
+
+async def test_a_spool_that_is_not_read_back_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of an adopted producer; when the disk gives it back, its hits are counted."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    name = namespace()
+    monkeypatch.setattr("visit_counter.delivery.replay.STUCK_S", 0.0)
+    with run_server(server_binaries()["valkey"]) as store:
+        producer = await leave_hits(store, tmp_path, name)
+        with monkeypatch.context() as patch:
+            patch.setattr("visit_counter.disk.files.read", fail)
+            async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+                await until(lambda: service.parts.adoption.problems)
+                (problem,) = service.parts.adoption.problems
+                patch.undo()
+                await until(lambda: not left(producer))
+                counts = await pageviews(service)
+
+    assert str(producer) in problem
+    assert "cannot be read" in problem
+    assert counts == 2

@@ -103,6 +103,23 @@ def has(things: Sized, number: int) -> bool:
     return len(things) == number
 
 
+async def test_a_flow_that_has_ended_is_a_fault(valkey: Server) -> None:
+    """Its hits are refused at once, and readiness says why; leaving is none."""
+    async with counting(valkey.url) as counted:
+        async with Recorder(counted.ledger, counted.clock) as recorder:
+            well = recorder.fault
+            (flow,) = recorder._flows.values()
+            flow._task.cancel()
+            await until(lambda: flow.ended)
+            fault = recorder.fault
+            with pytest.raises(StoreUnavailable):
+                _ = recorded(recorder, counted.hit(1, counted.clock.now()))
+        left = recorder.fault
+
+    assert (well, left) == ("", "")
+    assert "restart the service" in fault
+
+
 async def test_leaving_flushes_what_is_pending(valkey: Server) -> None:
     """Hits recorded before the stop are counted and answered; later ones are refused."""
     async with counting(valkey.url) as counted:

@@ -13,8 +13,8 @@ from typing import Self
 
 import structlog
 
-from visit_counter.delivery.ledger import RETAIN_S
-from visit_counter.delivery.replay import replaying
+from visit_counter.delivery.ledger import RETAIN_S, Ledger
+from visit_counter.delivery.replay import Replay, replaying
 from visit_counter.disk import files as spool_files
 from visit_counter.disk import locks
 from visit_counter.disk.producer import directories_of, producer_in
@@ -35,6 +35,8 @@ class Adoption:
         self._data_dir = data_dir
         self._adopted: dict[Path, asyncio.Task[None]] = {}
         self._faults: dict[Path, str] = {}
+        self._parts: dict[Path, tuple[Ledger, Replay]] = {}
+        """Of the producers that are adopted now."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -51,7 +53,11 @@ class Adoption:
     @property
     def problems(self) -> list[str]:
         """Why batches that others left behind stay where they are, in sentences."""
-        return list(self._faults.values())
+        problems = [*self._faults.values()]
+        for ledger, replay in self._parts.values():
+            problems += [ledger.fault] if ledger.fault else []
+            problems += replay.problems
+        return problems
 
     async def _run(self) -> None:
         while True:
@@ -64,9 +70,10 @@ class Adoption:
     async def _adopt(self, directory: Path) -> None:
         try:
             with producer_in(directory) as producer:
-                async with replaying(self._store, producer) as (_, replay):
+                async with replaying(self._store, producer) as (ledger, replay):
                     log.info("bringing the store what a process left behind", producer=directory)
                     self._faults.pop(directory, None)
+                    self._parts[directory] = (ledger, replay)
                     await replay.until_empty()
                     await asyncio.sleep(RETAIN_S)
         except locks.HeldError:
@@ -76,6 +83,7 @@ class Adoption:
                 log.error("what a process left behind is not counted yet", reason=str(problem))
             self._faults[directory] = str(problem)
         finally:
+            self._parts.pop(directory, None)
             del self._adopted[directory]
 
 

@@ -66,7 +66,9 @@ class Recorder:
     @property
     def fault(self) -> str:
         """Why nothing more is counted here, in a sentence with the remedy: another process goes on
-        as this producer."""
+        as this producer, or a flow has ended by a bug."""
+        if self._open and (ended := [at for at, flow in self._flows.items() if flow.ended]):
+            return f"The task that sends hits to {ended[0]} has ended: restart the service."
         return self._ledger.fault
 
     @property

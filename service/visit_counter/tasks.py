@@ -1,8 +1,8 @@
 """Background tasks that do not fail in silence, and go on.
 
-A component's loop that ends by an error is begun again after a pause; until it has run well for a
-while /readyz names it. Nothing that a loop met once (too many open files, a mistake of ours) keeps
-it from doing its work later.
+A component's loop that ends by an error is restarted after a pause; /readyz names the loop until it
+has run without an error for WELL_S. An error that a loop meets once (too many open files, a bug)
+does not keep the loop from its later work.
 """
 
 from __future__ import annotations

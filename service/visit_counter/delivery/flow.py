@@ -199,7 +199,7 @@ class Flow:
                 self._flush()
                 await self._spill()
                 self._reroute()
-            except Exception:  # a mistake of ours: the batches stay, and are sent again
+            except Exception:  # a bug of this service: the batches stay, and are sent again
                 log.exception("a flush failed")
                 self._rest(self._queues)
             await self._wait()

@@ -24,8 +24,8 @@ AGAIN_MIN_S: Final = 0.02
 AGAIN_MAX_S: Final = 0.5
 
 Became = Outcome | StoreError | None
-"""What became of a hit. None: it is in the spool and will be counted; an error: nobody has
-confirmed it."""
+"""What became of a hit. None: the hit is in the spool and will be counted; an error: neither the
+store nor the spool has confirmed the hit."""
 
 Tell = Callable[[Became], None]
 """Who waits for what becomes of a hit: called once."""
@@ -55,7 +55,7 @@ class State(Enum):
     SENT = auto()
     """Sent, and no answer has come."""
     TO_SPOOL = auto()
-    """Not to be sent: it comes behind batches of its partition that are in the spool."""
+    """Not to be sent: earlier batches of its partition are in the spool, and this one follows."""
     DONE = auto()
     """Counted, in the spool, or refused for good; an answer still to come says nothing new."""
 
@@ -98,7 +98,7 @@ class Queue:
         return taken
 
     def finish(self, became: Sequence[Became]) -> None:
-        """The oldest batch is done: its hits' waiters learn what became of each."""
+        """The oldest batch is done: who waits for its hits learns what became of each."""
         sealed = self.sealed.popleft()
         sealed.state = State.DONE
         tell(sealed.waiting, became)
@@ -123,7 +123,7 @@ class Queue:
 
 
 def fulfil(future: asyncio.Future[Outcome | None], became: Became) -> None:
-    """With the future given, a Tell for whoever awaits it."""
+    """Give the future what became of a hit: with the future bound, this is a Tell."""
     if future.done():
         return
     if isinstance(became, StoreError):
@@ -153,7 +153,7 @@ def _tell(waiting: Sequence[Waiting], became: Sequence[Became]) -> None:
             hits[what] = hits.get(what, 0) + 1
             try:
                 told(outcome)
-            except Exception:  # a mistake of ours: the others shall have their answers
+            except Exception:  # a bug of this service: the others shall have their answers
                 log.exception("an answer failed")
     for what, number in hits.items():
         BECAME[what].inc(number)

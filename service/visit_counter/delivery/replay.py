@@ -56,8 +56,8 @@ async def replaying(store: Store, producer: Producer) -> AsyncIterator[tuple[Led
 
 
 class Outage:
-    """A time in which a server's hits went into the spool. Short ones that follow one another are
-    one, so that nobody is told of each."""
+    """A time in which a server's hits went into the spool. Outages less than QUIET_S apart are one,
+    so that a store that is late every other moment is two lines of the log."""
 
     def __init__(self) -> None:
         self.began = time.time()
@@ -162,7 +162,7 @@ class Replay:
         await self._spool.append(batches)
         for address in {self._ledger.shard(record.partition) for record in batches}:
             if address not in self._outages:
-                log.warning("hits are kept in the spool: no answer in time", store=address)
+                log.warning("hits go into the spool: the store is late or away", store=address)
                 self._outages[address] = Outage()
             if address not in self._emptying:
                 self._away.add(address)
@@ -210,9 +210,9 @@ class Replay:
                 try:
                     taken, errors = await self._bring(partitions)
                     away = not taken and not all(isinstance(each, NOT_AWAY) for each in errors)
-                except Exception:  # a mistake of ours: the batches stay, and are sent again
+                except Exception:  # a bug of this service: the batches stay, and are sent again
                     log.exception("a replay failed", store=address)
-                    away, errors = True, [StoreError("a mistake of ours")]
+                    away, errors = True, [StoreError("a bug of this service, see the log")]
                 (self._away.add if away else self._away.discard)(address)
                 self._measure()
                 reason = str(errors[0]) if errors else ""

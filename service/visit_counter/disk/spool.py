@@ -304,7 +304,7 @@ class Spool:
         why = (
             f"{problem}."
             if isinstance(problem, SpoolFull)
-            else f"The spool {self._directory} cannot be written ({problem}): mend the disk; the "
+            else f"The spool {self._directory} cannot be written ({problem}): fix the disk; the "
             "spool goes on by itself."
         )
         if why != self.problem:

@@ -189,7 +189,7 @@ class Hub:
             await self._publish(channel, self._message(site, watched.path, reading))
         except StoreError:  # not even old counts
             pass
-        except Exception:  # a mistake of ours: the others are told
+        except Exception:  # a bug of this service: the others are told
             log.exception("viewers were not told", site=watched.site)
 
     def _message(self, site: Site, path: str | None, reading: Reading) -> Message:

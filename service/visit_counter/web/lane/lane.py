@@ -59,6 +59,6 @@ class Lane:
             for connection in [each for each in self._connections if each.until_s < now_s]:
                 try:
                     connection.expire()
-                except Exception:  # a mistake of ours: the others have their time too
+                except Exception:  # a bug of this service: the others have their time too
                     log.exception("a connection did not end")
                     connection.abort()

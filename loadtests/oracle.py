@@ -25,7 +25,7 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
-STATE = Struct("<B10s10s10s10s7s7s4s10s41d")  # STATE of store/lua/keys.lua
+STATE = Struct("<B10s10s10s10s7s7s4s10s36d")  # STATE of store/lua/keys.lua
 LABELS = 9  # before the numbers, with the version byte
 
 

@@ -15,7 +15,15 @@ from redis.asyncio import Redis
 
 from tests.kit.counting import Counted, at, counting, make_site, open_store, visitor
 from tests.kit.services.in_process import run_service, until
-from tests.kit.stores.packed import FIELDS, frozen, head, packed_entry, packed_state, state_in
+from tests.kit.stores.packed import (
+    FIELDS,
+    OLD_FIELDS,
+    frozen,
+    head,
+    packed_entry,
+    packed_state,
+    state_in,
+)
 from tests.kit.stores.server import Server
 from visit_counter.disk import format as segment
 from visit_counter.disk.format import HEADER, Record
@@ -53,7 +61,8 @@ LABELS = {
     "began": "2026-03-09",
 }
 FLAGS = {"seeded": 1, "left": 0, "current": 1}
-STATE = {name: 1000 + n for n, name in enumerate(FIELDS)} | LABELS | FLAGS
+NEW = {"approximate": 0, "changed": 255, "read": 0}  # in a state of a form that lacks them
+STATE = {name: 1000 + n for n, name in enumerate(OLD_FIELDS)} | LABELS | FLAGS | NEW
 
 
 def example() -> list[Hit | Drop]:
@@ -229,6 +238,9 @@ async def test_the_fields_of_a_state_hold_what_their_names_say(store_server: Ser
         "left": 1,
         "current": 1,
         "sketched": NOON + 1,
+        "approximate": 0,
+        "changed": 0,
+        "read": max(state["read"], peak.since + 500),
     }
     assert state == expected
 

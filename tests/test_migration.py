@@ -25,7 +25,7 @@ from tests.kit.counting import Counted, at, make_site, open_store
 from tests.kit.services.in_process import namespace, run_service
 from tests.kit.stores.node import places
 from tests.kit.stores.older import as_of_0_1, packed_keys, record_of
-from tests.kit.stores.packed import head, packed_entry, state_in
+from tests.kit.stores.packed import migrated, packed_entry, state_in
 from tests.kit.stores.server import Server
 from visit_counter.clock import Clock
 from visit_counter.delivery.ledger import Ledger
@@ -82,7 +82,7 @@ async def assert_migrated(old: Old) -> None:
     """Every key has the bytes of before behind its version byte, and shows what it showed."""
     keys = await packed_keys(old.url, old.namespace)
     for name, before in old.keys.items():
-        assert keys[name] == head(forms.NEWEST) + before, name
+        assert keys[name] == migrated(before, forms.NEWEST), name
     record = await record_of(old.url, old.namespace)
     number = str(forms.NEWEST)
     assert record == {
@@ -123,7 +123,7 @@ async def test_the_copy_holds_all_keys_as_they_were(valkey: Server, tmp_path: Pa
     path = tmp_path / "new" / "one" / "before-4.jsonl.gz"
     found, saved = migration_copy.read(path)
 
-    assert (found.form, found.to, found.namespace) == (4, 5, old.namespace)
+    assert (found.form, found.to, found.namespace) == (4, forms.NEWEST, old.namespace)
     assert found.installation == installation
     assert {each.key.decode(): each.value for each in saved} == old.keys
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -274,7 +274,7 @@ async def test_damaged_bytes_do_not_stop_the_migration(valkey: Server, tmp_path:
     assert {name: keys[name] for name in damaged} == damaged
     sound = {name: bytes_ for name, bytes_ in old.keys.items() if name not in damaged}
     assert {name: keys[name] for name in sound} == {
-        name: head(forms.NEWEST) + before for name, before in sound.items()
+        name: migrated(before, forms.NEWEST) for name, before in sound.items()
     }
     told = [entry["key"] for entry in logs if "no version of the service" in entry["event"]]
     assert sorted(told) == sorted(damaged)
@@ -303,10 +303,10 @@ async def test_a_damaged_generation_does_not_stop_the_migration(
     [
         (
             "schema",
-            6,
-            "a newer version has brought the store to form 6, and this one reads up",
+            7,
+            "a newer version has brought the store to form 7, and this one reads up",
         ),
-        ("writes", 7, "a newer version has brought the store to form 7"),
+        ("writes", 8, "a newer version has brought the store to form 8"),
         ("schema", 3, "of before version 0.1"),
         ("partitions", 128, "data in 128 partitions"),
     ],
@@ -339,10 +339,10 @@ async def test_a_library_of_0_1_counts_nothing_after_the_migration(
             meta = f"{old.namespace}:{{meta}}"
             install: Any = await client.fcall(f"{name}_install", 1, meta, "4", "64", "secret")
 
-    assert refused == ["FENCED 0", "OUTDATED 5"]
+    assert refused == ["FENCED 0", f"OUTDATED {forms.NEWEST}"]
     assert undo == "FENCED 0"
     assert abs(time_ms / 1000 - time.time()) < 60
-    assert install[:2] == [b"5", b"64"]
+    assert install[:2] == [b"%d" % forms.NEWEST, b"64"]
 
 
 async def test_a_library_that_writes_the_form_is_not_fenced(valkey: Server, tmp_path: Path) -> None:
@@ -350,13 +350,13 @@ async def test_a_library_that_writes_the_form_is_not_fenced(valkey: Server, tmp_
     old = await old_store(valkey.url)
     able, unable = (f"{old.namespace}_{digit * 12}" for digit in "ab")
     async with Redis.from_url(old.url) as client:
-        for name, writes in ((able, 5), (unable, 4)):
+        for name, writes in ((able, forms.NEWEST), (unable, 4)):
             marker = f"redis.register_function('{name}_writes_{writes}', function() end)"
             await client.function_load(f"{_counting_library(name)}\n{marker}")
         async with Store(old.url, old.namespace, Clock(), copies=tmp_path):
             answers = [await _refusal(client, f"{name}_record") for name in (able, unable)]
 
-    assert answers == ["it ran", "OUTDATED 5"]
+    assert answers == ["it ran", f"OUTDATED {forms.NEWEST}"]
 
 
 async def _refusal(client: Redis, function: str) -> str:
@@ -406,7 +406,7 @@ async def test_a_migration_is_seen_from_outside(
         await service.__aexit__(None, None, None)
 
     assert [answers[path][0] for path in answers] == [200, 503, 200, 503, 503]
-    assert "from form 4 to 5" in answers["/readyz"][1]
+    assert f"from form 4 to {forms.NEWEST}" in answers["/readyz"][1]
     assert "64 partitions are left" in answers["/readyz"][1]
     assert "visitcounter_migration_partitions 64.0" in answers["/metrics"][1]
     assert "hits are refused" in answers["/w/site-3"][1]
@@ -512,7 +512,8 @@ async def test_a_half_migrated_store_can_go_back(
         patch.setattr(migration.Migration, "_convert", _half_of(migration.Migration._convert))
         with pytest.raises(RuntimeError, match="half"):
             await _opened(Store(old.url, old.namespace, Clock(), copies=tmp_path))
-    assert {value[0] for value in (await packed_keys(old.url, old.namespace)).values()} > {5}
+    packed = await packed_keys(old.url, old.namespace)
+    assert {value[0] for value in packed.values()} > {forms.NEWEST}
     async with Store(old.url, old.namespace, Clock(), going_back=True) as store:
         await store.schema.put_back(tmp_path / "before-4.jsonl.gz")
 

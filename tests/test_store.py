@@ -494,7 +494,7 @@ async def test_old_ids_are_trimmed(store_server: Server) -> None:
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
         await counted.record(counted.hit(1, NOON + 2000, kind="bye"))
-        await counted.view(2, NOON + 301_000)
+        await counted.view(2, NOON + 302_000)
         client, tag = counted.client, counted.tag
         left = await client.exists(f"{tag}:portal:1:left")
         await counted.view(3, NOON + (1800 + 3600) * 1000 + 1)

@@ -37,6 +37,8 @@ class Counts(Struct, frozen=True):
     last_hit: int
     peak: int
     peak_at: int
+    approximate: list[str]
+    """The PERIODS whose visitors are a sum of numbers that may have counted somebody twice."""
     seeds: list[Seed]
     pages: list[int]
     """Pageviews of the paths that were asked for, in that order."""
@@ -46,10 +48,12 @@ class Counts(Struct, frozen=True):
         """As counting.lua packs them, see its counts_of."""
         online, number_of_seeds, *numbers = _unpacked(packed)
         periods = [Numbers(*numbers[n : n + 3]) for n in range(0, _OF_PERIODS, 3)]
-        since, last_hit, peak, peak_at, *rest = numbers[_OF_PERIODS:]
+        since, last_hit, peak, peak_at, bits, *rest = numbers[_OF_PERIODS:]
+        approximate = [period for n, period in enumerate(PERIODS) if bits >> n & 1]
         seeds = [_seed(*rest[3 * n : 3 * n + 3]) for n in range(number_of_seeds)]
         pages = rest[3 * number_of_seeds :]
-        values: tuple[Any, ...] = (online, *periods, since, last_hit, peak, peak_at, seeds, pages)
+        instants = (since, last_hit, peak, peak_at)
+        values: tuple[Any, ...] = (online, *periods, *instants, approximate, seeds, pages)
         return cls(*values)
 
 

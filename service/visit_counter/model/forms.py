@@ -16,8 +16,8 @@ from visit_counter.errors import UnknownForm
 
 UNVERSIONED: Final = 4
 """Of version 0.1, whose schema had this number."""
-NEWEST: Final = 5
-OLDEST_WRITTEN: Final = 5
+NEWEST: Final = 6
+OLDEST_WRITTEN: Final = 6
 """The oldest form that this version can write, and so the oldest store that it counts in."""
 
 FIRST_UNVERSIONED: Final = 48

@@ -17,7 +17,7 @@ import structlog
 from visit_counter import metrics
 from visit_counter.clock import Clock
 from visit_counter.errors import Problem, StoreError
-from visit_counter.model.calendar import Calendar
+from visit_counter.model.calendar import Calendar, Periods
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import (
     PARTITIONS,
@@ -72,6 +72,7 @@ class Sites:
 
     async def __aenter__(self) -> Self:
         await self.refresh()
+        self._store.periods = self.periods
         if not (self.by_id or self.unreadable):
             await self._make_demo()
         self._task = supervised(self._run, "sites")
@@ -93,6 +94,11 @@ class Sites:
 
     def get(self, site: str) -> Site | None:
         return self.by_id.get(site)
+
+    def periods(self, site: str, at: int) -> Periods:
+        """The labels of a site's periods as of an instant; in UTC for a site that is gone."""
+        known = self.by_id.get(site)
+        return (known.calendar if known else Calendar.of("UTC")).periods(at)
 
     def all(self) -> list[Site]:
         return sorted(self.by_id.values(), key=lambda site: site.id)

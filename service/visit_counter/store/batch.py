@@ -27,6 +27,7 @@ HELD: Final = ord("2")
 BYE: Final = 1
 KNOWN_ONLY: Final = 2
 
+PART_FIELDS: Final = 17
 MINUTE_MS: Final = 60_000
 VIEW: Final = Kind.VIEW  # to find it in its enum takes longer
 LEFT: Final = Kind.BYE
@@ -63,14 +64,14 @@ class Batch:
         self.seq = seq
         self._epoch = epoch
         self._form = form
+        self.views = b""
+        """See `count_as_of`; empty as long as the store has not found a hit later than its now."""
         self._pack(entries, now)
 
-    def clamp(self, now: int) -> None:
-        """Make no hit later than now, where this machine's clock was ahead of the store's. Nothing
-        of the batch may have been counted yet."""
-        for entry in self.entries:
-            entry.at = min(entry.at, now)
-        self._pack(self.entries, now)
+    def count_as_of(self, now: int) -> None:
+        """Have hits that are later than the store's now, since this machine's clock was ahead,
+        counted as of its now."""
+        self.views = packed_views(now, [part.view(now) for part in self._parts.values()])
 
     def outcomes(self, marks: Iterable[int], counts: Iterable[bytes]) -> list[Outcome]:
         """What became of each entry, in their order, as the function answered: `marks` of each hit
@@ -108,6 +109,24 @@ class Batch:
         if part is None:
             part = self._parts[key] = _Part(site, periods.today, periods.week)
         return part
+
+
+def packed_views(now: int, views: Iterable[str]) -> bytes:
+    """An instant and the labels of all periods then, for each part of a batch."""
+    return msgspec.msgpack.encode([now, *views])
+
+
+def sites_in(record: Record) -> list[str]:
+    """The site of each part of a batch."""
+    payload = record.payload
+    packed, _ = msgspec.msgpack.decode(_fields(payload), type=tuple[bytes, bytes])
+    fields: list[str] = msgspec.msgpack.decode(_fields(packed))
+    return fields[::PART_FIELDS]
+
+
+def _fields(packed: bytes) -> bytes:
+    """Without the version byte, which form 4 lacks."""
+    return packed if forms.form_of(packed) == forms.UNVERSIONED else packed[1:]
 
 
 class _Part:
@@ -168,7 +187,7 @@ class _Part:
             settings.online_window * 1000,
             settings.visit_timeout * 1000,
             settings.max_pages,
-            "".join(self._site.calendar.periods(now)),
+            self.view(now),
             list(self._asking) or None,
             self._day,
             self._week,
@@ -181,6 +200,10 @@ class _Part:
             self._runs,
             None if len(self.visitors) == len(self._whose) else self._whose,
         )
+
+    def view(self, now: int) -> str:
+        """The labels of all periods as of now."""
+        return "".join(self._site.calendar.periods(now))
 
     def tell(self, counts: Counts, marks: Iterator[int], outcomes: list[Outcome]) -> None:
         """Set the outcomes of these entries; `marks` begins with those of these hits."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,11 +23,12 @@ from visit_counter.clock import Clock, skew
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
+from visit_counter.model.calendar import Calendar, Periods
 from visit_counter.model.counts import Counts, Numbers, numbers_of
 from visit_counter.model.kinds import METRIC_LETTERS, Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Batch, Outcome
+from visit_counter.store.batch import Batch, Outcome, packed_views, sites_in
 from visit_counter.store.checks import Check, examine, merged, objections
 from visit_counter.store.functions import Functions
 from visit_counter.store.libraries import Libraries
@@ -103,6 +104,8 @@ class Store:
             self._functions, self._libraries, self._tags, self._meta, clock, copies
         )
         """The forms of the data, and the versions that use it."""
+        self.periods: Callable[[str, int], Periods] = _in_utc
+        """Names a site's periods as of an instant; who knows the sites sets it."""
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
         self._had_ours: dict[str, str] = {}
         """The run_id of the server that had our data last, by address."""
@@ -162,7 +165,7 @@ class Store:
     async def _mend(self, batch: Batch, why: Again) -> None:
         """Mend what kept a batch from being counted."""
         if isinstance(why, Early):
-            batch.clamp(why.now)
+            batch.count_as_of(why.now)
             return
         with suppress(StoreError):
             await self._functions.mend(self._tags[batch.partition], why)
@@ -171,14 +174,32 @@ class Store:
         """Send batches of a partition, in their order, that nobody waits for; raises the first
         StoreError, behind which nothing was counted."""
         for start in range(0, len(batches), AT_ONCE):
-            calls = [self._numbered(producer, each) for each in batches[start : start + AT_ONCE]]
-            for reply in await self._shards.write(calls):
-                if isinstance(reply, Again):
-                    with suppress(StoreError):
-                        await self._functions.mend(calls[0][0], reply)
-                if isinstance(reply, StoreError):
+            some = batches[start : start + AT_ONCE]
+            try:
+                await self._replay(producer, [(each, b"") for each in some])
+            except Early as early:  # those before it are known, and not counted again
+                views = [self._views(each, early.now) for each in some]
+                await self._replay(producer, zip(some, views, strict=True))
+
+    async def _replay(self, producer: Producer, batches: Iterable[tuple[Record, bytes]]) -> None:
+        calls = [self._numbered(producer, *each) for each in batches]
+        for reply in await self._shards.write(calls):
+            if isinstance(reply, Again) and not isinstance(reply, Early):
+                with suppress(StoreError):
+                    await self._functions.mend(calls[0][0], reply)
+            if isinstance(reply, StoreError):
+                if not isinstance(reply, Early):
                     self._shards.look_soon()
-                    raise reply
+                raise reply
+
+    def _views(self, record: Record, now: int) -> bytes:
+        """For a batch with hits later than the store's now, which are to count as of then; empty
+        for one that cannot be read, which the store rejects."""
+        try:
+            sites = sites_in(record)
+        except msgspec.MsgspecError:
+            return b""
+        return packed_views(now, ("".join(self.periods(site, now)) for site in sites))
 
     async def open(self, producer: Producer, seqs: Mapping[int, int] | None = None) -> list[int]:
         """Begin the producer's epoch in every partition: the seqs of its last batches there. With
@@ -197,15 +218,15 @@ class Store:
         self, producer: Producer, batches: Sequence[Batch]
     ) -> list[list[Outcome] | StoreError]:
         sent = self._clock.local()
-        calls = [self._numbered(producer, batch.record) for batch in batches]
+        calls = [self._numbered(producer, batch.record, batch.views) for batch in batches]
         replies = await self._shards.write(calls)
         return [self._read(*pair, sent) for pair in zip(batches, replies, strict=True)]
 
-    def _numbered(self, producer: Producer, record: Record) -> tuple[str, Call]:
+    def _numbered(self, producer: Producer, record: Record, views: bytes = b"") -> tuple[str, Call]:
         """The call that counts a batch, and the tag of its partition."""
         tag, function = self._tags[record.partition], f"{self._libraries.name}_record"
         known = (producer.id, producer.epoch, record.seq, record.payload)
-        return tag, ("FCALL", function, 1, tag, *known)
+        return tag, ("FCALL", function, 1, tag, *known, *((views,) if views else ()))
 
     def _read(
         self, batch: Batch, reply: list[Any] | StoreError, sent: int
@@ -430,6 +451,10 @@ class Store:
 
     async def _call(self, name: str, partition: int, *arguments: str | bytes | int) -> Any:
         return await self._functions.call(name, self._tags[partition], *arguments)
+
+
+def _in_utc(_site: str, at: int) -> Periods:
+    return Calendar.of("UTC").periods(at)
 
 
 def _partition_sites(reply: Any) -> PartitionSites:

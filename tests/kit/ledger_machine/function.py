@@ -89,7 +89,6 @@ class Generation:
     pages: Counter[str] = field(default_factory=Counter)
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)
     seen: dict[bytes, int] = field(default_factory=dict)
-    online: dict[bytes, int] = field(default_factory=dict)
     trimmed: int = 0
     last: int = 0
 
@@ -112,38 +111,29 @@ class Generation:
         new = held = visits = newest = 0
         is_new = not self.seen
         counted: set[bytes] = set()
-        left: set[bytes] = set()
         for flags, sent, who in part.hits(ids):
             at, last = min(sent, now), self.seen.get(who)
             newest = max(newest, at)
             if flags & BYE:
-                if who in self.online and self.online[who] <= at - BYE_MS:
-                    del self.online[who]
-                    left.add(who)
-            elif last is None and flags & KNOWN_ONLY:
+                continue
+            if last is None and flags & KNOWN_ONLY:
                 held += 1
             else:
                 new += last is None
                 visits += last is None or at - last >= part.timeout
                 counted.add(who)
                 if last is None or last < at:
-                    self.seen[who] = self.online[who] = at
-                    left.discard(who)
+                    self.seen[who] = at
         if part.visitors:
-            self._trim(newest, part, left, is_new)
+            self._trim(newest, part, is_new)
         return new, held, visits, counted
 
-    def _trim(self, newest: int, part: Part, left: set[bytes], is_new: bool) -> None:
+    def _trim(self, newest: int, part: Part, is_new: bool) -> None:
         """Housekeeping: older ids are of no use to any hit, but one that is later than an hour."""
-        due = is_new or abs(newest - self.trimmed) >= TRIM_MS
-        if due:
-            self.trimmed = newest
+        if is_new or newest - self.trimmed >= TRIM_MS:
             gone = newest - part.timeout - LATE_MS
             self.seen = {who: at for who, at in self.seen.items() if at > gone}
-            gone = newest - part.window
-            self.online = {who: at for who, at in self.online.items() if at > gone}
-        if (due or left) and not self.online:
-            self.trimmed = 0
+            self.trimmed = newest if self.seen else 0
 
     def add(self, other: Generation) -> None:
         self.numbers.update(other.numbers)
@@ -152,8 +142,8 @@ class Generation:
         self.seeds.update(other.seeds)
         self.pages.update(other.pages)
         self.drops.update(other.drops)
-        for ours, theirs in ((self.seen, other.seen), (self.online, other.online)):
-            ours.update({who: max(at, ours.get(who, at)) for who, at in theirs.items()})
+        later = {who: max(at, self.seen.get(who, at)) for who, at in other.seen.items()}
+        self.seen.update(later)
         self.last = max(self.last, other.last)
 
     def shown(self, period: Period) -> Numbers:
@@ -177,7 +167,9 @@ class Function:
         self.undone: set[int] = set()
         self.operations: dict[str, tuple[str, int]] = {}
 
-    def record(self, producer: str, epoch: int, seq: int, payload: bytes, now: int) -> Answer:
+    def record(
+        self, producer: str, epoch: int, seq: int, payload: bytes, now: int, views: bytes = b""
+    ) -> Answer:
         known, last = self.ledger.get(producer, (0, 0))
         if known > epoch:
             return Answer(f"FENCED {known}")
@@ -195,7 +187,15 @@ class Function:
             return Answer("DUP")
         newest = max((part.newest for part in found), default=0)
         if newest > now + AHEAD_MS:
-            return Answer(f"EARLY {now} {newest - AHEAD_MS}")
+            if not views:
+                return Answer(f"EARLY {now} {newest - AHEAD_MS}")
+            now, *labels = msgspec.msgpack.decode(views)
+            found = [
+                msgspec.structs.replace(part, day=of[:10], week=of[20:30], newest=now)
+                if part.newest > now
+                else part
+                for part, of in zip(found, labels, strict=True)
+            ]
         self.ledger[producer] = (epoch, seq)
         return self._count(found, [ids[n : n + 8] for n in range(0, len(ids), 8)], now)
 

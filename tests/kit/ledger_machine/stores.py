@@ -17,15 +17,17 @@ from visit_counter.clock import Clock
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StoreError
+from visit_counter.model.calendar import Calendar, Periods
 from visit_counter.model.forms import NEWEST
 from visit_counter.model.kinds import Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.batch import Batch, Outcome
+from visit_counter.store.batch import Batch, Outcome, packed_views, sites_in
 from visit_counter.store.replies import Early, meaning
 from visit_counter.store.store import Store
 
 T = TypeVar("T")
+UTC = Calendar.of("UTC")
 FRAMES = 8
 
 
@@ -43,24 +45,35 @@ class Modelled:
         return [self._record_in_time(producer, batch) for batch in batches]
 
     def _record_in_time(self, producer: Producer, batch: Batch) -> list[Outcome] | StoreError:
-        answer = self._record(producer, batch.record)
+        answer = self._record(producer, batch.record, batch.views)
         error = _error_of(answer.text)
         if isinstance(error, Early):
-            batch.clamp(error.now)
-            answer = self._record(producer, batch.record)
+            batch.count_as_of(error.now)
+            answer = self._record(producer, batch.record, batch.views)
             error = _error_of(answer.text)
         return error or _outcomes(answer, len(batch.entries))
 
-    def _record(self, producer: Producer, record: Record) -> Answer:
+    def _record(self, producer: Producer, record: Record, views: bytes = b"") -> Answer:
         numbered = (producer.id, producer.epoch, record.seq)
-        return self.function.record(*numbered, record.payload, self._clock.local())
+        return self.function.record(*numbered, record.payload, self._clock.local(), views)
 
     async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
         # They travel together: what stands behind a refused one is tried as well.
-        errors = [_error_of(self._record(producer, each).text) for each in batches]
+        errors = [self._replayed(producer, each) for each in batches]
         for error in errors:
             if error:
                 raise error
+
+    def _replayed(self, producer: Producer, record: Record) -> StoreError | None:
+        error = _error_of(self._record(producer, record).text)
+        if isinstance(error, Early):
+            now = self._told_now(error)
+            views = ["".join(UTC.periods(now)) for _ in sites_in(record)]
+            error = _error_of(self._record(producer, record, packed_views(now, views)).text)
+        return error
+
+    def _told_now(self, early: Early) -> int:
+        return early.now
 
     async def open(self, producer: Producer, seqs: Mapping[int, int] | None = None) -> list[int]:
         passed = seqs[self._partition] if seqs else None
@@ -99,6 +112,16 @@ class Checked(Modelled):
     def __init__(self, store: Store, function: Function, partition: int) -> None:
         super().__init__(function, partition)
         self._store = store
+        self._now = 0
+        store.periods = self._periods
+
+    def _periods(self, _site: str, now: int) -> Periods:
+        """Notes the instant as of which the real one has hits counted that came too early."""
+        self._now = now
+        return UTC.periods(now)
+
+    def _told_now(self, early: Early) -> int:
+        return self._now
 
     async def record(
         self, producer: Producer, batches: Sequence[Batch]

@@ -54,6 +54,7 @@ def reading(
         last_hit=NOW,
         peak=99,
         peak_at=NOW,
+        approximate=[],
         seeds=[Seed("total", "visits", 1800000)],
         pages=[],
     )

@@ -16,14 +16,14 @@ FROZEN = Path(__file__).with_name("frozen_forms.json")
 _LABELS = ("day", "yesterday", "week", "last_week", "month", "last_month", "year", "began")
 _PERIODS = ("day", "yesterday", "week", "last_week", "month", "last_month", "year", "total")
 _NUMBERS = tuple(f"{period}.{metric}" for period in _PERIODS for metric in "pvu")
-_REST = (
-    *("since", "last", "peak", "peak_at"),
-    *(f"changes.{period}" for period in _PERIODS),
-    *("trimmed", "seeded", "left", "current", "sketched"),
-)
-FIELDS = (*_LABELS, *_NUMBERS, *_REST)
+_INSTANTS = ("since", "last", "peak", "peak_at")
+_REST = ("trimmed", "seeded", "left", "current", "sketched")
+FIELDS = (*_LABELS, *_NUMBERS, *_INSTANTS, "approximate", *_REST, "changed", "read")
+"""Of the newest form."""
+OLD_FIELDS = (*_LABELS, *_NUMBERS, *_INSTANTS, *(f"changes.{p}" for p in _PERIODS), *_REST)
+"""Of forms 4 and 5."""
 
-_STATE = Struct("<10s10s10s10s7s7s4s10s41d")
+_TEXTS = "<10s10s10s10s7s7s4s10s"
 _ENTRY = Struct("<3d")
 
 
@@ -41,21 +41,38 @@ def head(form: int) -> bytes:
     return b"" if form == 4 else bytes((form,))
 
 
+def fields_of(form: int) -> tuple[str, ...]:
+    """The names of a state's fields, in their order."""
+    return FIELDS if form > 5 else OLD_FIELDS
+
+
 def packed_state(form: int, **fields: str | int) -> bytes:
     values = [
         fields[name].encode() if isinstance(fields[name], str) else fields[name]  # type: ignore[union-attr]
-        for name in FIELDS
+        for name in fields_of(form)
     ]
-    return head(form) + _STATE.pack(*values)
+    return head(form) + _state(form).pack(*values)
+
+
+def _state(form: int) -> Struct:
+    return Struct(f"{_TEXTS}{len(fields_of(form)) - len(_LABELS)}d")
+
+
+def migrated(before: bytes, form: int) -> bytes:
+    """What a state or an entry of form 4 is in a newer form."""
+    if len(before) != _state(4).size:
+        return head(form) + before
+    fields = {"approximate": 0, "changed": 255, "read": 0, **state_in(before, 4)}
+    return packed_state(form, **fields)
 
 
 def state_in(packed: bytes, form: int) -> dict[str, Any]:
     """The fields of a state by their names."""
     assert packed.startswith(head(form)), packed[:1]
-    values = _STATE.unpack(packed[len(head(form)) :])
+    values = _state(form).unpack(packed[len(head(form)) :])
     return {
         name: value.decode() if isinstance(value, bytes) else int(value)
-        for name, value in zip(FIELDS, values, strict=True)
+        for name, value in zip(fields_of(form), values, strict=True)
     }
 
 

@@ -8,8 +8,8 @@
 --   batches            what comes in: read, checked, counted, written, answered
 --   functions          record, open, last_seq, counts
 
--- For the undo of a reset, in sites.lua.
-local freeze, settle, ended_numbers, forget_previous, raise
+-- Also for sites.lua.
+local freeze, settle, ended_numbers, forget_previous, raise, read_sketches
 
 do
 
@@ -18,14 +18,14 @@ local SKETCH_MS = 8 * DAY_MS
 local LEDGER_DAYS = 400
 local REMEMBERED = 256 -- more batches than are ever sent before the first one's answer is read
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
-local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 local MAX_IDS = 1000000
 local TRIM_MS = 60000
-local SEVERAL = 256 -- one change among so many visitors is well within a sketch's error
+local TRIMMED_AT_ONCE = 2000 -- ids: a millisecond
+local READ_MS = 500 -- between two times that a site's changed sketches are read ...
+local READS_AHEAD_MS = 1500 -- ... and so much may be read ahead, for sites with few visitors
 local OTHER = '(other)'
 local MANY_PATHS = 32 -- in one batch
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
-local LATEST, OLDER = 1, 2 -- a visitor's hit, among those that we know
 local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
 
 --------------------------------------------------------------------------------------------- ledger
@@ -91,39 +91,59 @@ end
 
 ---------------------------------------------------------------------------------- visitors of a hit
 
--- The last view or here of each member, false for one who is not there; how many are not; and who
--- was seen since an instant.
-local function last_of(key, members, since)
-  local last, missing, lately = call('ZMSCORE', key, unpack_list(members)), 0, {}
+-- The last view or here of each member, no later than now, false for one who is not there; how many
+-- are not; who was seen since an instant; and who has left, if anybody has.
+local function last_of(key, members, since, now)
+  local last, missing, lately, left = call('ZMSCORE', key, unpack_list(members)), 0, {}, nil
   local number = tonumber
   for m = 1, #members do
     local score = last[m]
     if score then
       score = number(score)
+      if score < 0 then
+        score, left = -score, left or {}
+        left[m] = true
+      end
+      if score > now then
+        score = now
+      end
       last[m], lately[m] = score, score >= since
     else
       missing = missing + 1
     end
   end
-  return last, missing, lately
+  return last, missing, lately, left
 end
 
--- Plays a part's hits in their order; brings `last` up to date, and notes in batch.marks what
--- became of each. Answers how many visits began, the newest hit, who was counted, who left.
-local function play(part, last, room, batch)
-  local visits, newest, counted, left = 0, 0, {}, {}
+-- When those who have left said bye, as far as a late view may need it.
+local function byes_of(key, members, left)
+  local byes = {}
+  if left then
+    local found = call('ZMSCORE', key, unpack_list(members))
+    for m in pairs(left) do
+      byes[m] = tonumber(found[m] or 0)
+    end
+  end
+  return byes
+end
+
+-- Plays a part's hits in their order; brings `last` and `byes` up to date, and notes in batch.marks
+-- what became of each. Returns how many visits began, the newest hit, who was counted, and who of
+-- those known said bye.
+local function play(part, last, byes, room, batch)
+  local visits, newest, counted, said = 0, 0, {}, {}
   local runs, whose, marks, timeout, n = part.runs, part.whose, batch.marks, part.timeout, 0
   local marked = #marks
   for r = 1, #runs, 3 do
-    local flags, at = runs[r], min(runs[r + 1], batch.now)
+    local flags, at = runs[r], min(runs[r + 1], part.latest)
     newest = max(newest, at)
     for _ = 1, runs[r + 2] do
       n = n + 1
       local m, mark = whose and whose[n] or n, PLAIN
       local before = last[m]
       if flags % 2 == BYE then
-        if before and before <= at - BYE_MS then
-          left[m] = true
+        if before then
+          byes[m], said[m] = max(byes[m] or 0, at), true
         end
       elseif not before and (flags >= KNOWN_ONLY or room <= 0) then
         mark = HELD
@@ -136,52 +156,88 @@ local function play(part, last, room, batch)
           visits = visits + 1
         end
         if not before or before < at then
-          last[m], left[m], counted[m] = at, nil, LATEST
-        else
-          counted[m] = counted[m] or OLDER -- and does not bring back who left since
+          last[m] = at
         end
+        counted[m] = true
       end
       marks[marked + n] = mark
     end
   end
-  return visits, newest, counted, left
+  return visits, newest, counted, said
 end
 
--- Notes who is online no more, and who is again.
-local function take_leave(part, members, last, counted, left)
-  local key, leaving, back = part.base .. 'left', {}, {}
-  for m in pairs(left) do
-    leaving[#leaving + 1] = last[m]
-    leaving[#leaving + 1] = members[m]
-  end
-  if part.state[LEFT] == 1 then
-    for m, which in pairs(counted) do
-      back[#back + 1] = which == LATEST and not left[m] and members[m] or nil
+-- Writes when visitors were seen last, below 0 for one who said bye since, and when byes were said.
+-- A bye less than 2 s after a view may have been overtaken by it.
+local function write_visitors(part, members, last, byes, counted, said)
+  local scores, left, n, gone = {}, {}, 0, 0
+  for m = 1, #members do
+    local bye, is_gone = byes[m], false
+    if bye then
+      is_gone = bye >= last[m] + BYE_MS
+      if is_gone and said[m] then
+        left[gone + 1], left[gone + 2], gone = bye, members[m], gone + 2
+      end
+    end
+    if counted[m] or is_gone and said[m] then
+      scores[n + 1], scores[n + 2], n = is_gone and -last[m] or last[m], members[m], n + 2
     end
   end
-  if #back > 0 and call('ZREM', key, unpack_list(back)) > 0 then
-    part.state[LEFT] = call('EXISTS', key)
+  if n > 0 then
+    call('ZADD', part.base .. 'seen', unpack_list(scores))
   end
-  if #leaving > 0 then
-    call('ZADD', key, unpack_list(leaving))
-    part.state[LEFT] = call('PEXPIRE', key, part.window + LATE_MS) -- it may have been gone
+  if gone > 0 then
+    call('ZADD', part.base .. 'left', unpack_list(left))
+    part.state[LEFT] = call('PEXPIRE', part.base .. 'left', part.window + LATE_MS)
   end
+end
+
+-- Removes members with scores from low to high, the first ones where they are many: a million at
+-- once would block the store for half a second. Returns whether there may be more.
+local function remove_some(key, low, high)
+  local found = call('ZCOUNT', key, low, high)
+  if found > 0 then
+    local first = call('ZCOUNT', key, '-inf', '(' .. low)
+    call('ZREMRANGEBYRANK', key, first, first + min(found, TRIMMED_AT_ONCE) - 1)
+  end
+  return found > TRIMMED_AT_ONCE
+end
+
+-- Whoever was seen later than now, as a wrong clock told, was seen now: they are online no longer,
+-- and their visits end no later, than those of others. Returns whether there may be more.
+local function correct_some(key, now)
+  local low, most = '(' .. now, TRIMMED_AT_ONCE / 2
+  local late = call('ZRANGEBYSCORE', key, low, '+inf', 'LIMIT', 0, most)
+  local gone = call('ZRANGEBYSCORE', key, '-inf', '(' .. -now, 'LIMIT', 0, most)
+  local scores = {}
+  for _, member in ipairs(late) do
+    scores[#scores + 1], scores[#scores + 2] = now, member
+  end
+  for _, member in ipairs(gone) do
+    scores[#scores + 1], scores[#scores + 2] = -now, member
+  end
+  if #scores > 0 then
+    call('ZADD', key, unpack_list(scores))
+  end
+  return #late == most or #gone == most
 end
 
 -- Once a minute the sets lose whom no hit needs any more, and get a new life: they expire when
 -- nobody comes. A set that is empty now is a new one at the next hit, and gets its life there, also
 -- from a late hit. Of a quiet site ids stay a day, for a store that was away so long.
-local function trim(part, newest, is_new)
+local function trim(part, newest, is_new, now)
   local base, state, timeout, window = part.base, part.state, part.timeout, part.window
-  if not is_new and math.abs(newest - state[TRIMMED]) < TRIM_MS then
+  if not is_new and newest - state[TRIMMED] < TRIM_MS and state[TRIMMED] <= now then
     return
   end
-  call('ZREMRANGEBYSCORE', base .. 'seen', '-inf', newest - timeout - LATE_MS)
-  state[TRIMMED] = call('PEXPIRE', base .. 'seen', timeout + DAY_MS) == 1 and newest or 0
+  local seen, oldest = base .. 'seen', newest - timeout - LATE_MS
+  local more = remove_some(seen, -oldest, oldest)
+  more = correct_some(seen, now) or more
   if state[LEFT] == 1 then
-    call('ZREMRANGEBYSCORE', base .. 'left', '-inf', newest - window)
+    more = remove_some(base .. 'left', 0, newest - window) or more
     state[LEFT] = call('PEXPIRE', base .. 'left', window + LATE_MS)
   end
+  local lives = call('PEXPIRE', seen, timeout + DAY_MS) == 1
+  state[TRIMMED] = lives and not more and newest or 0
 end
 
 -- Since when visitors of a part's day are in its sketches, as far as is known: who was seen on the
@@ -192,39 +248,34 @@ local function sketched_since(part)
   return runs and state[SKETCHED] or math.huge
 end
 
--- Brings the sets of visitors up to date with a part's hits. Answers how many visits began, how
+-- Brings the sets of visitors up to date with a part's hits. Returns how many visits began, how
 -- many visitors were there, and who of them is to be added to the sketches.
 local function attend(part, batch)
-  local key, number, scores = part.base .. 'seen', part.visitors, {}
+  local key, number = part.base .. 'seen', part.visitors
   local members = {unpack_from(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
-  local last, strangers, sketched = last_of(key, members, sketched_since(part))
+  local last, strangers, sketched, left = last_of(key, members, sketched_since(part), batch.now)
+  local byes = byes_of(part.base .. 'left', members, left)
   local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0
-  local visits, newest, counted, left = play(part, last, room, batch)
-  if next(left) or part.state[LEFT] == 1 then
-    take_leave(part, members, last, counted, left)
-  end
-  local n, added = 0, {}
+  local visits, newest, counted, said = play(part, last, byes, room, batch)
+  write_visitors(part, members, last, byes, counted, said)
+  local there, added = 0, {}
   for m = 1, number do
     if counted[m] then
-      n = n + 1
-      scores[2 * n - 1], scores[2 * n] = last[m], members[m]
+      there = there + 1
       if not sketched[m] then
         added[#added + 1] = members[m]
       end
     end
   end
-  if n > 0 then
-    call('ZADD', key, unpack_list(scores))
-  end
-  trim(part, newest, room == MAX_IDS)
-  return visits, n, added
+  trim(part, newest, room == MAX_IDS, batch.now)
+  return visits, there, added
 end
 
 -------------------------------------------------------------------------------------------- periods
 
 -- The number of an ended period no longer moves with its sketch, which may then expire.
-function freeze(base, kind, label, now)
+function freeze(base, kind, label, now, life)
   local sketch = sketch_of(base, kind, label)
   if call('EXISTS', sketch) == 0 then
     return
@@ -232,9 +283,10 @@ function freeze(base, kind, label, now)
   local hash, field = place(kind, label)
   local known = tonumber(call('HGET', base .. hash, field .. 'u') or 0)
   local visitors = max(known, call('PFCOUNT', sketch))
+  life = life or SKETCH_MS
   call('HSET', base .. hash, field .. 'u', visitors)
-  call('PEXPIRE', sketch, SKETCH_MS)
-  remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
+  call('PEXPIRE', sketch, life)
+  remember(base, 'visitors:' .. kind .. ':' .. label, now + life)
 end
 
 -- Notes the running period's pageviews and visits where those of ended periods are.
@@ -244,12 +296,43 @@ function settle(base, state, n)
   call('HSET', base .. hash, field .. 'p', whole(state[i]), field .. 'v', whole(state[i + 1]))
 end
 
--- The pageviews, visits and visitors of a period that does not run.
+-- The pageviews, visits and visitors of a period that does not run, and whether the visitors are an
+-- approximate sum.
 function ended_numbers(base, kind, label)
   local hash, field = place(kind, label)
-  local found = call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u')
+  local found = call('HMGET', base .. hash, field .. 'p', field .. 'v', field .. 'u', field .. 'a')
   return tonumber(found[1] or 0), tonumber(found[2] or 0),
-    tonumber(found[3] or call('PFCOUNT', sketch_of(base, kind, label)))
+    tonumber(found[3] or call('PFCOUNT', sketch_of(base, kind, label))), found[4] == '1'
+end
+
+-- Has the numbers of the period before the running one read anew.
+function forget_previous(state, n)
+  if n ~= YEAR then
+    state[n + 1], state[PACKED] = NEVER[n], false
+  end
+end
+
+-- Begins a period, or goes on with one that a wrong clock, or a new time zone, had ended or begun
+-- already. Its sketch may have expired meanwhile: then who was there before may be counted twice,
+-- or not at all.
+local function begin_period(part, n, now)
+  local base, state, kind, label = part.base, part.state, KINDS[n], part.labels[n]
+  local p, v, u, approximate = ended_numbers(base, kind, label)
+  if u > 0 and call('PERSIST', sketch_of(base, kind, label)) == 0
+    and call('EXISTS', sketch_of(base, kind, label)) == 0 then
+    local hash, field = place(kind, label)
+    call('HSET', base .. hash, field .. 'a', 1)
+    approximate = true
+  end
+  set_period(state, n, label, p, v, u, approximate)
+  forget_previous(state, n) -- it may have been read before it ended
+  remember(base, (place(kind, label)))
+  remember(base, 'visitors:' .. kind .. ':' .. label)
+  if n == DAY then
+    -- As the hits were named, also where their clock was ahead: who came later came today.
+    state[BEGAN], state[SKETCHED] = part.labels[WEEK], part.newest
+    call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
+  end
 end
 
 -- The first hit of a newer label ends the running period of that kind.
@@ -259,22 +342,31 @@ local function turn_periods(part, now)
     return
   end
   for n = DAY, YEAR, 2 do
-    local kind, label, running = KINDS[n], labels[n], state[n]
-    if label > running then
-      if running ~= NEVER[n] then
+    if labels[n] > state[n] then
+      if state[n] ~= NEVER[n] then
         settle(base, state, n)
-        freeze(base, kind, running, now)
+        freeze(base, KINDS[n], state[n], now)
       end
-      set_period(state, n, label, ended_numbers(base, kind, label))
-      remember(base, (place(kind, label)))
-      remember(base, 'visitors:' .. kind .. ':' .. label)
-      if n == DAY then
-        -- As the hits were named, also where their clock was ahead: who came later came today.
-        state[BEGAN], state[SKETCHED] = labels[WEEK], part.newest
-        call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
-      end
+      begin_period(part, n, now)
     end
   end
+end
+
+-- The store's clock has gone back since the last hit. Running periods that begin later than now are
+-- set aside until their time comes, and those of this hit go on.
+local function go_back(part, now)
+  local base, state, labels = part.base, part.state, part.labels
+  local ahead = max(state[LAST], state[SINCE], state[PEAK_AT]) - now
+  for n = DAY, YEAR, 2 do
+    if labels[n] < state[n] then
+      settle(base, state, n)
+      freeze(base, KINDS[n], state[n], now, SKETCH_MS + ahead)
+      begin_period(part, n, now)
+    end
+  end
+  state[SKETCHED] = now + 1 -- whoever was seen then may be in another day's
+  state[SINCE], state[LAST] = min(state[SINCE], now), min(state[LAST], now)
+  state[PEAK_AT], state[READ] = min(state[PEAK_AT], now), 0
 end
 
 -- A late hit adds its visitor only while the sketch lives, and never lowers a frozen number.
@@ -296,18 +388,26 @@ local function add_late_visitors(base, kind, label, visitors, now)
   call('HSET', base .. hash, field .. 'u', max(frozen or 0, visitors_now))
 end
 
--- Adds to a running sketch; answers whether that changed it. To read a large sketch costs more than
--- to add to it, so its number may lag by half of its standard error.
+-- Adds to a running sketch; answers whether that changed it.
 local function add_to_sketch(sketch, state, n, visitors)
-  if call('PFADD', sketch, unpack_list(visitors)) == 0 then
-    return false
+  local changed = call('PFADD', sketch, unpack_list(visitors)) == 1
+  if changed and not is_set(state[CHANGED], n) then
+    state[CHANGED] = state[CHANGED] + bit_of(n)
   end
-  local u, x = NUMBERS[n] + 2, CHANGES[n]
-  state[x] = state[x] + #visitors
-  if state[x] * SEVERAL >= state[u] then
-    state[u], state[x] = max(state[u], call('PFCOUNT', sketch)), 0
+  return changed
+end
+
+-- Reads the visitors of running periods from the sketches that have changed. To read a large one
+-- takes four times as long as to add to it: see READ_MS for how often a busy site's are.
+function read_sketches(base, state)
+  for n = DAY, TOTAL do
+    if is_set(state[CHANGED], n) then
+      local sketch = n == TOTAL and base .. 'visitors:total' or sketch_of(base, KINDS[n], state[n])
+      local u = NUMBERS[n] + 2
+      state[u] = max(state[u], call('PFCOUNT', sketch))
+    end
   end
-  return true
+  state[CHANGED], state[PACKED] = 0, false
 end
 
 -- Whoever changes nothing in the day's sketch is in the longer periods' sketches already, since
@@ -326,13 +426,6 @@ local function add_visitors(part, visitors, now)
     end
   end
   add_to_sketch(base .. 'visitors:total', state, TOTAL, visitors)
-end
-
--- Has the numbers of the period before the running one read anew.
-function forget_previous(state, n)
-  if n ~= YEAR then
-    state[n + 1], state[PACKED] = NEVER[n], false
-  end
 end
 
 local function add_late_numbers(part, n, pageviews, visits)
@@ -414,7 +507,7 @@ end
 --------------------------------------------------------------------------------------------- counts
 
 local VIEW_FROM, VIEW_TO = STATE.first_byte[DAY], STATE.last_byte[YEAR]
-local SHOWN_FROM, SHOWN_TO = STATE.first_byte[NUMBERS[DAY]], STATE.last_byte[PEAK_AT]
+local SHOWN_FROM, SHOWN_TO = STATE.first_byte[NUMBERS[DAY]], STATE.last_byte[APPROXIMATE]
 
 local function labels_in(view)
   return {unpack_from(VIEW, view)}
@@ -425,21 +518,17 @@ local function is_kept(state, view)
   return state[PACKED] and sub(state[PACKED], VIEW_FROM, VIEW_TO) == view
 end
 
--- Who left was seen, but for a store that has lost one of the sets.
-local function online_now(base, state, window, now)
-  local since = now - window + 1
-  local online = call('ZCOUNT', base .. 'seen', since, '+inf')
-  if state[LEFT] == 0 then
-    return online
-  end
-  return max(0, online - call('ZCOUNT', base .. 'left', since, '+inf'))
+local function online_now(base, window, now)
+  return call('ZCOUNT', base .. 'seen', now - window + 1, '+inf')
 end
 
--- The pageviews, visits and visitors of the period that has number n as of now.
+-- The pageviews, visits and visitors of the period that has number n as of now, and whether the
+-- visitors are an approximate sum.
 local function numbers_of(base, state, n, label)
   for kept = n - (n + 1) % 2, n + n % 2 do -- it may run still, or it has just ended
     if label == state[kept] then
-      return unpack_list(state, NUMBERS[kept], NUMBERS[kept] + 2)
+      local i = NUMBERS[kept]
+      return state[i], state[i + 1], state[i + 2], is_set(state[APPROXIMATE], kept)
     end
   end
   return ended_numbers(base, KINDS[n], label)
@@ -462,7 +551,7 @@ local function keep_previous(part)
 end
 
 -- The counts of a site: how many are online, how many seeds there are, then what the state holds
--- from the day's pageviews up to PEAK_AT, in its order. What is at i there is at COUNTED + i here.
+-- from the day's pageviews up to APPROXIMATE, in its order: what is at i there is at COUNTED + i.
 local SEEDS = 2
 local COUNTED = SEEDS + 1 - NUMBERS[DAY]
 
@@ -485,17 +574,20 @@ end
 
 -- `view` has the labels of the periods as of now. Answers packed numbers: how many are online; how
 -- many seeds there are; pageviews, visits and visitors of each period, with what an admin added and
--- never below 0; since, last hit, peak, its instant; of each seed the numbers of its period and its
+-- never below 0; since, last hit, peak, its instant; 2^(n - 1) for each period n whose visitors are
+-- an approximate sum; of each seed the numbers of its period and its
 -- metric, and the amount; pageviews of the paths. As a rule most of it lies in the packed state.
 local function counts_of(base, state, view, online, paths)
   if state[SEEDED] == 0 and not paths and is_kept(state, view) then
     return pack('<dd', online, 0) .. sub(state[PACKED], SHOWN_FROM, SHOWN_TO)
   end
   view = labels_in(view)
-  local counts = {online, 0, unpack_list(state, NUMBERS[DAY], PEAK_AT)}
+  local counts = {online, 0, unpack_list(state, NUMBERS[DAY], APPROXIMATE)}
   for n = DAY, YEAR do
-    local i = COUNTED + NUMBERS[n]
-    counts[i], counts[i + 1], counts[i + 2] = numbers_of(base, state, n, view[n])
+    local p, v, u, approximate = numbers_of(base, state, n, view[n])
+    local i, bits = COUNTED + NUMBERS[n], COUNTED + APPROXIMATE
+    counts[i], counts[i + 1], counts[i + 2] = p, v, u
+    counts[bits] = set_bit(counts[bits], n, approximate)
   end
   if state[SEEDED] == 1 then
     add_seeds(base, view, counts)
@@ -509,7 +601,10 @@ end
 -- The counts of a generation that nothing is counted into. `asked` has a view, a window, and paths.
 local function counts_at(base, asked, now)
   local state = load_state(base)
-  return counts_of(base, state, asked.view, online_now(base, state, asked.window, now), asked.asked)
+  if state[CHANGED] > 0 then
+    read_sketches(base, state)
+  end
+  return counts_of(base, state, asked.view, online_now(base, asked.window, now), asked.asked)
 end
 
 -------------------------------------------------------------------------------------------- batches
@@ -532,7 +627,7 @@ local function part_named(
     max_pages = max_pages, view = view, asked = asked, labels = labels_of(day, week),
     pageviews = pageviews, newest = newest, paths = paths, views = views, drops = drops,
     visitors = visitors, runs = runs, whose = whose,
-    base = false, state = false, current = false, online = 0, -- as will be found
+    base = false, state = false, current = false, online = 0, latest = 0, -- as will be found
   }
 end
 
@@ -682,8 +777,15 @@ end
 
 local function count_part(part, batch)
   local state, now = part.state, batch.now
+  if max(state[LAST], state[SINCE], state[PEAK_AT]) > now then
+    go_back(part, now)
+  end
   add_hits(part, batch)
-  part.online = online_now(part.base, state, part.window, now)
+  if state[CHANGED] > 0 and state[READ] <= now + READS_AHEAD_MS then
+    read_sketches(part.base, state)
+    state[READ] = max(state[READ], now) + READ_MS
+  end
+  part.online = online_now(part.base, part.window, now)
   if part.online > state[PEAK] then
     state[PEAK], state[PEAK_AT] = part.online, now
   end
@@ -710,15 +812,26 @@ local function answer_part(part, batch)
   return counts_of(part.base, part.state, part.view, part.online, part.asked)
 end
 
+-- The hits of a part that are later than an instant, by a clock that was ahead, count as of it.
+local function count_as_of(part, latest, view)
+  local labels = labels_in(view)
+  part.view, part.labels = view, labels_of(labels[DAY], labels[WEEK])
+  part.latest, part.newest = latest, latest
+end
+
 -- Counts a batch; answers why not, and then nothing was written. May raise an error. What a day's
 -- first hit makes is probed before the first write, and everything is for a while after a batch was
 -- rejected: a key of a wrong type stops a batch whole.
 local function count_batch(batch)
   local parts, entry = batch.parts, batch.entry
-  if batch.newest > batch.now + AHEAD_MS then
+  if batch.newest > batch.now + AHEAD_MS and not batch.views then
     return 'EARLY ' .. whole(batch.now) .. ' ' .. whole(batch.newest - AHEAD_MS)
   end
   for n, part in ipairs(parts) do
+    part.latest = batch.now
+    if part.newest > batch.now + AHEAD_MS then
+      count_as_of(part, min(batch.views[1], batch.now), batch.views[n + 1])
+    end
     find_base(part, batch, batch.found[n + 1])
     if entry.rejected ~= '' or part.labels[DAY] ~= part.state[DAY] then
       probe_part(part)
@@ -746,10 +859,12 @@ end
 
 ------------------------------------------------------------------------------------------ functions
 
--- record(tag; producer, epoch, seq, payload) counts one batch, all or nothing, and only once: a
--- producer numbers its batches of a partition 1, 2, 3 ... and the ledger, written in the same unit
--- as the counts, knows the last. A batch that comes again (DUP) only reads.
--- payload: as it lies in the spool, see unpack_batch. Answers {now, what became of each hit with a
+-- record(tag; producer, epoch, seq, payload, views) counts one batch, all or nothing, and only
+-- once: a producer numbers its batches of a partition 1, 2, 3 ... and the ledger, written in the
+-- same unit as the counts, knows the last. A batch that comes again (DUP) only reads.
+-- payload: as it lies in the spool, see unpack_batch. views: msgpack of an instant that is not
+-- later than now and of the labels then for each part: hits later than now count as of it.
+-- Without them such a batch is refused (EARLY). Answers {now, what became of each hit with a
 -- visitor (PLAIN, NEW or HELD, one after the other), hits held because a site's set is full,
 -- counts of the first part's site, of the second's ...}.
 local function record(keys, args)
@@ -757,7 +872,7 @@ local function record(keys, args)
   local batch = {
     tag = keys[1], producer = args[1], seq = seq, now = now, ids = '', parts = false,
     newest = 0, found = false, entry = false, cursor = 1, states = {}, marks = {}, full = 0,
-    counts = {},
+    counts = {}, views = args[5] and cmsgpack.unpack(args[5]),
   }
   check_form(form_of(args[4]), 'batch')
   local well, problem = pcall(read_batch, batch, args[4])

@@ -66,19 +66,50 @@ end
 
 -------------------------------------------------------------------------------------- forms of data
 
+local function is_state(name)
+  return sub(name, -8) == ':running'
+end
+
 -- A packed state or entry in another form; nothing for bytes that no version wrote.
 local function converted(packed, form, name)
-  local found, length = form_of(packed), #packed
-  local is_state = sub(name, -8) == ':running'
+  local found = form_of(packed)
   check_form(found, name)
-  if found == UNVERSIONED then
-    length = length + 1
+  local fields
+  if is_state(name) then
+    fields = fields_in(packed, form)
+  elseif #packed >= ENTRY.bytes - 2 + fields_from(found) then
+    fields = sub(packed, fields_from(found))
   end
-  if is_state and length ~= STATE.bytes or not is_state and length < ENTRY.bytes then
+  if fields and form > UNVERSIONED then
+    fields = string.char(form) .. fields
+  end
+  return fields
+end
+
+-- Up to LONGER a site's `left` held the scores of `seen`, which was never below 0.
+local function convert_visitors(base, packed, form)
+  local seen, left = base .. 'seen', base .. 'left'
+  local was_long, is_long = form_of(packed) <= LONGER, form <= LONGER
+  if was_long == is_long then
     return
   end
-  local fields = sub(packed, fields_from(found))
-  return form == UNVERSIONED and fields or string.char(form) .. fields
+  local from, low, high = left, 0, '+inf'
+  if is_long then
+    from, low, high = seen, '-inf', 0
+    call('UNLINK', left)
+  end
+  local found = call('ZRANGEBYSCORE', from, low, high, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local member, score = found[i], math.abs(found[i + 1])
+    if is_long then
+      call('ZADD', seen, score, member)
+      call('ZADD', left, score, member)
+    elseif tonumber(call('ZSCORE', seen, member)) == score then
+      call('ZADD', seen, -score, member)
+      call('ZINCRBY', left, BYE_MS, member)
+    end
+  end
+  call('PEXPIRE', left, DAY_MS)
 end
 
 -- The generations of a site that may have a state: the newest ones, and of a number that somebody
@@ -132,14 +163,14 @@ local function packed_keys(tag, last, most)
 end
 
 -- convert(tag; form, where the last call ended or '', number of keys, 1 to write) looks at so many
--- keys that hold packed bytes, and brings them into a form. Answers {where it ended or nothing,
--- keys that are damaged and stay as they are, key, bytes before, key, ...} of those that are in
--- another form. What it has done it finds done: it may be repeated from anywhere.
+-- keys that hold packed bytes, and brings them, and sites' visitors, into a form. Answers {where it
+-- ended or nothing, keys that are damaged and stay as they are, key, bytes before, key, ...} of
+-- those that are in another form. What it has done it finds done: it may be repeated from anywhere.
 local function convert(keys, args)
   local tag, form, written, damaged = keys[1], tonumber(args[1]), {}, {}
   local names, last = packed_keys(tag, args[2], tonumber(args[3]))
   local found = #names > 0 and call('MGET', unpack_list(names)) or {}
-  local answer = {last or false, damaged}
+  local answer, writes = {last or false, damaged}, args[4] == '1'
   for n, name in ipairs(names) do
     local packed = found[n]
     local new = packed and converted(packed, form, name)
@@ -148,9 +179,12 @@ local function convert(keys, args)
     elseif new ~= packed then
       answer[#answer + 1], answer[#answer + 2] = name, packed
       written[#written + 1], written[#written + 2] = name, new
+      if writes and is_state(name) then
+        convert_visitors(sub(name, 1, -8), packed, form)
+      end
     end
   end
-  if args[4] == '1' and #written > 0 then
+  if writes and #written > 0 then
     call('MSET', unpack_list(written))
   end
   return answer
@@ -186,6 +220,8 @@ local function rehearse(keys)
   call('MSET', text, 'a', text, 'a')
   call('ZADD', zset, 'GT', 1, 'a')
   call('ZADD', zset, 'XX', 'INCR', 1, 'a')
+  call('ZRANGEBYSCORE', zset, 0, 0)
+  call('ZREMRANGEBYRANK', zset, 5, 5)
   call('ZINCRBY', zset, 1, 'a')
   call('ZMSCORE', zset, 'a')
   call('ZSCORE', zset, 'a')
@@ -196,6 +232,7 @@ local function rehearse(keys)
   call('ZREM', other, 'b')
   call('ZREMRANGEBYSCORE', other, '-inf', 0)
   call('PEXPIRE', other, 1000)
+  call('PERSIST', other)
   call('PTTL', other)
   call('TYPE', other)
   call('HSET', hash, 'a', 1)

@@ -42,9 +42,10 @@
 -- What a site counts lives under <tag>:<site>:<generation>: and a reset begins the next generation:
 --
 --   running                   string what changes with every hit, packed: see STATE
---   seen                      zset  visitor (8 bytes) -> last view or here       expires when quiet
---   left                      zset  those of them who said bye, with the same scores: they are not
---                                   online                                       expires when quiet
+--   seen                      zset  visitor (8 bytes) -> last view or here; below 0 for one who has
+--                                   said bye since and is not online             expires when quiet
+--   left                      zset  those who said bye -> when, as long as a late view may need it
+--                                                                                expires when quiet
 --   day:2026-11               hash  22p 22v 22u -> pageviews, visits, frozen visitors of a day that
 --                                   has ended; 22a: those visitors are an approximate sum
 --   week:2026                 hash  11-16p ...     of the week that begins on that day
@@ -64,11 +65,13 @@
 local WRITES = __writes__ -- the form in which this library packs
 local NEWEST = __newest__ -- and the newest one that it reads
 local UNVERSIONED = 4 -- the form of 0.1, which has no version byte
+local LONGER = 5 -- the last form in which a state had numbers that nobody needs
 
 local DAY_MS = 86400000
 local DROPS_MS = 431 * DAY_MS -- 400 days after the last day of a month
 local MAX_RESETS = 1000 -- of a site whose generation is looked for
 local METRICS = {'p', 'v', 'u'}
+local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 
 -- A site shows eight periods: today, yesterday, this week, last week, this month, last month, this
 -- year, and all in total. Each has a number, its place in lists; the number of a running period is
@@ -114,6 +117,20 @@ local function add_number(layout)
   return add_field(layout, 'd', 8)
 end
 
+-- What is set in a number for a period.
+local function bit_of(n)
+  return 2 ^ (n - 1)
+end
+
+local function is_set(bits, n)
+  return math.floor(bits / bit_of(n)) % 2 == 1
+end
+
+local function set_bit(bits, n, wanted)
+  local added = (wanted and bit_of(n) or 0) - (is_set(bits, n) and bit_of(n) or 0)
+  return bits + added
+end
+
 -- The state of a site, which is read and written with every batch: packed, since fields of a hash
 -- cost four times as much, and unpacked into a list, since a table with a name for each field costs
 -- a batch of one hit a tenth more.
@@ -133,15 +150,14 @@ local SINCE = add_number(STATE)
 local LAST = add_number(STATE) -- instant of the last hit
 local PEAK = add_number(STATE)
 local PEAK_AT = add_number(STATE)
-local CHANGES = {} -- of each period, those of its sketch since the visitors were read from it
-for n = 1, TOTAL do
-  CHANGES[n] = add_number(STATE)
-end
+local APPROXIMATE = add_number(STATE) -- 2^(n - 1) for each period n with a sum of visitors
 local TRIMMED = add_number(STATE) -- instant at which `seen` and `left` were trimmed
 local SEEDED = add_number(STATE) -- 1: there are seeds
 local LEFT = add_number(STATE) -- 1: there may be `left`
 local CURRENT = add_number(STATE) -- 1: the generation runs
 local SKETCHED = add_number(STATE) -- who was seen since then is in the running day's sketches
+local CHANGED = add_number(STATE) -- 2^(n - 1) for each period n whose sketch is to be read anew
+local READ = add_number(STATE) -- when sketches may be read next: see READ_MS in counting.lua
 local PACKED = STATE.fields + 1 -- the bytes in the store; false: their labels are not the state's
 
 local STATE_FIELDS, STATE_FORMAT = STATE.format, 'B' .. STATE.format
@@ -230,6 +246,27 @@ local function blank_state()
   return state
 end
 
+-- The fields of a packed state in another form; nothing for bytes that no version wrote. Up to
+-- LONGER a state had, in the place of APPROXIMATE, numbers of changes of its eight sketches, and it
+-- lacked what comes after SKETCHED.
+local function fields_in(packed, form)
+  local found, changes = form_of(packed), string.rep('\0', 8 * TOTAL)
+  local fields = sub(packed, fields_from(found))
+  local shown, kept = STATE.last_byte[PEAK_AT] - 1, STATE.last_byte[SKETCHED] - 1
+  local is_long = found <= LONGER
+  if #fields ~= (is_long and kept - 8 + #changes or STATE.bytes - 1) then
+    return
+  elseif is_long == (form <= LONGER) then
+    return fields
+  elseif is_long then
+    return sub(fields, 1, shown) .. string.rep('\0', 8) .. sub(fields, shown + #changes + 1)
+      .. pack('<dd', bit_of(TOTAL + 1) - 1, 0)
+  end
+  local left = STATE.first_byte[LEFT] - 1
+  return sub(fields, 1, shown) .. changes .. sub(fields, shown + 9, left - 1) .. pack('<d', 1)
+    .. sub(fields, left + 8, kept)
+end
+
 -- `packed`: as MGET has found it, which finds nothing where GET raises an error for a wrong type.
 local function load_state(base, packed)
   packed = packed or call('GET', base .. 'running')
@@ -238,7 +275,8 @@ local function load_state(base, packed)
   end
   local form = form_of(packed)
   check_form(form, base .. 'running')
-  local state = {unpack_from(STATE_FIELDS, packed, fields_from(form))}
+  local state = form > LONGER and {unpack_from(STATE_FIELDS, packed, 2)}
+    or {unpack_from(STATE_FIELDS, fields_in(packed, WRITES))}
   state[PACKED] = form == WRITES and packed
   return state
 end
@@ -252,10 +290,11 @@ local function save_state(base, state)
   call('SET', base .. 'running', state[PACKED])
 end
 
-local function set_period(state, n, label, p, v, u)
+local function set_period(state, n, label, p, v, u, approximate)
   local i = NUMBERS[n]
   state[n], state[i], state[i + 1], state[i + 2] = label, p, v, u
-  state[CHANGES[n]], state[PACKED] = 0, false
+  state[APPROXIMATE] = set_bit(state[APPROXIMATE], n, approximate)
+  state[CHANGED], state[PACKED] = set_bit(state[CHANGED], n, false), false
 end
 
 local function remember(base, name, gone_at)

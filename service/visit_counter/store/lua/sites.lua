@@ -158,8 +158,12 @@ local function merge_set(from, into, name, add)
   end
 end
 
+-- Below 0 is the score of one who has left.
 local function keep_later(key, score, member)
-  call('ZADD', key, 'GT', score, member)
+  local known = call('ZSCORE', key, member)
+  if not known or math.abs(score) > math.abs(known) then
+    call('ZADD', key, score, member)
+  end
 end
 
 local function add_score(key, score, member)
@@ -173,15 +177,8 @@ local function merge_seeds(from, into, state)
   end
 end
 
--- Who left one generation may have come back to the other: then both sets differ.
 local function merge_left(from, into, state)
   merge_set(from, into, 'left', keep_later)
-  local members = call('ZRANGE', into .. 'left', 0, -1, 'WITHSCORES')
-  for i = 1, #members, 2 do
-    if call('ZSCORE', into .. 'seen', members[i]) ~= members[i + 1] then
-      call('ZREM', into .. 'left', members[i])
-    end
-  end
   state[LEFT] = call('EXISTS', into .. 'left')
 end
 
@@ -189,7 +186,8 @@ local function merge_total(from, into, theirs, ours)
   local i = NUMBERS[TOTAL]
   call('PFMERGE', into .. 'visitors:total', from .. 'visitors:total')
   raise(ours, TOTAL, theirs[i], theirs[i + 1])
-  ours[i + 2], ours[CHANGES[TOTAL]] = call('PFCOUNT', into .. 'visitors:total'), 0
+  ours[i + 2] = call('PFCOUNT', into .. 'visitors:total')
+  ours[CHANGED] = set_bit(ours[CHANGED], TOTAL, false)
   ours[SINCE] = min(ours[SINCE], theirs[SINCE])
   ours[LAST] = max(ours[LAST], theirs[LAST])
   if theirs[PEAK] > ours[PEAK] then
@@ -403,6 +401,7 @@ local function days(keys, args)
     return redis.error_reply('NOSITE no such site')
   end
   local state, seeds = load_state(base), read_hash(base .. 'seeds')
+  read_sketches(base, state)
   for n = 2, #args do
     local name, field = place('day', args[n])
     hashes[name] = hashes[name] or read_hash(base .. name)
@@ -423,6 +422,6 @@ register('reset', reset)
 register('undo', undo)
 register('seed', seed)
 register('drops', drops, {'no-writes'})
-register('days', days, {'no-writes'})
+register('days', days, {'allow-oom'}) -- as counts
 
 end

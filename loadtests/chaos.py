@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from loadtests.beacons import ORIGIN
 from loadtests.faults import FAULTS, LONG, QUICK, Broken, Case, Fault, Room
 from loadtests.load import Load, SiteHits
-from loadtests.oracle import Verdict, judge
+from loadtests.oracle import DeadLetters, Verdict, judge, letters_in
 from loadtests.world import (
     Options,
     World,
@@ -101,6 +101,7 @@ class Row:
             f"{sum(each.acknowledged for each in self.rounds):,}",
             str(sum(len(each.verdict.lost) for each in self.rounds)),
             str(sum(len(each.verdict.doubled) for each in self.rounds)),
+            str(sum(len(each.verdict.kept) for each in self.rounds)),
             f"{median(seconds):.2f} ({max(seconds):.2f})",
         ]
         return f"| {' | '.join(cells)} |"
@@ -115,13 +116,14 @@ def sums(rows: Sequence[Row]) -> str:
         f"{sum(each.sent for each in rounds):,} hits sent, "
         f"{sum(each.acknowledged for each in rounds):,} acknowledged, "
         f"{sum(len(each.verdict.lost) for each in rounds)} lost, "
-        f"{sum(len(each.verdict.doubled) for each in rounds)} doubled"
+        f"{sum(len(each.verdict.doubled) for each in rounds)} doubled, "
+        f"{sum(len(each.verdict.kept) for each in rounds)} kept as dead letters"
     )
 
 
 HEAD = """\
-| fault | store | rounds | hits sent | acknowledged | lost | doubled | seconds to recover (worst) |
-|---|---|---|---|---|---|---|---|"""
+| fault | store | rounds | sent | acknowledged | lost | doubled | dead letters | seconds (worst) |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 async def run_round(world: World, fault: Fault, rng: Random, room: Room) -> Round:
@@ -140,11 +142,17 @@ async def run_round(world: World, fault: Fault, rng: Random, room: Room) -> Roun
         found.verdict.wrong.append(f"{type(problem).__name__}: {problem}")
     try:
         async with world.redis() as store:
-            found.verdict.add(await judge(store, found.sites))
+            letters = letters_of(world, fault)
+            found.verdict.add(await judge(store, found.sites, letters))
     except PROBLEMS as problem:
         found.verdict.wrong.append(f"the store cannot be read: {problem}")
     found.verdict.wrong += load.unexpected
     return found
+
+
+def letters_of(world: World, fault: Fault) -> DeadLetters:
+    """Those dead letters that the fault may leave behind."""
+    return letters_in(world.producers) if fault.poisons else frozenset()
 
 
 def make_sites(world: World, rng: Random) -> list[SiteHits]:
@@ -174,7 +182,8 @@ async def run_world(name: str, rows: Sequence[Row], options: argparse.Namespace)
         async with world.redis() as store:
             for row in rows:
                 for each in row.rounds:
-                    each.verdict.again(await judge(store, each.sites))
+                    letters = letters_of(world, row.fault)
+                    each.verdict.again(await judge(store, each.sites, letters))
 
 
 def turns(rows: Sequence[Row], options: argparse.Namespace) -> Iterator[tuple[Row, int]]:
@@ -205,7 +214,12 @@ def tell(row: Row) -> None:
         flush=True,
     )
     verdict = last.verdict
-    for what, found in (("LOST", verdict.lost), ("DOUBLED", verdict.doubled), ("", verdict.wrong)):
+    for what, found in (
+        ("LOST", verdict.lost),
+        ("DOUBLED", verdict.doubled),
+        ("DEAD LETTER", verdict.kept),
+        ("", verdict.wrong),
+    ):
         for each in found[:TOLD]:
             print(f"    {what} {each}", flush=True)
 

@@ -86,6 +86,8 @@ class Fault:
     stores: tuple[str, ...]
     workers: int
     """How many the service must have at least."""
+    poisons: bool
+    """It makes the store refuse batches for good."""
 
 
 FAULTS: dict[str, Fault] = {}
@@ -97,9 +99,11 @@ def fault(
     kills: bool = False,
     stores: tuple[str, ...] = ("valkey", "redis"),
     workers: int = 1,
+    poisons: bool = False,
 ) -> Callable[[Act], Act]:
     def register(act: Act) -> Act:
-        FAULTS[act.__name__.replace("_", "-")] = Fault(name, act, worlds, kills, stores, workers)
+        key = act.__name__.replace("_", "-")
+        FAULTS[key] = Fault(name, act, worlds, kills, stores, workers, poisons)
         return act
 
     return register
@@ -511,7 +515,7 @@ async def told(case: Case, status: int, when: str) -> None:
         raise Broken(f"no hit was answered {status} when {when}") from None
 
 
-@fault("a key of a wrong type (poison batches)", "embedded", "outer")
+@fault("a key of a wrong type (poison batches)", "embedded", "outer", poisons=True)
 async def poisoned(case: Case) -> float:
     """Somebody puts a string where one of a site's keys must be, and later the key back."""
     key = base_of(case.rng.choice(case.load.sites).name) + case.rng.choice(READ_FIRST)

@@ -8,16 +8,20 @@ are there. It reads the keys that counting.lua writes, past the service.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from struct import Struct
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from loadtests.beacons import LANGUAGE, USER_AGENT, address_of
 from loadtests.load import SiteHits
+from visit_counter.delivery import dead_letters
+from visit_counter.disk.format import HEADER, record_at
 from visit_counter.model.site_settings import partition_of
 from visit_counter.rules.visitor_hash import browser_hash, visitor_id
 
@@ -27,6 +31,10 @@ KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
 STATE = Struct("<B10s10s10s10s7s7s4s10s36d")  # STATE of store/lua/keys.lua
 LABELS = 9  # before the numbers, with the version byte
+PART_FIELDS, SITE, PATHS = 17, 0, 11  # of a part of a batch: see store/batch.py
+
+DeadLetters = frozenset[tuple[str, str]]
+"""Site and page of each view in a batch that the store refused for good and that was kept."""
 
 
 @dataclass
@@ -35,6 +43,8 @@ class Verdict:
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Acknowledged as spooled, then refused by the store for good and kept as a dead letter."""
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -45,11 +55,13 @@ class Verdict:
         """A later verdict on the same hits."""
         self.lost = sorted({*self.lost, *other.lost})
         self.doubled = sorted({*self.doubled, *other.doubled})
+        self.kept = sorted({*self.kept, *other.kept})
         self.wrong += other.wrong
 
     def add(self, other: Verdict) -> None:
         self.lost += other.lost
         self.doubled += other.doubled
+        self.kept += other.kept
         self.wrong += other.wrong
 
 
@@ -64,20 +76,43 @@ class Counted:
     """By sketch; of a kind of period only if there is but one."""
 
 
-async def judge(store: Redis | RedisCluster, sites: Sequence[SiteHits]) -> Verdict:
-    """All hits of these sites against what the store holds of them now."""
+async def judge(
+    store: Redis | RedisCluster, sites: Sequence[SiteHits], letters: DeadLetters = frozenset()
+) -> Verdict:
+    """All hits of these sites against what the store holds of them now. `letters`: where batches
+    are made to be refused for good; elsewhere a hit in a dead letter is lost."""
     verdict = Verdict()
     for site in sites:
-        verdict.add(await judge_site(store, site))
+        verdict.add(await judge_site(store, site, letters))
     return verdict
 
 
-async def judge_site(store: Redis | RedisCluster, site: SiteHits) -> Verdict:
+def letters_in(producers: Path) -> DeadLetters:
+    """What lies in the dead letters of all producers of a data directory."""
+    files = [path for each in producers.glob("*/rejected") for path in dead_letters.found(each)]
+    return frozenset(view for path in files for view in views_in(path))
+
+
+def views_in(letter: Path) -> Iterator[tuple[str, str]]:
+    record = record_at(letter.read_bytes(), len(HEADER))
+    assert record, f"a whole record in {letter}"
+    packed, _ = msgspec.msgpack.decode(record.payload[1:], type=tuple[bytes, bytes])
+    fields = msgspec.msgpack.decode(packed[1:])
+    for at in range(0, len(fields), PART_FIELDS):
+        for path in fields[at + PATHS] or ():
+            yield fields[at + SITE], path
+
+
+async def judge_site(
+    store: Redis | RedisCluster, site: SiteHits, letters: DeadLetters = frozenset()
+) -> Verdict:
     counted = await read(store, site.name)
     hits = [n for n in range(site.sent) if page(n) in counted.pages]
-    lost = [n for n in range(site.sent) if site.answered[n] and page(n) not in counted.pages]
+    absent = [n for n in range(site.sent) if site.answered[n] and page(n) not in counted.pages]
+    kept = [n for n in absent if (site.name, page(n)) in letters]
     verdict = Verdict(
-        lost=[f"{site.name}{page(n)}" for n in lost],
+        lost=[f"{site.name}{page(n)}" for n in sorted({*absent} - {*kept})],
+        kept=[f"{site.name}{page(n)}" for n in kept],
         doubled=[f"{site.name}{path}" for path, views in counted.pages.items() if views > 1],
     )
     visitors = {site.visitors[n] for n in hits}

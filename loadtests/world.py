@@ -125,12 +125,16 @@ class World:
         path, once = server.socket_path, Retry(NoBackoff(), 0)
         return Redis(unix_socket_path=path, socket_timeout=20, retry=once)
 
+    @property
+    def producers(self) -> Path:
+        """The directory of the service's producers, as it is seen from here."""
+        root = self._disk.root if self._disk else ""
+        return Path(f"{root}{self.service.data_dir}/producers")
+
     def wait_until_settled(self, within_s: float) -> None:
         """Wait until the store has all that was kept in spools, also those of killed workers."""
-        root = self._disk.root if self._disk else ""
-        producers = Path(f"{root}{self.service.data_dir}/producers")
         deadline = time.monotonic() + within_s
-        while [*producers.glob("*/spool/*.seg")]:
+        while [*self.producers.glob("*/spool/*.seg")]:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"batches stay in a spool:\n{self.service.log[-3000:]}")
             time.sleep(0.01)

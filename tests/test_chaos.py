@@ -18,8 +18,15 @@ import pytest
 from loadtests.chaos import WORLDS, make_sites, run_round
 from loadtests.faults import FAULTS, QUICK
 from loadtests.load import Load
-from loadtests.oracle import Verdict, base_of, judge, page
+from loadtests.oracle import Verdict, base_of, judge, letters_in, page
 from loadtests.world import Options, World
+from visit_counter.delivery.dead_letters import Aside
+from visit_counter.model.calendar import Calendar
+from visit_counter.model.hit import Hit
+from visit_counter.model.kinds import Kind
+from visit_counter.model.site import Site
+from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
+from visit_counter.store.batch import Batch
 
 SEED = 2026
 T = TypeVar("T")
@@ -104,6 +111,33 @@ def test_the_judge_finds_what_was_lost_and_doubled(stage: Stage) -> None:
     told = {line.split(": ")[1] for line in verdict.wrong}
     assert "pageviews (total)" not in told  # one lost and one doubled: a total sees nothing
     assert {"visits (total)", "visits (day)", "visitors:total"} <= told
+
+
+@pytest.mark.xdist_group("chaos embedded 1")
+def test_the_judge_finds_dead_letters(stage: Stage) -> None:
+    """A hit that was acknowledged and lies in a dead letter is not told as lost, where that may
+    be; one that lies nowhere is."""
+    verdict = stage.play("embedded", two_gone_one_kept)
+
+    assert (len(verdict.lost), len(verdict.kept)) == (1, 1)
+
+
+async def two_gone_one_kept(world: World) -> Verdict:
+    (site,) = make_sites(world, Random(SEED + 1))[:1]
+    async with Load(world.service.port, [site], Random(SEED + 1), connections=1) as load:
+        for _ in range(3):
+            await load.until_counting(monotonic(), 10)
+    async with world.redis() as store:
+        assert (await judge(store, [site])).good
+        await store.zrem(f"{base_of(site.name)}pages", page(0), page(1))
+        stored = StoredSite(SiteSettings(id=site.name, origins=("*",)), Calendar.of("UTC"))
+        hit = Hit(Site(stored, 1), Kind.VIEW, 1, b"visitor1", page(1))
+        batch = Batch(partition_of(site.name), 1, [hit], now=1)
+        kept = Aside(world.producers / "0" / "rejected").keep(batch.record)
+        assert kept
+        letters = letters_in(world.producers)
+        kept.unlink()
+        return await judge(store, [site], letters)
 
 
 async def tampered_with(world: World) -> Verdict:

@@ -274,6 +274,13 @@ end
 
 -------------------------------------------------------------------------------------------- periods
 
+-- The visitors in a period's sketch, and those of one before it that has expired.
+local function visitors_in(base, kind, label)
+  local hash, field = place(kind, label)
+  local gone = call('HGET', base .. hash, field .. 'b')
+  return call('PFCOUNT', sketch_of(base, kind, label)) + tonumber(gone or 0)
+end
+
 -- The number of an ended period no longer moves with its sketch, which may then expire.
 function freeze(base, kind, label, now, life)
   local sketch = sketch_of(base, kind, label)
@@ -282,7 +289,7 @@ function freeze(base, kind, label, now, life)
   end
   local hash, field = place(kind, label)
   local known = tonumber(call('HGET', base .. hash, field .. 'u') or 0)
-  local visitors = max(known, call('PFCOUNT', sketch))
+  local visitors = max(known, visitors_in(base, kind, label))
   life = life or SKETCH_MS
   call('HSET', base .. hash, field .. 'u', visitors)
   call('PEXPIRE', sketch, life)
@@ -313,15 +320,14 @@ function forget_previous(state, n)
 end
 
 -- Begins a period, or goes on with one that a wrong clock, or a new time zone, had ended or begun
--- already. Its sketch may have expired meanwhile: then who was there before may be counted twice,
--- or not at all.
+-- already. Its sketch may have expired meanwhile: then who was there before may be counted twice.
 local function begin_period(part, n, now)
   local base, state, kind, label = part.base, part.state, KINDS[n], part.labels[n]
   local p, v, u, approximate = ended_numbers(base, kind, label)
   if u > 0 and call('PERSIST', sketch_of(base, kind, label)) == 0
     and call('EXISTS', sketch_of(base, kind, label)) == 0 then
     local hash, field = place(kind, label)
-    call('HSET', base .. hash, field .. 'a', 1)
+    call('HSET', base .. hash, field .. 'a', 1, field .. 'b', u)
     approximate = true
   end
   set_period(state, n, label, p, v, u, approximate)
@@ -384,8 +390,7 @@ local function add_late_visitors(base, kind, label, visitors, now)
     remember(base, (place(kind, label)))
     remember(base, 'visitors:' .. kind .. ':' .. label, now + SKETCH_MS)
   end
-  local visitors_now = call('PFCOUNT', sketch)
-  call('HSET', base .. hash, field .. 'u', max(frozen or 0, visitors_now))
+  call('HSET', base .. hash, field .. 'u', max(frozen or 0, visitors_in(base, kind, label)))
 end
 
 -- Adds to a running sketch; answers whether that changed it.
@@ -402,9 +407,15 @@ end
 function read_sketches(base, state)
   for n = DAY, TOTAL do
     if is_set(state[CHANGED], n) then
-      local sketch = n == TOTAL and base .. 'visitors:total' or sketch_of(base, KINDS[n], state[n])
-      local u = NUMBERS[n] + 2
-      state[u] = max(state[u], call('PFCOUNT', sketch))
+      local u, found = NUMBERS[n] + 2, 0
+      if n == TOTAL then
+        found = call('PFCOUNT', base .. 'visitors:total')
+      elseif is_set(state[APPROXIMATE], n) then
+        found = visitors_in(base, KINDS[n], state[n])
+      else
+        found = call('PFCOUNT', sketch_of(base, KINDS[n], state[n]))
+      end
+      state[u] = max(state[u], found)
     end
   end
   state[CHANGED], state[PACKED] = 0, false

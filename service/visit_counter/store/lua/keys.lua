@@ -47,7 +47,8 @@
 --   left                      zset  those who said bye -> when, as long as a late view may need it
 --                                                                                expires when quiet
 --   day:2026-11               hash  22p 22v 22u -> pageviews, visits, frozen visitors of a day that
---                                   has ended; 22a: those visitors are an approximate sum
+--                                   has ended; 22a: those visitors are an approximate sum;
+--                                   22b: of them, those of a sketch that is gone
 --   week:2026                 hash  11-16p ...     of the week that begins on that day
 --   month:2026, year          hash  11p ..., 2026p ...
 --   seeds                     hash  <kind>:<label>:<p|v|u> -> what an admin added

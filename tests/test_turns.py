@@ -10,6 +10,8 @@ from tests.kit.counting import Counted, at, counting
 from tests.kit.stores.server import Server, run_server, server_binaries
 from tests.kit.tools import at_another_time
 from visit_counter.model.calendar import Calendar
+from visit_counter.model.hit import Drop, Hit
+from visit_counter.model.reasons import Reason
 
 DAY = 86_400_000
 
@@ -229,3 +231,27 @@ async def test_what_another_worker_brings_after_midnight_is_in_yesterday(
         counts = await counted.counts(next_day)
 
     assert (counts.yesterday.pageviews, counts.today.pageviews) == (3, 1)
+
+
+@pytest.mark.parametrize("first", ["drop", "bye", "held", "here held"])
+async def test_hits_of_the_last_second_are_yesterdays(store_server: Server, first: str) -> None:
+    """Also where something of the new day, month and year that is no counted hit came before
+    them."""
+    midnight = at("2026-01-01 00:00")
+    async with counting(store_server.url) as counted:
+        await counted.view(1, midnight - 3 * DAY)
+        entries: dict[str, Hit | Drop] = {
+            "drop": Drop(counted.site, Reason.BOT, midnight),
+            "bye": counted.hit(1, midnight, kind="bye"),
+            "held": counted.hit(2, midnight, known_only=True),
+            "here held": counted.hit(2, midnight, known_only=True, kind="here"),
+        }
+        await counted.record(entries[first])
+        for who in (3, 4):
+            await counted.record(counted.hit(who, midnight - 1), now=midnight + 1)
+        await counted.view(5, midnight + 1)
+        visits = await counted.visits(midnight + 2)
+        told = (await counted.view(5, midnight + 2)).counts
+
+    assert (visits["yesterday"], visits["last_month"], visits["year"]) == (2, 3, 1)
+    assert (told.yesterday.visits, told.last_month.visits) == (2, 3)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from tests.kit.services.in_process import Service, StoppedClock, run_service
 from tests.kit.stores.server import Server
 from visit_counter.clock import Clock
 from visit_counter.model.counts import Numbers
+from visit_counter.model.site import Site
+from visit_counter.model.site_settings import StoredSite
 
 NOON = at("2026-03-10 12:00")
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
@@ -249,6 +252,19 @@ async def test_batches_change_nothing(store_server: Server, sequence: list[Playe
         pytest.param([(10_000, "view"), (5_000, "bye"), (4_900, "view")], 1, id="next page"),
         pytest.param([(10_000, "view"), (5_000, "bye"), (4_900, "here")], 1, id="here again"),
         pytest.param([(5_000, "bye")], 0, id="bye of a stranger"),
+        pytest.param([(30_000, "view"), (5_000, "bye"), (20_000, "here")], 0, id="late here"),
+        pytest.param([(30_000, "view"), (5_000, "bye"), (7_000, "here")], 0, id="2 s before"),
+        pytest.param([(30_000, "view"), (5_000, "bye"), (6_999, "here")], 1, id="1.999 s before"),
+        pytest.param(
+            [(30_000, "view"), (5_000, "bye"), (20_000, "here"), (4_000, "here")],
+            1,
+            id="late here, and here again",
+        ),
+        pytest.param(
+            [(30_000, "view"), (5_000, "bye"), (3_000, "view"), (20_000, "bye")],
+            1,
+            id="bye of before arrives after the return",
+        ),
     ],
 )
 async def test_who_is_online(
@@ -329,6 +345,43 @@ async def test_an_older_view_brings_nobody_back_who_left(store_server: Server) -
 
     assert (late.counts.online, late.counts.total.pageviews) == (0, 1)
     assert again.counts.online == 1
+
+
+async def test_a_longer_window_brings_nobody_back_who_left(store_server: Server) -> None:
+    """Whoever said bye under a short window is not online under a long one."""
+    async with counting(store_server.url, online_window=60) as counted:
+        now = Clock().now()
+        for who in (1, 2):
+            await counted.record(counted.hit(who, now - 200_000 + who))
+        await counted.record(counted.hit(1, now - 190_000, kind="bye"))
+        await counted.view(3, now - 70_000)  # trims whom the short window no longer needs
+        settings = msgspec.structs.replace(counted.site.settings, online_window=300)
+        counted.site = Site(StoredSite(settings, counted.site.calendar), 1)
+        online = (await counted.view(4, now)).counts.online
+
+    assert online == 3
+
+
+async def test_a_million_ids_are_trimmed_step_by_step(store_server: Server) -> None:
+    """The first hit after a pause does not remove all of them at once, and the next ones go on; ids
+    of those who left go too."""
+    async with counting(store_server.url) as counted:
+        seen, old = f"{counted.tag}:portal:1:seen", NOON - 3 * HOUR
+        await counted.view(1, old)
+        for start in range(0, 30_000, 5000):
+            ids = {str(n).zfill(8): old if n % 2 else -old for n in range(start, start + 5000)}
+            await counted.client.zadd(seen, ids)
+        sizes = []
+        for n in range(20):
+            await counted.view(2 + n, NOON + n)
+            sizes.append(await counted.client.zcard(seen))
+        life = await counted.client.pttl(seen)
+
+    steps = [before - after for before, after in pairwise(sizes)]
+    assert max(steps) < 2000
+    assert sizes[0] > 20_000
+    assert sizes[-1] == 20
+    assert life > DAY
 
 
 @pytest.mark.parametrize("kind", ["view", "bye"])

@@ -407,7 +407,7 @@ end
 function read_sketches(base, state)
   for n = DAY, TOTAL do
     if is_set(state[CHANGED], n) then
-      local u, found = NUMBERS[n] + 2, 0
+      local found, u
       if n == TOTAL then
         found = call('PFCOUNT', base .. 'visitors:total')
       elseif is_set(state[APPROXIMATE], n) then
@@ -415,6 +415,7 @@ function read_sketches(base, state)
       else
         found = call('PFCOUNT', sketch_of(base, KINDS[n], state[n]))
       end
+      u = NUMBERS[n] + 2
       state[u] = max(state[u], found)
     end
   end

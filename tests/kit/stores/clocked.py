@@ -1,0 +1,57 @@
+"""A Valkey whose clock a test sets, steps and winds back, while it runs.
+
+    with run_clocked() as server:
+        server.ahead(days=9)   # of this machine's time; negative is behind
+
+TIME, expiry and all else that the server does follow. Debian's Redis cannot: its jemalloc and
+faketime do not go together.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from tests.kit.stores.server import Server, server_binaries
+from tests.kit.tools import faked_clock
+
+
+class Clocked(Server):
+    """A server that lives at another time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._offset = directory / "offset"
+        faked = faked_clock("+0")
+        del faked["FAKETIME"]
+        faked |= {
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        under = ["env", *(f"{name}={value}" for name, value in faked.items())]
+        super().__init__(server_binaries()["valkey"], directory, under=under)
+        self.ahead_ms = 0
+        self.ahead()
+
+    def ahead(self, *, ms: int = 0, **span: float) -> None:
+        """From now on its clock is so much ahead of this machine's."""
+        self.ahead_ms = ms + round(timedelta(**span).total_seconds() * 1000)
+        whole = self._offset.with_suffix(".new")
+        whole.write_text(f"{self.ahead_ms / 1000:+.3f}\n")
+        whole.rename(self._offset)
+
+
+@contextmanager
+def run_clocked() -> Iterator[Clocked]:
+    directory = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
+    server = Clocked(directory)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -75,6 +75,24 @@ async def test_here_comes_while_the_page_is_looked_at(browser: Browser, scripted
         assert (await rows(page))[0] == "Đang online: 81"
 
 
+@pytest.mark.parametrize(("ms", "kinds"), [(1000, ["view"]), (3000, ["view", "here"])])
+async def test_a_page_that_is_shown_says_here_at_once(
+    browser: Browser, scripted: Scripted, ms: int, kinds: list[str]
+) -> None:
+    """Another page of the same visitor may have said bye; less than 2 s after a sign of life that
+    takes nobody offline, and nothing is sent."""
+    page = await browser.new_page()
+    await page.clock.install()
+    async with embedded(scripted) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await page.evaluate(HIDE)
+        await page.clock.run_for(ms)
+        await page.evaluate(SHOW)
+        await page.clock.run_for(10)
+        await until(lambda: equal(scripted.kinds(), kinds), f"{kinds} after {ms} ms")
+
+
 @pytest.mark.parametrize("reason", ["bot", "origin"])
 async def test_uncounted_page_sends_nothing_more(
     browser: Browser, scripted: Scripted, reason: str

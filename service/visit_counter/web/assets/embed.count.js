@@ -64,6 +64,8 @@ function whyNot() {
 let pace = 0;
 let due = 0;
 let timer = 0;
+/** When something was sent last. */
+let sent = 0;
 
 /** The instant in so many milliseconds, more or less: not everybody comes at once. @param {number} ms */
 const after = (ms) => Date.now() + ms * (0.8 + 0.4 * Math.random());
@@ -75,6 +77,7 @@ function send(k) {
   if (data.identity === "browser") v = kept(key, kept(key) || `${Math.random()}`);
   // A text/plain body needs no preflight; keepalive lets "bye" outlive its page.
   const body = JSON.stringify({ k, p: path, v });
+  sent = Date.now();
   return ask(site, { method: "POST", body, keepalive: true });
 }
 
@@ -145,7 +148,11 @@ if (!page[mark]) {
     };
     addEventListener("popstate", move);
   }
-  addEventListener("visibilitychange", beat);
+  addEventListener("visibilitychange", () => {
+    // Another page of the visitor may have said "bye", which takes away who is silent for 2 s.
+    if (due && Date.now() > sent + 2e3) due = 1;
+    beat();
+  });
   document.addEventListener("prerenderingchange", beat);
   addEventListener("pagehide", () => {
     if (pace > 0) send("bye");

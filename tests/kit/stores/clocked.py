@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.kit.stores.server import Server, server_binaries
@@ -31,6 +31,7 @@ class Clocked(Server):
             "FAKETIME_TIMESTAMP_FILE": str(self._offset),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "TZ": "UTC",
         }
         under = ["env", *(f"{name}={value}" for name, value in faked.items())]
         super().__init__(server_binaries()["valkey"], directory, under=under)
@@ -40,8 +41,15 @@ class Clocked(Server):
     def ahead(self, *, ms: int = 0, **span: float) -> None:
         """From now on its clock is so much ahead of this machine's."""
         self.ahead_ms = ms + round(timedelta(**span).total_seconds() * 1000)
+        self._write(f"{self.ahead_ms / 1000:+.3f}")
+
+    def stand_at(self, ms: int) -> None:
+        """From now on its clock stands still, at a whole second."""
+        self._write(datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"))
+
+    def _write(self, text: str) -> None:
         whole = self._offset.with_suffix(".new")
-        whole.write_text(f"{self.ahead_ms / 1000:+.3f}\n")
+        whole.write_text(f"{text}\n")
         whole.rename(self._offset)
 
 

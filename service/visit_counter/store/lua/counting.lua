@@ -14,7 +14,8 @@ local freeze, settle, ended_numbers, forget_previous, raise, read_sketches
 do
 
 local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
-local SKETCH_MS = 8 * DAY_MS
+local SKETCH_MS = 8 * DAY_MS -- that a sketch lives after its period has ended
+local LASTS_MS = {day = 2 * DAY_MS, week = 8 * DAY_MS, month = 32 * DAY_MS, year = 367 * DAY_MS}
 local LEDGER_DAYS = 400
 local REMEMBERED = 256 -- more batches than are ever sent before the first one's answer is read
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
@@ -104,10 +105,7 @@ local function last_of(key, members, since, now)
         score, left = -score, left or {}
         left[m] = true
       end
-      if score > now then
-        score = now
-      end
-      last[m], lately[m] = score, score >= since
+      last[m], lately[m] = min(score, now), score >= since and score <= now
     else
       missing = missing + 1
     end
@@ -115,13 +113,13 @@ local function last_of(key, members, since, now)
   return last, missing, lately, left
 end
 
--- When those who have left said bye, as far as a late view may need it.
-local function byes_of(key, members, left)
+-- When those who have left said bye, no later than now, as far as a late view may need it.
+local function byes_of(key, members, left, now)
   local byes = {}
   if left then
     local found = call('ZMSCORE', key, unpack_list(members))
     for m in pairs(left) do
-      byes[m] = tonumber(found[m] or 0)
+      byes[m] = min(tonumber(found[m] or 0), now)
     end
   end
   return byes
@@ -204,7 +202,7 @@ end
 
 -- Whoever was seen later than now, as a wrong clock told, was seen now: they are online no longer,
 -- and their visits end no later, than those of others. Returns whether there may be more.
-local function correct_some(key, now)
+local function correct_some(key, state, now)
   local low, most = '(' .. now, TRIMMED_AT_ONCE / 2
   local late = call('ZRANGEBYSCORE', key, low, '+inf', 'LIMIT', 0, most)
   local gone = call('ZRANGEBYSCORE', key, '-inf', '(' .. -now, 'LIMIT', 0, most)
@@ -217,6 +215,7 @@ local function correct_some(key, now)
   end
   if #scores > 0 then
     call('ZADD', key, unpack_list(scores))
+    state[SKETCHED] = now + 1 -- of these nobody knows on which days they came
   end
   return #late == most or #gone == most
 end
@@ -231,7 +230,7 @@ local function trim(part, newest, is_new, now)
   end
   local seen, oldest = base .. 'seen', newest - timeout - LATE_MS
   local more = remove_some(seen, -oldest, oldest)
-  more = correct_some(seen, now) or more
+  more = correct_some(seen, state, now) or more
   if state[LEFT] == 1 then
     more = remove_some(base .. 'left', 0, newest - window) or more
     state[LEFT] = call('PEXPIRE', base .. 'left', window + LATE_MS)
@@ -255,7 +254,7 @@ local function attend(part, batch)
   local members = {unpack_from(string.rep('c8', number), batch.ids, batch.cursor)}
   batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
   local last, strangers, sketched, left = last_of(key, members, sketched_since(part), batch.now)
-  local byes = byes_of(part.base .. 'left', members, left)
+  local byes = byes_of(part.base .. 'left', members, left, batch.now)
   local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0
   local visits, newest, counted, said = play(part, last, byes, room, batch)
   write_visitors(part, members, last, byes, counted, said)
@@ -336,7 +335,7 @@ local function begin_period(part, n, now)
   remember(base, 'visitors:' .. kind .. ':' .. label)
   if n == DAY then
     -- As the hits were named, also where their clock was ahead: who came later came today.
-    state[BEGAN], state[SKETCHED] = part.labels[WEEK], part.newest
+    state[BEGAN], state[SKETCHED] = part.labels[WEEK], max(part.newest, state[SKETCHED])
     call('ZREMRANGEBYSCORE', base .. 'index', '-inf', now)
   end
 end
@@ -358,6 +357,16 @@ local function turn_periods(part, now)
   end
 end
 
+-- Whether the store's clock has gone back since the last hit.
+local function is_ahead(state, now)
+  return max(state[LAST], state[SINCE], state[PEAK_AT]) > now
+end
+
+local function correct_instants(state, now)
+  state[SINCE], state[LAST] = min(state[SINCE], now), min(state[LAST], now)
+  state[PEAK_AT], state[READ], state[PACKED] = min(state[PEAK_AT], now), 0, false
+end
+
 -- The store's clock has gone back since the last hit. Running periods that begin later than now are
 -- set aside until their time comes, and those of this hit go on.
 local function go_back(part, now)
@@ -366,13 +375,12 @@ local function go_back(part, now)
   for n = DAY, YEAR, 2 do
     if labels[n] < state[n] then
       settle(base, state, n)
-      freeze(base, KINDS[n], state[n], now, SKETCH_MS + ahead)
+      freeze(base, KINDS[n], state[n], now, ahead + LASTS_MS[KINDS[n]] + SKETCH_MS)
       begin_period(part, n, now)
     end
   end
   state[SKETCHED] = now + 1 -- whoever was seen then may be in another day's
-  state[SINCE], state[LAST] = min(state[SINCE], now), min(state[LAST], now)
-  state[PEAK_AT], state[READ] = min(state[PEAK_AT], now), 0
+  correct_instants(state, now)
 end
 
 -- A late hit adds its visitor only while the sketch lives, and never lowers a frozen number.
@@ -616,6 +624,9 @@ local function counts_at(base, asked, now)
   if state[CHANGED] > 0 then
     read_sketches(base, state)
   end
+  if is_ahead(state, now) then
+    correct_instants(state, now)
+  end
   return counts_of(base, state, asked.view, online_now(base, asked.window, now), asked.asked)
 end
 
@@ -789,7 +800,7 @@ end
 
 local function count_part(part, batch)
   local state, now = part.state, batch.now
-  if max(state[LAST], state[SINCE], state[PEAK_AT]) > now then
+  if is_ahead(state, now) then
     go_back(part, now)
   end
   add_hits(part, batch)

@@ -24,6 +24,7 @@ from visit_counter.disk.spool import SEGMENT_BYTES, Spool
 from visit_counter.errors import (
     SpoolBroken,
     SpoolFull,
+    SpoolGone,
     SpoolUnreadable,
     StartError,
     StoreUnavailable,
@@ -357,6 +358,105 @@ async def test_a_disk_that_turns_read_only_is_noticed_without_a_hit(
         await spool.append([batch(1)])
 
         assert await drain(spool) == [batch(1)]
+
+
+async def test_a_disk_that_hangs_has_failed_until_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it is told so in bounded time, nothing else is tried meanwhile, and what it
+    wrote in the end is cut off, since nobody was told that it is kept."""
+    monkeypatch.setattr("visit_counter.disk.spool.LOOK_S", 0.01)
+    monkeypatch.setattr("visit_counter.disk.spool.DISK_S", 0.1)
+    answers, synced = threading.Event(), os.fdatasync
+    calls: list[int] = []
+
+    def hang(file: int) -> None:
+        calls.append(file)
+        answers.wait(20)
+        synced(file)
+
+    async with spool_in(tmp_path) as spool:
+        await spool.append([batch(1)])
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", hang)
+            with pytest.raises(SpoolBroken, match="it has not answered for"):
+                await spool.append([batch(2)])
+            with pytest.raises(SpoolFull, match="it has not answered for"):
+                await spool.append([batch(3)])
+            await asyncio.sleep(0.3)
+            hanging = len(calls)
+        answers.set()
+        await until(lambda: not spool.problem)
+        await spool.append([batch(4)])
+
+    assert hanging == 1
+    async with spool_in(tmp_path) as spool:
+        assert [record.seq for record in await drain(spool)] == [1, 4]
+
+
+async def test_a_file_that_was_removed_does_not_end_the_keeping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by somebody who makes room: another one is begun, and those behind it are removed when
+    the store has what is in them."""
+    monkeypatch.setattr("visit_counter.disk.spool.LOOK_S", 0.01)
+    async with spool_in(tmp_path) as spool:
+        await spool.append([batch(1)])
+        (path,) = spool_files.paths(tmp_path)
+        path.unlink()
+        with pytest.raises(SpoolBroken, match="No such file"):
+            await spool.append([batch(2)])
+        await until(lambda: not spool.problem)
+        await spool.append([batch(2)])
+        with pytest.raises(SpoolGone, match="was removed"):
+            spool.read(3)
+        passed = await spool.pass_by(3)
+        read = spool.read(3)
+        await spool.ack(3, 2)
+
+        assert (passed, read) == (1, batch(2))
+        assert (spool_files.paths(tmp_path), spool.bytes) == ([], 0)
+
+
+async def test_a_file_full_of_zeros_is_damaged(tmp_path: Path) -> None:
+    """As of a disk that forgot what it had: it is said which, and nothing fails by it."""
+    async with spool_in(tmp_path) as spool:
+        await spool.append([batch(1)])
+        (path,) = spool_files.paths(tmp_path)
+        path.write_bytes(bytes(path.stat().st_size))
+        with pytest.raises(SpoolUnreadable, match="is damaged at byte"):
+            spool.read(3)
+
+
+async def test_a_directory_that_was_removed_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not for the disk to be fixed."""
+    monkeypatch.setattr("visit_counter.disk.spool.LOOK_S", 0.01)
+    directory, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    directory.mkdir()
+    async with spool_in(directory) as spool:
+        directory.rename(elsewhere)
+        await until(lambda: f"The spool {directory} is gone" in spool.problem)
+        problem = spool.problem
+        elsewhere.rename(directory)
+        await until(lambda: not spool.problem)
+
+    assert "bring it back, or restart the service" in problem
+
+
+async def test_a_disk_that_takes_no_more_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a hit needs one: there may be space, and no inode."""
+    monkeypatch.setattr("visit_counter.disk.spool.LOOK_S", 0.01)
+    real = os.statvfs(tmp_path)
+    async with spool_in(tmp_path) as spool:
+        with monkeypatch.context() as broken:
+            no_inodes = os.statvfs_result((*real[:5], 1000, 0, 0, *real[8:]))
+            broken.setattr(os, "statvfs", lambda _: no_inodes)
+            await until(lambda: "takes no more files" in spool.problem)
+        await until(lambda: not spool.problem)
 
 
 async def test_files_that_are_not_removed_go_with_the_next(

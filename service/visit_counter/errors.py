@@ -54,6 +54,10 @@ class SpoolUnreadable(StoreUnavailable):
     """The disk does not give back what the spool has on it: it stays there."""
 
 
+class SpoolGone(SpoolUnreadable):
+    """Somebody has removed the spool's file in which it lay: it is lost."""
+
+
 class UnknownForm(StoreUnavailable):
     """Bytes are in a form that this version does not read: nothing was written, and they stay
     where they are, for a version that does."""

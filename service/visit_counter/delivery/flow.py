@@ -36,6 +36,7 @@ from visit_counter.delivery.queues import (
     refuse,
 )
 from visit_counter.delivery.replay import Replay
+from visit_counter.disk.spool import DISK_S
 from visit_counter.errors import (
     OutcomeUnknown,
     SpoolBroken,
@@ -52,7 +53,7 @@ AHEAD: Final = 2  # flushes under way, and batches of a partition
 MOMENT_S: Final = 0.02  # so often there is a look at what rests or waits too long
 SPILL_S = 0.25  # at least, for an answer of the store, before a batch goes into the spool
 MOST_SPILL_S = 5.0
-WAIT_S = 0.75  # for the spool, before the page gets an answer without either
+WAIT_S = 2 * DISK_S  # for the spool, before the page gets an answer without either
 SLICE_S, SLICES = 2.5, 24  # the last minute, which tells what is usual
 LATELY: Final = 2  # slices
 # Each bound is a fourth above the one before, from 1 ms to 8 s.

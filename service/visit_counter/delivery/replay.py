@@ -23,7 +23,14 @@ from visit_counter.disk import directories
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.disk.spool import Spool
-from visit_counter.errors import OutcomeUnknown, SpoolFull, SpoolUnreadable, StoreError, UnknownForm
+from visit_counter.errors import (
+    OutcomeUnknown,
+    SpoolFull,
+    SpoolGone,
+    SpoolUnreadable,
+    StoreError,
+    UnknownForm,
+)
 from visit_counter.model.site_settings import PARTITIONS
 from visit_counter.store.replies import Early
 from visit_counter.store.store import Store
@@ -250,7 +257,12 @@ class Replay:
         return taken, errors
 
     async def _bring_some(self, partition: int) -> None:
-        records = self._spool.read_some(partition, AT_ONCE)
+        try:
+            records = self._spool.read_some(partition, AT_ONCE)
+        except SpoolGone as gone:
+            passed = await self._spool.pass_by(partition)
+            log.error("batches of the spool are lost", reason=str(gone), batches=passed)
+            return
         await self._ledger.replay(records)
         self._not_taken.pop(partition, None)
         await self._spool.ack(partition, records[-1].seq)

@@ -6,8 +6,12 @@ All of it blocks and raises OSError. Nothing is ever removed here.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a system call says where nothing more fits."""
 
 
 def make(path: Path, mode: int = 0o777) -> None:

@@ -20,11 +20,10 @@ from typing import NamedTuple
 
 from visit_counter.disk import directories
 from visit_counter.disk import format as segment
+from visit_counter.disk.directories import FULL
 from visit_counter.disk.format import HEADER, MARK, OVERHEAD, NewerSegment, Record, Scan
 from visit_counter.errors import SpoolFull, StartError, UnknownForm
 from visit_counter.model import forms
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def paths(directory: Path) -> list[Path]:
@@ -103,7 +102,7 @@ def prove_room(directory: Path, least: int) -> None:
     """Raises SpoolFull where the disk would not take that many bytes, OSError where it takes none
     at all."""
     disk = os.statvfs(directory)
-    if disk.f_bavail * disk.f_frsize < least:
+    if disk.f_bavail * disk.f_frsize < least or _has_no_inodes(disk):
         raise _full(directory)
     if disk.f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -114,7 +113,10 @@ def read(path: Path, at: int) -> Record | None:
     with path.open("rb") as file:
         file.seek(at)
         front = file.read(OVERHEAD)
-        if len(front) < OVERHEAD or (length := segment.length_at(front)) > path.stat().st_size:
+        if len(front) < OVERHEAD:
+            return None
+        length = segment.length_at(front)
+        if not OVERHEAD <= length <= path.stat().st_size:
             return None
         return segment.record_at(front + file.read(length - OVERHEAD), 0)
 
@@ -129,7 +131,7 @@ def close(path: Path, end: int) -> None:
 
 def remove(found: list[Path]) -> None:
     for path in found:
-        path.unlink()
+        path.unlink(missing_ok=True)
     if found:
         directories.sync(found[0].parent)
 
@@ -250,4 +252,13 @@ def _sync(file: int) -> None:
 
 
 def _full(directory: Path) -> SpoolFull:
+    if _has_no_inodes(os.statvfs(directory)):
+        return SpoolFull(
+            f"The disk of the spool {directory} takes no more files (it has no free inodes): "
+            "remove some files"
+        )
     return SpoolFull(f"The disk of the spool {directory} is full: free some space")
+
+
+def _has_no_inodes(disk: os.statvfs_result) -> bool:
+    return disk.f_files > 0 and disk.f_favail == 0  # some file systems have no number of them

@@ -50,6 +50,11 @@ class Index:
     def pending(self, partition: int) -> bool:
         return partition in self._lines
 
+    def first_seq(self, partition: int) -> int:
+        """Of the oldest unconfirmed record, 0 without any."""
+        line = self._lines.get(partition)
+        return line.seq if line else 0
+
     def last_seq(self, partition: int) -> int:
         """Of the newest unconfirmed record, 0 without any."""
         line = self._lines.get(partition)

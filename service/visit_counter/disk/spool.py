@@ -5,19 +5,19 @@ returns; when the store is back they are read, oldest first, and acked. While an
 next group gathers. A full disk or spool refuses before it keeps; any other error of the disk leaves
 in doubt what was being written, and a second fsync would prove nothing. So the spool writes nothing
 more to that segment: it tries until the disk takes a new one, and goes on there, after the old one
-was cut back to what was acknowledged. A segment goes when all in it is confirmed. Acks are not
-written: after a restart, records of a segment that stayed come again, and the store
-knows them as duplicates. Never looks into a batch.
+was cut back to what was acknowledged. A disk that does not answer for DISK_S has failed too. A
+segment goes when all in it is confirmed. Acks are not written: after a restart, records of a
+segment that stayed come again, and the store knows them as duplicates. Never looks into a batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
 
@@ -29,6 +29,7 @@ from visit_counter.disk.index import Index, Segment
 from visit_counter.errors import (
     SpoolBroken,
     SpoolFull,
+    SpoolGone,
     SpoolUnreadable,
     StartError,
     StoreError,
@@ -39,6 +40,7 @@ from visit_counter.tasks import supervised
 SEGMENT_BYTES = 4 << 20  # a group that does not fit begins the next one
 LOOK_S = 1.0  # between two looks whether the disk can keep something
 PROOF_BYTES = 64 * 1024  # that it must take
+DISK_S: Final = 2.5  # for an answer of the disk
 
 log = structlog.get_logger()
 
@@ -65,6 +67,8 @@ class Spool:
         """Records whose write to the tail failed: they are to be cut off."""
         self._unremoved: list[Segment] = []
         """Of no use any more, and the disk does not let them go."""
+        self._hanging: asyncio.Future[Any] | None = None
+        """What the disk has not answered in time: nothing else is tried meanwhile."""
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -139,16 +143,32 @@ class Spool:
 
     def read_some(self, partition: int, most: int) -> list[Record]:
         """The oldest unconfirmed ones, up to the first that the disk does not give back; raises
-        SpoolUnreadable if that is the oldest."""
+        SpoolUnreadable if that is the oldest, SpoolGone if it will never give it back."""
         records: list[Record] = []
         for holder, at in self._index.oldest(partition, most):
             try:
                 records.append(_read(holder.path, at))
-            except SpoolUnreadable:
-                if not records:
-                    raise
-                break
+            except SpoolUnreadable as error:
+                if records:
+                    break
+                if self._is_gone(holder):
+                    raise SpoolGone(f"the spool's file {holder.path} was removed") from None
+                raise error
         return records
+
+    async def pass_by(self, partition: int) -> int:
+        """Forget the oldest records as far as they are gone; how many."""
+        passed = 0
+        while (oldest := self._index.oldest(partition, 1)) and self._is_gone(oldest[0][0]):
+            await self.ack(partition, self._index.first_seq(partition))
+            passed += 1
+        return passed
+
+    def _is_gone(self, holder: Segment) -> bool:
+        """Whether it was removed; where its directory is away too, the file may come back."""
+        with suppress(OSError):
+            return not holder.path.exists() and os.path.samestat(self._directory.stat(), self._home)
+        return False
 
     async def ack(self, partition: int, seq: int) -> None:
         """The store has this record, and so all of the partition before it. Raises nothing."""
@@ -164,7 +184,8 @@ class Spool:
         paths = [holder.path for holder in done]
         removal = asyncio.get_running_loop().run_in_executor(None, spool_files.remove, paths)
         removal.add_done_callback(lambda _: self._removed(removal, done))
-        await asyncio.wait({removal})  # which goes on, and is accounted for, if we are cancelled
+        # Which goes on, and is accounted for, if we are cancelled or the disk hangs.
+        await asyncio.wait({removal}, timeout=DISK_S)
 
     def _removed(self, removal: asyncio.Future[None], done: list[Segment]) -> None:
         if error := removal.exception():
@@ -176,6 +197,7 @@ class Spool:
 
     def _open(self) -> None:
         try:
+            self._home = self._directory.stat()
             spool_files.settle(self._directory)
             self._last_number = spool_files.last_number(self._directory)
             for path, data, found in spool_files.scans(self._directory):
@@ -216,25 +238,29 @@ class Spool:
     async def _look(self) -> None:
         """Whether the disk can keep something: asked of the file system, and where a write has
         failed by another one."""
+        if self._hanging and not self._hanging.done():
+            return
+        self._hanging = None
         try:
             if self.problem:
                 await self._begin_anew()
                 log.info("the spool keeps hits again", directory=str(self._directory))
                 self.problem = ""
             else:
-                await asyncio.to_thread(spool_files.prove_room, self._directory, PROOF_BYTES)
+                await self._prove_room()
         except Exception as problem:
             self._fail(problem)
 
     async def _begin_anew(self) -> None:
         """Leave the segment whose write failed, and see that the disk takes another one."""
         if tail := self._tail:
-            await asyncio.to_thread(spool_files.close, tail.path, tail.size)
+            with suppress(FileNotFoundError):  # somebody has removed it
+                await self._on_disk(spool_files.close, tail.path, tail.size)
             tail.live -= self._doubtful
             self._doubtful, self._tail = 0, None
             self._index.hold(tail)
         await self._remove(self._index.take_empty())
-        await asyncio.to_thread(spool_files.prove_room, self._directory, PROOF_BYTES)
+        await self._prove_room()
         proof = await self._next_segment()
         self._tail = None
         await self._remove([proof])
@@ -247,6 +273,9 @@ class Spool:
 
     async def _keep(self, group: list[_Append]) -> None:
         """Write a group; when that fails, what waits behind it fails too: no seq is left out."""
+        if self.problem:  # found while the group waited
+            self._answer(group, SpoolFull(self.problem))
+            return
         try:
             await self._write([record for entry in group for record in entry.records])
         except SpoolFull as full:
@@ -270,7 +299,7 @@ class Spool:
         tail.live += len(records)  # so that no ack removes it meanwhile
         self._doubtful = len(records)
         try:
-            await asyncio.to_thread(spool_files.append, tail.path, group, tail.size)
+            await self._on_disk(spool_files.append, tail.path, group, tail.size)
         except SpoolFull:
             tail.live -= len(records)
             self._doubtful = 0
@@ -281,13 +310,25 @@ class Spool:
         self._index.add(tail, zip(records, places, strict=True))
 
     async def _next_segment(self) -> Segment:
-        number = self._last_number + 1
+        self._last_number = number = self._last_number + 1
         path = spool_files.path_of(self._directory, number)
-        await asyncio.to_thread(spool_files.create, path)
-        self._last_number = number
+        await self._on_disk(spool_files.create, path)
         self._tail = Segment(number, path, len(HEADER))
         self.bytes += len(HEADER)
         return self._tail
+
+    async def _prove_room(self) -> None:
+        await self._on_disk(spool_files.prove_room, self._directory, PROOF_BYTES)
+
+    async def _on_disk(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Done in a thread, which nobody can end: of a disk that hangs it is left behind."""
+        doing = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+        doing.add_done_callback(lambda _: doing.cancelled() or doing.exception())
+        await asyncio.wait({doing}, timeout=DISK_S)
+        if not doing.done():
+            self._hanging = doing
+            raise TimeoutError(f"it has not answered for {DISK_S} s")
+        doing.result()
 
     def _answer(self, entries: list[_Append], error: StoreError | None) -> None:
         for entry in entries:
@@ -301,12 +342,18 @@ class Spool:
 
     def _fail(self, problem: Exception) -> None:
         """Nothing can be kept now: say so, once for each reason."""
-        why = (
-            f"{problem}."
-            if isinstance(problem, SpoolFull)
-            else f"The spool {self._directory} cannot be written ({problem}): fix the disk; the "
-            "spool goes on by itself."
-        )
+        if isinstance(problem, SpoolFull):
+            why = f"{problem}."
+        elif isinstance(problem, FileNotFoundError) and not self._directory.is_dir():
+            why = (
+                f"The spool {self._directory} is gone, removed or unmounted while the service "
+                "runs: bring it back, or restart the service, which makes another one."
+            )
+        else:
+            why = (
+                f"The spool {self._directory} cannot be written ({problem}): fix the disk; the "
+                "spool goes on by itself."
+            )
         if why != self.problem:
             log.error("the spool keeps nothing now", reason=why)
         self.problem = why

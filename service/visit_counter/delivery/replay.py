@@ -32,7 +32,7 @@ from visit_counter.errors import (
     UnknownForm,
 )
 from visit_counter.model.site_settings import PARTITIONS
-from visit_counter.store.replies import Early
+from visit_counter.store.replies import Early, Failed, NotOurs
 from visit_counter.store.store import Store
 from visit_counter.tasks import once, supervised
 
@@ -40,12 +40,12 @@ AT_ONCE = 100  # batches in a round trip
 PAUSE_S = 0.25
 LOOK_S = 1.0  # between two looks whether an outage is over
 QUIET_S = 3.0  # without another spooled hit, until it is
-STUCK_S = 10.0
+STUCK_S = 4.0
 # A hit takes at most its path and 8 bytes of id, and some more for a site's settings and periods.
 MAX_BATCH_BYTES = MAX_BATCH * 2048
 SPOOL_BYTES = 256 * 1024 * 1024
 # What keeps one partition's batches, and not a server's.
-NOT_AWAY = (Early, UnknownForm, SpoolUnreadable)
+NOT_AWAY = (Early, UnknownForm, SpoolUnreadable, Failed, NotOurs)
 
 log = structlog.get_logger()
 
@@ -72,6 +72,8 @@ class Outage:
         self.began_s = self.last_s = time.monotonic()
         """When it began, and when a hit was spooled last."""
         self.hits = 0
+        self.reason = ""
+        """Why the server has not taken what was tried last."""
 
 
 class NotTaken(NamedTuple):
@@ -138,14 +140,16 @@ class Replay:
         for address, outage in self._outages.items():
             since = datetime.fromtimestamp(outage.began, UTC).isoformat(timespec="seconds")
             problems.append(
-                f"The store at {address} has not answered in time since {since}: {outage.hits} "
+                f"The store at {address} has not taken hits in time since {since}: {outage.hits} "
                 f"hits went into the spool, {self._spool.records} batches lie there and are "
-                "brought to it when it answers."
+                f"brought to it when it takes them{outage.reason and f' ({outage.reason})'}."
             )
+        partitions: dict[str, list[str]] = {}
         for partition, reason in self.stuck.items():
-            problems.append(
-                f"Batches of partition {partition} stay in the spool, and nothing is lost: {reason}"
-            )
+            partitions.setdefault(reason, []).append(str(partition))
+        for reason, stuck in partitions.items():
+            which = f"partition{'s' * (len(stuck) > 1)} {', '.join(stuck)}"
+            problems.append(f"Batches of {which} wait in the spool: {reason}")
         return problems
 
     @property
@@ -223,6 +227,8 @@ class Replay:
                 (self._away.add if away else self._away.discard)(address)
                 self._measure()
                 reason = str(errors[0]) if errors else ""
+                if outage := self._outages.get(address):
+                    outage.reason = reason
                 if errors and reason != told:
                     log.warning("spooled hits are not taken", store=address, reason=reason)
                     told = reason
@@ -252,7 +258,7 @@ class Replay:
                 first = self._not_taken.get(partition, NotTaken(time.monotonic(), ""))
                 self._not_taken[partition] = first._replace(reason=str(error))
                 errors.append(error)
-                if isinstance(error, OutcomeUnknown):
+                if isinstance(error, OutcomeUnknown) and not isinstance(error, Failed):
                     break
         return taken, errors
 

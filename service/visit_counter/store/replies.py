@@ -66,6 +66,15 @@ class Refused(StoreError):
         super().__init__(text)
 
 
+class Failed(OutcomeUnknown):
+    """The server has answered that the call failed, as at a key of another type: it may well take
+    other calls."""
+
+
+class NotOurs(StoreUnavailable):
+    """A partition has not the data with which we started: nothing may be counted there."""
+
+
 class Again(StoreUnavailable):
     """Nothing ran, and once more will do."""
 
@@ -146,7 +155,7 @@ def meaning(error: Exception) -> StoreError:
             return kind(message)
     if message.startswith((NO_SITE, EXISTS, CHANGED, USED, NO_OPERATION, NEWER)):
         return Refused(message)
-    return OutcomeUnknown(message)
+    return Failed(message)
 
 
 _BY_WORD: dict[str, type[Early | Gap | Fenced | Rejected | Outdated]] = {

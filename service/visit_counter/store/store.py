@@ -33,7 +33,7 @@ from visit_counter.store.checks import Check, examine, merged, objections
 from visit_counter.store.functions import Functions
 from visit_counter.store.libraries import Libraries
 from visit_counter.store.migration import Migrating
-from visit_counter.store.replies import REFUSING, Again, Early, pairs, speaking
+from visit_counter.store.replies import REFUSING, Again, Early, NotOurs, pairs, speaking
 from visit_counter.store.schema import Schema
 from visit_counter.store.shards import Shard, Shards
 from visit_counter.store.starting.final import may_pass, sentence
@@ -327,7 +327,7 @@ class Store:
             self._learn(sent, store_time)
             found = (kept or b"").decode()
             if found != self.schema.installation:
-                raise StoreUnavailable(await self._what_became(self._shards.of(tag), found))
+                raise NotOurs(await self._what_became(self._shards.of(tag), found))
             self._had_ours[self._shards.of(tag).address] = self._shards.of(tag).run_id
 
     async def follow(self) -> bool:

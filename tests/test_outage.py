@@ -13,6 +13,7 @@ from tests.kit.services.in_process import PERSON, Service, run_service, until
 from tests.kit.services.process import call, serving
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.clock import Clock
+from visit_counter.model.site_settings import partition_of
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +179,101 @@ async def test_nobody_waits_for_a_disk_that_hangs(
 
     assert answers == [503, 503]
     assert (total, per_page) == (1, {1})  # the second had no number yet
+
+
+async def test_a_disk_that_hangs_ends_no_counting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a moment without the store, of which the spool's disk kept nothing, hits are counted
+    while the disk still hangs; each once."""
+    monkeypatch.setattr("visit_counter.disk.spool.DISK_S", 0.3)
+    goes_on = threading.Event()
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site(max_pages=1000)
+            own.pause()
+            monkeypatch.setattr("os.fdatasync", lambda _: goes_on.wait(60))
+            refused = await view(service, 1)
+            ready = [await readiness(service)]
+            own.resume()
+            await until(lambda: not service.parts.watch.fault)
+            answers = [await view(service, n) for n in range(2, 12)]
+            ready.append(await readiness(service))
+            goes_on.set()
+            await until(lambda: not spooled(service), within_s=10)
+            total, per_page = await counted(service)
+
+    assert (refused, set(answers)) == (503, {200})
+    assert [status for status, _ in ready] == [503, 200]
+    assert all("it has not answered for 0.3 s" in text for _, text in ready)
+    assert (total, per_page) == (11, {1})
+
+
+async def test_a_partition_that_fails_sends_no_other_into_the_spool(tmp_path: Path) -> None:
+    """A key of another type stops the batches of its partition; the others' are counted at once."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site(max_pages=1000)
+            await service.site("other")
+            await service.hit("other")
+            recorder, store = service.parts.recorder, service.parts.store
+            entry = f"{store._tags[partition_of('other')]}:ledger:{recorder.producer}"
+            own.call("RENAME", entry, f"{entry}:away")
+            own.call("RPUSH", entry, "foreign")
+            await service.hit("other", status=202)
+            await until(lambda: any("wait in the spool" in each for each in recorder.problems))
+            problems = " ".join(recorder.problems)
+            answers = [await view(service, n) for n in range(100)]
+            own.call("DEL", entry)
+            own.call("RENAME", f"{entry}:away", entry)
+            await until(lambda: not spooled(service), within_s=10)
+            await until(lambda: not recorder.problems)
+            other = (await service.counts("other"))["total"]["pageviews"]
+
+    assert set(answers) == {200}
+    assert f"partition {partition_of('other')} wait in the spool: WRONGTYPE" in problems
+    assert other == 2
+
+
+async def test_a_command_that_is_forbidden_for_a_while_loses_nothing(tmp_path: Path) -> None:
+    """The store's access rules stop the function in its middle: readiness names the command, hits
+    wait in the spool, and no try writes anything once more."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site(max_pages=1000)
+            before = await views(service, 0, 3)
+            own.call("ACL", "SETUSER", "default", "-pfadd")
+            answers = [await view(service, n) for n in range(3, 6)]
+            await until(lambda: "'pfadd'" in str(service.parts.watch.fault))
+            answers += [await view(service, n) for n in range(6, 20)]
+            status, text = await readiness(service)
+            own.call("ACL", "SETUSER", "default", "+pfadd")
+            await until(lambda: not spooled(service), within_s=10)
+            await until(lambda: not service.parts.watch.fault)
+            total, _ = await counted(service)
+
+    assert before == Counter({200: 3})
+    assert set(answers) == {202}
+    assert (status, "ACL SETUSER" in text) == (200, True)
+    assert total == 20
+
+
+async def test_readiness_says_why_hits_are_spooled(tmp_path: Path) -> None:
+    """The store answers; it is its replicas that do not."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path, min_replicas="1") as service:
+            await service.site()
+            await service.hit(status=202)
+            recorder = service.parts.recorder
+            await until(lambda: any("replicas" in each for each in recorder.problems))
+            problems = recorder.problems
+
+    assert "(only 0 of 1 replicas have confirmed)" in problems[0]
+
+
+async def readiness(service: Service) -> tuple[int, str]:
+    async with service.client.get(f"{service.ops_url}/readyz") as answer:
+        return answer.status, await answer.text()
 
 
 async def test_a_clock_that_was_ahead_holds_up_its_own_hits_only(

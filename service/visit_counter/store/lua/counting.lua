@@ -909,6 +909,10 @@ local function record(keys, args)
     return redis.error_reply('REJECTED and so it was before')
   end
 
+  local denied = forbidden(batch.tag)
+  if denied then
+    return redis.error_reply(denied)
+  end
   batch.entry = entry
   if well then
     well, problem = pcall(again and look_again or count_batch, batch)
@@ -916,6 +920,9 @@ local function record(keys, args)
   local reason = not well and reason_of(problem)
   if reason and sub(reason, 1, 5) == 'FORM ' then -- nothing was written, and the batch is sound
     return redis.error_reply(reason)
+  elseif reason and string.find(reason, 'ACL failure in script', 1, true) then
+    stop()
+    return redis.error_reply(forbidden(batch.tag) or 'NOPERM ' .. reason)
   elseif reason then
     if not again then
       entry.seq, entry.rejected = seq, entry.rejected .. ':' .. whole(seq)

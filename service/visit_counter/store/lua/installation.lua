@@ -205,6 +205,10 @@ end
 
 -- probe(tag) answers {now, installation}. It writes nothing, but is refused whenever writes are.
 local function probe(keys)
+  local denied = forbidden(keys[1])
+  if denied then
+    return redis.error_reply(denied)
+  end
   return {store_time(), call('HGET', keys[1] .. ':ledger', '#')}
 end
 

@@ -178,6 +178,30 @@ local function bind()
   pack, unpack_from, unpack_list = struct.pack, struct.unpack, unpack
 end
 
+-- Whether the store's access rules (ACL) stopped a call in its middle. Until they allow all
+-- commands again nothing is counted: each try would write once more what comes before that one.
+local stopped = false
+local COMMANDS = {
+  'GET', 'SET', 'MGET', 'MSET', 'ZADD', 'ZINCRBY', 'ZMSCORE', 'ZSCORE', 'ZCARD', 'ZCOUNT', 'ZRANGE',
+  'ZREM', 'ZREMRANGEBYSCORE', 'PEXPIRE', 'PTTL', 'TYPE', 'HSET', 'HSETNX', 'HGET', 'HMGET',
+  'HGETALL', 'HEXISTS', 'HINCRBY', 'HDEL', 'PFADD', 'PFMERGE', 'PFCOUNT', 'EXISTS', 'UNLINK',
+}
+
+-- Answers the error, as the server words it, while a command is forbidden; false else.
+local function forbidden(tag)
+  for _, command in ipairs(stopped and COMMANDS or {}) do
+    if not redis.acl_check_cmd(command, tag, 'a') then
+      return "NOPERM This user has no permissions to run the '" .. command:lower() .. "' command"
+    end
+  end
+  stopped = false
+  return false
+end
+
+local function stop()
+  stopped = true
+end
+
 local function store_time()
   local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)

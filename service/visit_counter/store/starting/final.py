@@ -55,7 +55,9 @@ def _remedy(error: BaseException) -> str:
         for found, remedy in _BY_WORDS.items():
             if found in words:
                 return remedy
-    if isinstance(error, (exceptions.AuthenticationError, exceptions.NoPermissionError)) or (
+    if isinstance(error, exceptions.NoPermissionError):
+        return f"allow it (ACL SETUSER), or correct the user, password or database in {URL}"
+    if isinstance(error, exceptions.AuthenticationError) or (
         isinstance(error, exceptions.ResponseError)
         and not isinstance(error, REFUSING)
         and not words.startswith(REFUSING_WORDS)

@@ -132,6 +132,51 @@ async def test_a_store_that_answers_but_cannot_count_is_told(command: tuple[str,
 
 
 @pytest.fixture
+async def test_batches_that_are_rejected_are_told(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A key of another type: hits of its site are refused, which readiness says; it is one line of
+    the log, however many they are, and it is over when it is."""
+    monkeypatch.setattr("visit_counter.delivery.dead_letters.OVER_S", 1.0)
+    monkeypatch.setattr("visit_counter.delivery.ledger.VERIFY_S", 0.1)
+    async with run_service(valkey.url, data_dir=tmp_path) as service:
+        await service.site()
+        await service.hit()
+        site = service.parts.sites.get("portal")
+        assert site is not None
+        key = f"{service.parts.store._tags[site.partition]}:portal:{site.generation}:pages"
+        valkey.call("RENAME", key, f"{key}:away")
+        valkey.call("RPUSH", key, "foreign")
+        with capture_logs() as lines:
+            for _ in range(5):
+                await service.hit(status=503)
+            ready = loads((await get(service, "/readyz"))[1])
+            valkey.call("DEL", key)
+            valkey.call("RENAME", f"{key}:away", key)
+            await service.hit()
+            await until(lambda: not service.parts.recorder.problems)
+
+    assert ready["status"] == "degraded"
+    assert f"5 batches of partition {site.partition} were not counted" in str(ready["hints"])
+    assert str(tmp_path / "producers/0/rejected") in str(ready["hints"])
+    assert [line["event"] for line in lines] == [
+        "a batch is not counted: kept aside",
+        "no more batches are rejected",
+    ]
+
+
+async def test_a_path_that_is_no_text_can_be_told(valkey: Server, tmp_path: Path) -> None:
+    """JSON has no word for the bytes of such a name."""
+    directory = tmp_path / os.fsdecode(b"\xff")
+    directory.mkdir()
+    (directory / "producers").touch()
+    async with run_service(valkey.url, data_dir=directory) as service:
+        status, text = await get(service, "/readyz")
+
+    assert status == 200
+    assert "udcff keeps no spool" in text
+
+
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch examines the store twenty times a second."""
     monkeypatch.setattr("visit_counter.store.health.EXAMINE_EVERY", 1)
@@ -215,8 +260,8 @@ async def test_an_append_only_file_that_cannot_be_written_is_told(store_server: 
         async with run_service(own.url) as service:
             resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
             own.call("SET", "fat", "x")
-            await until(lambda: failing(service) == {"append_only_file"})
-            await until(lambda: service.parts.watch.fault)
+            watch = service.parts.watch
+            await until(lambda: watch.fault and failing(service) == {"append_only_file"})
             status, text = await get(service, "/readyz")
             ok, detail, gauge = await check_of(service, "append_only_file")
             endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)

@@ -138,17 +138,19 @@ async def test_leaving_flushes_what_is_pending(valkey: Server) -> None:
 async def test_more_than_can_be_kept_is_refused_at_once(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The buffer is bounded: the hit beyond it is refused before it is taken."""
+    """The buffer is bounded: the hit beyond it is refused before it is taken, and that is told."""
     monkeypatch.setattr("visit_counter.delivery.flow.MAX_PENDING", 10)
     async with counting(valkey.url) as counted, Recorder(counted.ledger, counted.clock) as recorder:
         now = counted.clock.now()
         waiters = [recorded(recorder, counted.hit(n, now)) for n in range(1, 11)]
         with pytest.raises(StoreUnavailable):
             _ = recorded(recorder, counted.hit(11, now))
+        problems = recorder.problems
         await asyncio.gather(*waiters)
         counts = await counted.counts(now)
 
     assert counts.total.pageviews == 10
+    assert "Hits were refused in the last 3 s: 10 hits wait" in problems[-1]
 
 
 async def test_an_unanswered_batch_is_sent_again_until_it_counts(

@@ -10,6 +10,7 @@ import pytest
 from tests.kit.services.in_process import Service, run_service, until
 from tests.kit.stores.server import Server
 from visit_counter.errors import OutcomeUnknown
+from visit_counter.model.site_settings import partition_of
 
 
 async def test_first_start_makes_demo_for_its_own_origin(service: Service) -> None:
@@ -40,6 +41,29 @@ async def test_settings_reach_the_other_service_within_a_second(valkey: Server) 
 def generation(service: Service, name: str) -> int:
     site = service.parts.sites.get(name)
     return site.generation if site else 0
+
+
+async def test_a_list_that_is_not_read_is_told(
+    service: Service, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hits are counted, and new sites are not known: no probe of the store finds that."""
+    monkeypatch.setattr("visit_counter.reading.sites.OLD_S", 0.1)
+    await service.site("a")
+    sites = service.parts.sites
+    key = f"{service.parts.store._tags[partition_of('a')]}:sites"
+    valkey.call("RENAME", key, f"{key}:away")
+    valkey.call("RPUSH", key, "foreign")
+    await until(lambda: sites.problems)
+    (problem,) = sites.problems
+    async with service.client.get(f"{service.url}/readyz") as answer:
+        ready = await answer.json()
+    valkey.call("DEL", key)
+    valkey.call("RENAME", f"{key}:away", key)
+    await until(lambda: not sites.problems)
+
+    assert "new sites are 404 here" in problem
+    assert "WRONGTYPE" in problem
+    assert ready["status"] == "degraded"
 
 
 async def test_a_change_of_timezone_keeps_the_history(service: Service) -> None:

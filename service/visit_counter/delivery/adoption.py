@@ -56,7 +56,7 @@ class Adoption:
         problems = [*self._faults.values()]
         for ledger, replay in self._parts.values():
             problems += [ledger.fault] if ledger.fault else []
-            problems += replay.problems
+            problems += ledger.problems + replay.problems
         return problems
 
     async def _run(self) -> None:

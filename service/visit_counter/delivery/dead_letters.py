@@ -6,11 +6,32 @@ Such a batch is a mistake, of ours or of whoever wrote into the store's keys; it
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+import structlog
 
 from visit_counter.disk.format import HEADER, Record, pack
 
 MOST = 1000  # files: behind that many the same mistake tells nothing new
+OVER_S = 30.0  # behind the last batch of a partition, until its mistake counts as over
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Mistake:
+    """Batches of a partition that were rejected, one soon behind the other."""
+
+    reason: str
+    began: float
+    """Seconds since the epoch."""
+    last_s: float = 0.0
+    """Monotonic seconds."""
+    batches: int = 0
 
 
 class Aside:
@@ -18,6 +39,46 @@ class Aside:
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
+        self._mistakes: dict[int, Mistake] = {}
+        """By partition."""
+
+    async def put(self, record: Record, reason: str) -> None:
+        """Keep a batch, and tell of it, once for all that follow it soon."""
+        kept = await asyncio.to_thread(self.keep, record)
+        mistake = self._mistakes.get(record.partition)
+        if mistake is None:
+            log.error("a batch is not counted: kept aside", reason=reason, kept=kept)
+            mistake = self._mistakes[record.partition] = Mistake(reason, time.time())
+        mistake.last_s = time.monotonic()
+        mistake.batches += 1
+
+    @property
+    def _where(self) -> str:
+        return (
+            f"They lie in {self._directory}, {MOST} at most."
+            if self._directory
+            else "They are lost."
+        )
+
+    def settle(self) -> None:
+        """To be called now and then: ends mistakes that are over."""
+        oldest_s = time.monotonic() - OVER_S
+        for partition, mistake in [*self._mistakes.items()]:
+            if mistake.last_s < oldest_s:
+                del self._mistakes[partition]
+                log.info(
+                    "no more batches are rejected", partition=partition, batches=mistake.batches
+                )
+
+    @property
+    def problems(self) -> list[str]:
+        """Which hits are not counted, since when and why, in sentences."""
+        return [
+            f"Since {datetime.fromtimestamp(mistake.began, UTC).isoformat(timespec='seconds')} "
+            f"{mistake.batches} batches of partition {partition} were not counted: "
+            f"{mistake.reason}. {self._where}"
+            for partition, mistake in self._mistakes.items()
+        ]
 
     def keep(self, record: Record) -> Path | None:
         """Write a batch down and answer where; None if that was not possible. It blocks."""

@@ -78,6 +78,13 @@ class Flush(NamedTuple):
     began_s: float
 
 
+class Refusal(NamedTuple):
+    """Hits that were neither counted nor kept: when (monotonic seconds), and why."""
+
+    at_s: float
+    why: str
+
+
 class Pace:
     """How long a server takes to commit a flush, and so when an answer is late."""
 
@@ -141,6 +148,8 @@ class Flow:
         self.pending = 0
         """Hits without a batch in its queues."""
         self.pace = Pace()
+        self.refused = Refusal(float("-inf"), "")
+        """The last hits that were not counted although nothing was wrong with them."""
         self._ledger = ledger
         self._replay = replay
         self._clock = clock
@@ -253,7 +262,7 @@ class Flow:
         spooling = self._is_spooling(queue)
         if spooling and (why := self._replay.cannot_keep if self._replay else ""):
             self._rest([queue])
-            refuse(queue.take_late(float("inf")), StoreUnavailable(why))
+            self._tell_refused(queue.take_late(float("inf")), StoreUnavailable(why))
             return
         waiting = queue.take()
         metrics.BATCH_HITS.note(len(waiting))
@@ -261,7 +270,8 @@ class Flow:
         try:
             batch = self._ledger.seal(queue.partition, entries, self._clock.now())
         except Exception:
-            refuse(waiting, StoreUnavailable("a batch could not be made of these hits"))
+            error = StoreUnavailable("a batch could not be made of these hits")
+            self._tell_refused(waiting, error)
             raise
         state = TO_SPOOL if spooling else TO_SEND
         queue.sealed.append(Sealed(batch, waiting, time.monotonic(), state))
@@ -352,8 +362,13 @@ class Flow:
         for queue in queues:
             queue.refuses = why
             error = StoreUnavailable(f"the store does not answer, and nothing is kept: {why}")
-            refuse(queue.take_late(float("inf")), error)
+            self._tell_refused(queue.take_late(float("inf")), error)
         self._count()
+
+    def _tell_refused(self, waiting: list[Waiting], error: StoreError) -> None:
+        if waiting:
+            self.refused = Refusal(time.monotonic(), str(error))
+            refuse(waiting, error)
 
     # -- between
 
@@ -397,6 +412,9 @@ class Flow:
         a sealed one may be counted later."""
         oldest_s = time.monotonic() - waited_s
         for queue in self._queues:
-            refuse(queue.late_in_batches(oldest_s), OutcomeUnknown("the store has not answered"))
-            refuse(queue.take_late(oldest_s), StoreUnavailable("the store does not answer"))
+            late = [each for each in queue.late_in_batches(oldest_s) if each.tell]
+            self._tell_refused(late, OutcomeUnknown("the store has not answered"))
+            self._tell_refused(
+                queue.take_late(oldest_s), StoreUnavailable("the store does not answer")
+            )
         self._count()

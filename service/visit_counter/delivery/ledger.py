@@ -144,6 +144,11 @@ class Ledger:
         return self._producer.epoch
 
     @property
+    def problems(self) -> list[str]:
+        """Which batches are not counted, and why, in sentences."""
+        return self._aside.problems
+
+    @property
     def routes(self) -> int:
         """Another number whenever a partition has gone to another server."""
         return self._store.routes
@@ -239,8 +244,7 @@ class Ledger:
         """What the store will never count is kept aside for people to look at."""
         metrics.REJECTED_BATCHES.inc()
         self._confirm(record)  # what fills a gap has no holes
-        kept = await asyncio.to_thread(self._aside.keep, record)
-        log.error("a batch is not counted", reason=str(rejected), kept=kept)
+        await self._aside.put(record, str(rejected))
 
     # -- repair
 
@@ -344,13 +348,11 @@ class Ledger:
             await self._store.replay(other, [record])
         except Rejected as rejected:
             metrics.REJECTED_BATCHES.inc()
-            kept = await asyncio.to_thread(self._aside.keep, record)
-            log.error("a batch is not counted", reason=str(rejected), kept=kept)
+            await self._aside.put(record, str(rejected))
 
     async def _set_aside(self, record: Record) -> None:
         metrics.LOST_BATCHES.inc()
-        kept = await asyncio.to_thread(self._aside.keep, record)
-        log.error("nobody can tell whether a copy has counted this batch: kept aside", kept=kept)
+        await self._aside.put(record, "nobody can tell whether a copy has counted it")
 
     async def _tell(self) -> None:
         """Tell the store that our epoch has begun; no other directory can be copied."""
@@ -402,6 +404,7 @@ class Ledger:
 
     async def _verify(self) -> None:
         self._let_go()
+        self._aside.settle()
         partitions = sorted({0, *(record.partition for _, record in self._kept)})
         if time.monotonic() - self._touched_s > TOUCH_S:
             partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()

@@ -14,7 +14,7 @@ import structlog
 
 from visit_counter import deadlines, metrics
 from visit_counter.clock import Clock
-from visit_counter.delivery.flow import Flow
+from visit_counter.delivery.flow import Flow, Refusal
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.queues import Queue, Tell, Waiting
 from visit_counter.delivery.replay import Replay
@@ -23,6 +23,7 @@ from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.site_settings import PARTITIONS
 
 SLOW_S = 0.25  # of a commit: then readiness says so
+LATELY_S = 3.0  # for hits that were refused
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ class Recorder:
         self._flows: dict[str, Flow] = {}  # by the server's address
         self._flow_of: list[Flow] = []  # by partition
         self._routed = -1
+        self._refused = Refusal(float("-inf"), "")
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -81,6 +83,7 @@ class Recorder:
     def problems(self) -> list[str]:
         """What is not as it should be between hits and the store, in sentences."""
         problems = [self._no_spool] if self._replay is None else self._replay.problems
+        problems += self._ledger.problems
         for address, flow in self._flows.items():
             if flow.pace.lately_s > SLOW_S:
                 problems.append(
@@ -88,6 +91,9 @@ class Recorder:
                     "on a slow disk sync once a second (appendfsync everysec, or "
                     "VISIT_COUNTER_EMBEDDED_FSYNC=everysec), else use a store that is nearer."
                 )
+        refused = max([self._refused, *(flow.refused for flow in self._flows.values())])
+        if refused.at_s > time.monotonic() - LATELY_S:
+            problems.append(f"Hits were refused in the last {LATELY_S:.0f} s: {refused.why}")
         if refusing := [queue for queue in self._queues if queue.refuses]:
             problems.append(
                 f"Hits of {len(refusing)} of {PARTITIONS} partitions are refused: the store does "
@@ -106,7 +112,9 @@ class Recorder:
         if queue.refuses or fenced or not (self._open and flow.takes_hits):
             metrics.HITS.labels("refused").inc()
             why = self._ledger.fault if fenced else queue.refuses
-            raise StoreUnavailable(why or "too many hits wait, or the service stops")
+            why = why or f"{flow.pending} hits wait, which are too many, or the service stops"
+            self._refused = Refusal(time.monotonic(), why)
+            raise StoreUnavailable(why)
         flow.add(queue, Waiting(entry, tell, time.monotonic()))
 
     def _route(self) -> None:

@@ -9,7 +9,7 @@ refused, and settings from before are not used for them.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
 from typing import NamedTuple, Self
 
 import structlog
@@ -38,6 +38,7 @@ from visit_counter.store.store import PartitionSites, Store
 from visit_counter.tasks import supervised
 
 LOOK_S = 0.5
+OLD_S = 3.0  # behind that it is told that the list is old
 MOST_NAMED = 5  # unreadable sites in /readyz
 NEVER = "0"  # the version of a partition that never had a site
 
@@ -68,6 +69,9 @@ class Sites:
         """When all of this was read last (ms since the epoch)."""
         self._versions = [""] * PARTITIONS
         self._looking = asyncio.Lock()
+        self._read_s = time.monotonic()
+        """When the list was read last, and why not since."""
+        self._not_read = ""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -90,6 +94,11 @@ class Sites:
         problems = [self.unreadable[site].sentence for site in ids[:MOST_NAMED]]
         if more := len(ids) - len(problems):
             problems.append(f"And {more} more sites cannot be read: GET /api/v1/sites lists them.")
+        if self._not_read and (old_s := time.monotonic() - self._read_s) >= OLD_S:
+            problems.append(
+                f"The store has not given the list of sites for {old_s:.0f} s: new sites are 404 "
+                f"here, and changes of others are not known ({self._not_read})."
+            )
         return problems
 
     def get(self, site: str) -> Site | None:
@@ -145,7 +154,7 @@ class Sites:
             changed = await self._store.sites_since(self._versions)
             for partition, found in changed.items():
                 self._replace(partition, found)
-            self.as_of = now
+            self.as_of, self._read_s, self._not_read = now, time.monotonic(), ""
             metrics.SITES.set(len(self.by_id))
             metrics.UNREADABLE_SITES.set(len(self.unreadable))
 
@@ -178,8 +187,10 @@ class Sites:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            with suppress(StoreError):  # the watch tells
+            try:
                 await self.refresh()
+            except StoreError as error:
+                self._not_read = str(error)
 
     def _replace(self, partition: int, found: PartitionSites) -> None:
         if found.version == NEVER and self._versions[partition] not in ("", NEVER):

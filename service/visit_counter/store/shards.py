@@ -159,7 +159,11 @@ class Shard:
                 "the server at this address was replaced or restarted", address=self.address
             )
         self.run_id = run_id
-        (ours,) = await self.writer.exchange([("INFO", "server")])
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                (ours,) = await self.writer.exchange([("INFO", "server")])
+        except TimeoutError:  # it is slow, or hangs: then its batches say so
+            return False
         found = not isinstance(ours, StoreError) and RUN_ID.search(ours)
         if not found or found[1].decode() == run_id:
             return False

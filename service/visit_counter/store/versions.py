@@ -117,7 +117,13 @@ class Versions:
 
     @property
     def problems(self) -> list[str]:
-        """Why an upgrade that has begun, or should end, is not finished, in a sentence."""
+        """Why an upgrade that has begun, or should end, is not finished, and what keeps a service
+        from starting in this store again, in sentences."""
+        if self.now and not self._installation.writes:
+            return [
+                "The store has lost the installation's record (its key ends with {meta}): hits "
+                "are counted, and no service starts here again. Restore that key from a backup."
+            ]
         return [f"The store's upgrade is not finished: {self._problem}"] if self._problem else []
 
     async def finish(self) -> None:

@@ -19,6 +19,7 @@ import redis.asyncio as redis
 import structlog
 import uvloop
 
+from visit_counter import tasks
 from visit_counter.embedded import process as valkey_process
 from visit_counter.embedded import server as embedded
 from visit_counter.embedded.process import Fsync
@@ -376,6 +377,30 @@ async def test_it_is_restarted_where_its_log_was_removed(data_dir: Path) -> None
         assert "its log cannot be read (No such file" in lines[0]["event"]
 
 
+async def test_it_is_restarted_where_its_socket_was_removed(data_dir: Path) -> None:
+    """As by somebody who cleans up: nobody could reach it any more."""
+    async with Embedded(data_dir, "always") as server, client_of(server) as client:
+        await client.set("visits", 1)
+        first = server.pid
+        (data_dir / "valkey/valkey.sock").unlink()
+        await until(lambda: server.alive and server.pid != first)
+
+        assert await client.get("visits") == "1"
+
+
+async def test_data_that_was_removed_is_told(data_dir: Path) -> None:
+    """The server goes on, in files that are gone when it ends."""
+    async with Embedded(data_dir, "always"):
+        files = data_dir / "valkey/appendonlydir"
+        files.rename(data_dir / "elsewhere")
+        await until(lambda: tasks.problems() != [])
+        (problem,) = tasks.problems()
+        (data_dir / "elsewhere").rename(files)
+        await until(lambda: not tasks.problems())
+
+    assert f"{files}, was removed or unmounted" in problem
+
+
 async def test_a_rewrite_that_outlives_a_crash_does_not_delay_the_restart(data_dir: Path) -> None:
     """The forked rewrite keeps the lock and hears no SIGTERM: it is killed, its file is scrap."""
     async with Embedded(data_dir, "always") as server, client_of(server) as client:
@@ -399,8 +424,11 @@ async def test_a_server_that_cannot_be_restarted_is_said_to_be_dead(data_dir: Pa
         with structlog.testing.capture_logs() as lines:
             os.kill(server.pid or 0, signal.SIGKILL)
             await until(lambda: len(lines) >= 4)
+        (problem,) = tasks.problems()
 
     assert not server.alive
+    assert "valkey-check-aof" in problem
+    assert not tasks.problems()
     assert [
         word
         for line, word in zip(lines, ("Starting it again", "valkey-check-aof"), strict=False)

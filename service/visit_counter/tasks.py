@@ -18,7 +18,8 @@ WELL_S = 3.0  # of running, before it counts as well again
 
 log = structlog.get_logger()
 
-_failing: dict[asyncio.Task[None], str] = {}
+_failing: dict[object, str] = {}
+"""By the task, or by what was noted."""
 
 
 Work = Coroutine[object, object, None]
@@ -38,9 +39,22 @@ def once(work: Work, name: str) -> asyncio.Task[None]:
     return task
 
 
+def note(part: object, problem: str) -> None:
+    """Have `problems` tell what is wrong with a part of this process; "" ends that."""
+    if problem:
+        _failing[part] = problem
+    else:
+        _failing.pop(part, None)
+
+
 def problems() -> list[str]:
-    """Which loops of this process fail, and why, in sentences."""
-    return [*_failing.values()]
+    """Which loops of this process fail, and why, and what was noted, in sentences."""
+    return [readable(problem) for problem in _failing.values()]
+
+
+def readable(text: str) -> str:
+    """Without the surrogates that stand for what is no UTF-8 in a file's name: JSON has none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 async def _again(work: Callable[[], Work], name: str) -> None:

@@ -25,13 +25,16 @@ from urllib.parse import quote
 
 import structlog
 
+from visit_counter import tasks
 from visit_counter.disk import directories, locks
 from visit_counter.embedded import process as valkey_process
 from visit_counter.embedded.process import SOCKET, Fsync
 from visit_counter.errors import StartError
+from visit_counter.tasks import supervised
 
 ORPHAN_S, KILL_S = 10.0, 2.0
-RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
+RESTART_MIN_S, RESTART_MAX_S = 0.1, 4.0
+LOOK_S = 1.0
 PROBE_BYTES = 1 << 16
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path without its NUL
 
@@ -70,7 +73,7 @@ class Embedded:
         except BaseException:
             await self.stop()
             raise
-        self._task = asyncio.create_task(self._run(), name="embedded")
+        self._task = supervised(self._run, "embedded Valkey")
         return self
 
     async def __aexit__(
@@ -87,9 +90,8 @@ class Embedded:
             if self._task:
                 self._task.cancel()
                 await asyncio.wait({self._task})
-                if not self._task.cancelled() and (fault := self._task.exception()):
-                    log.error("the watch over the embedded Valkey had failed", exc_info=fault)
             self.alive = False
+            tasks.note(self, "")
             if self._server:
                 await valkey_process.end(self._server)
         finally:
@@ -101,20 +103,52 @@ class Embedded:
         pause = RESTART_MIN_S
         while self._server:
             since = clock()
-            code = await self._server.wait()
+            code = await self._until_ended(self._server)
             self.alive = False
             lived = clock() - since
             pause = RESTART_MIN_S if lived > RESTART_MAX_S else min(pause * 2, RESTART_MAX_S)
             why = valkey_process.why_it_ended(self._home, self._log_bytes, code)
             log.error(f"{why} Starting it again.", pause_s=pause)
+            tasks.note(self, f"{why} It is started again.")
             await asyncio.sleep(pause)
             try:
                 with explained(self._data_dir):
                     _prove_space(self._home / "probe")
                     # The server is gone, so a holder can only be its AOF rewrite, deaf to SIGTERM.
                     await self._launch(signal.SIGKILL)
+                tasks.note(self, "")
             except StartError as problem:
                 log.error(str(problem))
+                tasks.note(self, str(problem))
+
+    async def _until_ended(self, server: Process) -> int:
+        """Its return code. Meanwhile there is a look at its files."""
+        ending = asyncio.ensure_future(server.wait())
+        try:
+            while not (await asyncio.wait({ending}, timeout=LOOK_S))[0]:
+                self._look(server)
+            return ending.result()
+        finally:
+            ending.cancel()
+
+    def _look(self, server: Process) -> None:
+        """A server does not notice that its data was removed, and goes on writing into files that
+        are gone when it ends; without its socket nobody reaches it any more."""
+        if not (self._home / "appendonlydir").exists():
+            problem = (
+                f"The data of the embedded Valkey, {self._home}/appendonlydir, was removed or "
+                "unmounted while it runs: all that was counted is lost when it ends. Bring it "
+                "back, or end the service and restore a backup."
+            )
+        elif not os.path.exists(self.socket_path):
+            log.error("the socket of the embedded Valkey was removed: starting it again")
+            server.terminate()
+            return
+        else:
+            problem = ""
+        if problem and problem not in tasks.problems():
+            log.error(problem)
+        tasks.note(self, problem)
 
     async def _claim(self) -> None:
         self._hold(await claim(self._data_dir))

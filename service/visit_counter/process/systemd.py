@@ -82,7 +82,8 @@ class Systemd:
     def _tell(self, *lines: str) -> None:
         if self._socket and lines:
             with suppress(OSError):  # it is away, or does not read
-                self._socket.sendto("\n".join(lines).encode(), self._address)
+                text = "\n".join(lines).encode(errors="backslashreplace")
+                self._socket.sendto(text, self._address)
 
 
 def _watchdog_s(environ: MutableMapping[str, str]) -> float:

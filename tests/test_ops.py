@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import resource
 import subprocess
@@ -131,7 +132,6 @@ async def test_a_store_that_answers_but_cannot_count_is_told(command: tuple[str,
     assert still_known is not None
 
 
-@pytest.fixture
 async def test_batches_that_are_rejected_are_told(
     valkey: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -177,6 +177,7 @@ async def test_a_path_that_is_no_text_can_be_told(valkey: Server, tmp_path: Path
     assert "udcff keeps no spool" in text
 
 
+@pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch examines the store twenty times a second."""
     monkeypatch.setattr("visit_counter.store.health.EXAMINE_EVERY", 1)

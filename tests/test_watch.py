@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from tests.kit.services.in_process import Service, StoppedClock, run_service, until
@@ -80,6 +81,36 @@ async def test_what_was_known_of_a_store_that_is_gone_is_not_shown_as_current() 
     assert "visitcounter_store_check{" not in after[1]
     assert "as_of" not in lists[0]
     assert [each["as_of"] for each in old] == [1_800_000_000] * 2
+
+
+async def test_a_store_that_cannot_be_examined_is_told() -> None:
+    """It counts, and nobody knows whether it is safe."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            watch = service.parts.watch
+            own.call("ACL", "SETUSER", "default", "-info")
+            await until(lambda: watch.problems)
+            (problem,) = watch.problems
+            ready = await body(service, "/readyz")
+            own.call("ACL", "SETUSER", "default", "+info")
+            await until(lambda: watch.checks and not watch.problems)
+
+    assert "cannot be examined" in problem
+    assert "'info'" in problem
+    assert '"degraded"' in ready
+
+
+async def test_a_password_that_was_changed_is_named_with_the_remedy() -> None:
+    """As at a start."""
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url) as service:
+            watch = service.parts.watch
+            own.call("CONFIG", "SET", "requirepass", "new")
+            async with Redis(unix_socket_path=own.socket_path, password="new") as admin:
+                await admin.execute_command("CLIENT", "KILL", "TYPE", "normal")  # type: ignore[no-untyped-call]
+            await until(lambda: watch.fault)
+
+    assert "correct the user, password or database in VISIT_COUNTER_REDIS_URL" in str(watch.fault)
 
 
 async def body(service: Service, path: str) -> str:

@@ -5,19 +5,24 @@ That every acknowledged hit is counted once, whichever process is killed, is in 
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 from redis import Redis
 
+from tests.kit.services.in_process import until as soon
 from tests.kit.services.process import (
     STOP_S,
     ServiceProcess,
@@ -31,6 +36,10 @@ from tests.kit.services.process import (
     valkey_of,
 )
 from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.config.settings import Settings
+from visit_counter.process.systemd import Systemd
+from visit_counter.workers import supervisor
+from visit_counter.workers.pool import Workers
 
 UP_S = 20.0
 KNOWN_S = 1.0  # the promise; the tests give a busy machine twice as long
@@ -161,6 +170,97 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(place: Path) -> None:
         assert (ready[0], ready[1]["status"]) == (200, "ok")
         assert '"why": "SIGKILL"' in service.errors
         assert sorted(path.name for path in (place / "producers").iterdir()) == ["0", "1"]
+
+
+def test_a_worker_that_hangs_is_named_by_the_others(place: Path) -> None:
+    """While its connections wait; and no longer when it goes on."""
+    with two(DATA_DIR=str(place)) as service:
+        hanging, _ = service.workers
+        with holding([hanging]):
+            until(lambda: f"Worker {hanging} hangs" in said(service), 5)
+            status = ready(service)[0]
+        until(lambda: ready(service)[1]["status"] == "ok", 5)
+
+    assert status == 200
+
+
+def test_what_is_wrong_with_a_worker_is_said_by_each(place: Path) -> None:
+    """Whichever is asked: here the spool of one is gone."""
+    with two(DATA_DIR=str(place)) as service:
+        spool = place / "producers/1/spool"
+        spool.rename(spool.with_name("elsewhere"))
+        until(lambda: all("is gone" in text for text in by_each(service, lambda: said(service))), 9)
+        told = by_each(service, lambda: ready(service))
+        spool.with_name("elsewhere").rename(spool)
+        until(lambda: ready(service)[1]["status"] == "ok", 5)
+
+    assert [status for status, _ in told] == [200, 200]
+    assert sum("Worker " in str(body) for _, body in told) == 1
+
+
+def test_a_parent_that_hangs_is_named(place: Path) -> None:
+    """Nobody would start a worker again."""
+    with two(DATA_DIR=str(place)) as service:
+        with holding([service.process.pid]):
+            until(lambda: f"(pid {service.process.pid}) does not answer" in said(service), 6)
+        until(lambda: ready(service)[1]["status"] == "ok", 5)
+
+
+def ready(service: ServiceProcess) -> tuple[int, Any]:
+    """The status and JSON of /readyz, of a worker that is there."""
+    with suppress(TimeoutError):
+        request = urlopen(f"{service.url}/readyz", timeout=1)
+        with request as answer:
+            return answer.status, json.load(answer)
+    return 0, {"status": "no answer"}
+
+
+def said(service: ServiceProcess) -> str:
+    return str(ready(service)[1])
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced(
+    monkeypatch: pytest.MonkeyPatch, place: Path, valkey: Server
+) -> None:
+    """After some looks of its parent, which runs in this process."""
+    monkeypatch.setattr("visit_counter.workers.pool.SILENT", 2)
+    monkeypatch.setattr("visit_counter.workers.pool.HUNG", 3)
+    monkeypatch.setattr("sys.orig_argv", [sys.executable, "-m", "visit_counter", "serve"])
+    settings = {
+        "LISTEN": "127.0.0.1:0",
+        "DATA_DIR": str(place),
+        "REDIS_URL": valkey.url,
+        "NAMESPACE": "hung",
+        "WORKERS": "2",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"VISIT_COUNTER_{name}", value)
+    read = Settings.from_env({f"VISIT_COUNTER_{name}": v for name, v in settings.items()})
+    made: list[Workers] = []
+
+    class Watched(Workers):
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            made.append(self)
+
+    def up_pids() -> set[int]:
+        return {worker.pid for worker in made[0]._up}
+
+    monkeypatch.setattr("visit_counter.workers.supervisor.Workers", Watched)
+    running = asyncio.create_task(supervisor.run(read, asyncio.Event(), Systemd({})))
+    try:
+        await soon(lambda: made and made[0].up == 2, UP_S)
+        before = up_pids()
+        hanging = min(before)
+        os.kill(hanging, signal.SIGSTOP)
+        await soon(lambda: not runs(hanging), 10)
+        await soon(lambda: up_pids() != before and made[0].up == 2, UP_S)
+        after = up_pids()
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+    assert len(before & after) == 1
 
 
 def test_sigterm_ends_all_of_them_in_time(place: Path) -> None:

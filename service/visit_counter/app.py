@@ -47,6 +47,7 @@ from visit_counter.web.hits.answers import HitAnswers
 from visit_counter.web.hits.forwarding import Forwarding
 from visit_counter.web.hits.intake import Intake
 from visit_counter.web.live import event
+from visit_counter.web.ops import own_problems
 from visit_counter.workers.parent import Parent
 
 log = structlog.get_logger()
@@ -77,7 +78,7 @@ async def run(
         if parent is None:
             welcome(parts.token, urls["pages"], urls["ops"])
         else:
-            parent.tell_up()
+            parent.tell_up(partial(own_problems, parts))
         ready(lambda: status(parts, urls["pages"]))
         await stop.wait()
         parts.stopping.set()

@@ -19,11 +19,12 @@ import structlog
 from visit_counter import metrics
 from visit_counter.errors import StoreError
 from visit_counter.store.checks import Check
+from visit_counter.store.starting.final import sentence
 from visit_counter.store.store import Store
 from visit_counter.tasks import supervised
 
 LOOK_S = 1.0
-EXAMINE_EVERY = 10  # looks
+EXAMINE_EVERY = 4  # looks
 FOLLOW_EVERY = 3
 LASTING = (
     3  # looks: what is logged of a reason that another one follows, and of a store that is back
@@ -42,6 +43,8 @@ class Watch:
         self.checks: tuple[Check, ...] = ()
         """What the last examination found; empty while the store cannot be examined, since nobody
         knows then whether it still holds."""
+        self._not_examined = ""
+        """Why."""
         self._known: dict[str, bool] = {}
         """Which checks were well, as the log has told."""
         self._told = Told(store.address)
@@ -62,6 +65,16 @@ class Watch:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    @property
+    def problems(self) -> list[str]:
+        """What makes a store that counts unsafe, or keeps that from being known, in sentences."""
+        if self._not_examined and not self.fault:
+            return [
+                "The store cannot be examined, so nobody knows whether it is safe: "
+                f"{self._not_examined}"
+            ]
+        return [check.detail for check in self.checks if not check.ok]
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
@@ -77,15 +90,17 @@ class Watch:
         if not self.checks or self._looks % EXAMINE_EVERY == 0:
             try:  # a store that counts nothing may still tell why
                 self._judge(await self._store.examine())
-            except StoreError:
+                self._not_examined = ""
+            except StoreError as error:
                 self._forget_checks()
+                self._not_examined = str(error)
         self._told.hear(self.fault)
 
     async def _fault(self) -> str | None:
         try:
             await self._store.probe()
         except StoreError as error:
-            return str(error)
+            return sentence(error, self._store.address) or str(error)
         return None
 
     def _learn(self, fault: str | None) -> None:

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visit_counter import tasks
 from visit_counter.errors import Problem
+from visit_counter.tasks import readable
 from visit_counter.web.components import Components, parts_of
 from visit_counter.web.hits.forwarding import HINT
 from visit_counter.web.responses import json_response
@@ -22,7 +23,7 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: 200 while hits can be counted, else 503; what is wrong and how to mend it.
 
-    Of several workers the one that is asked speaks for itself, and says how many there are.
+    Of several workers the one that is asked speaks for itself, and says what is wrong with others.
     """
     parts = parts_of(request)
     faults, problems = _found(parts)
@@ -36,9 +37,25 @@ async def readyz(request: web.Request) -> web.Response:
     return json_response(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
 
 
+def own_problems(parts: Components) -> list[str]:
+    """All that is wrong with this process, for its siblings to say."""
+    if parts.stopping.is_set():
+        return []  # as when it is replaced
+    faults, problems = _own(parts)
+    return faults + problems
+
+
 def _found(parts: Components) -> tuple[list[str], list[str]]:
     """What keeps hits from being counted or kept, and what else is not as it should be."""
-    watch, parent, recorder = parts.watch, parts.parent, parts.recorder
+    faults, problems = _own(parts)
+    if parts.parent:
+        problems += parts.parent.problems
+    return faults, [each for each in problems if each not in faults]
+
+
+def _own(parts: Components) -> tuple[list[str], list[str]]:
+    """The same of this process alone."""
+    watch, recorder = parts.watch, parts.recorder
     away = [f"The store cannot count: {watch.fault}"] if watch.fault else []
     faults, problems = [], []
     if away and (why := recorder.cannot_keep):
@@ -50,15 +67,10 @@ def _found(parts: Components) -> tuple[list[str], list[str]]:
     if parts.stopping.is_set():
         faults.append("The service stops.")
     full_sets = parts.intake.full_sets
-    for component in (recorder, parts.adoption, parts.sites, full_sets, parts.versions):
+    for component in (recorder, parts.adoption, parts.sites, full_sets, parts.versions, watch):
         problems += component.problems
     problems += tasks.problems()
-    problems += [check.detail for check in watch.checks if not check.ok]
-    if parent and (up := len(parent.workers)) < parent.inherited.workers:
-        problems.append(
-            f"Only {up} of {parent.inherited.workers} workers are up: the log says why."
-        )
-    return faults, [each for each in problems if each not in faults]
+    return [*map(readable, faults)], [*map(readable, problems)]
 
 
 async def metrics(request: web.Request) -> web.Response:

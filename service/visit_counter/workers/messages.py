@@ -53,6 +53,8 @@ class Told(Struct, frozen=True, tag=True):
     families: list[Family]
     ask: bool = False
     """Answer what all have."""
+    problems: list[str] = []
+    """What is not as it should be in this worker, in sentences."""
 
 
 class Ask(Struct, frozen=True, tag=True):
@@ -60,9 +62,11 @@ class Ask(Struct, frozen=True, tag=True):
 
 
 class Company(Struct, frozen=True, tag=True):
-    """From the parent: the workers that are up, by their pids."""
+    """From the parent, once a second: the workers that are up, by their pids."""
 
     workers: list[int]
+    problems: list[str] = []
+    """What is not as it should be in the parent and in the other workers, in sentences."""
 
 
 class Everything(Struct, frozen=True, tag=True):

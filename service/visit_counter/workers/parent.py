@@ -2,9 +2,10 @@
 
 A worker is the same program started again by its parent (`workers/pool.py`), with the listening
 sockets, the embedded Valkey's address and one end of a line, all of which it finds in one variable
-of its environment. Over the line it tells that it is up and what it has counted, and hears who the
-workers are and what all of them have counted. When the line ends the parent is dead: the worker
-drains as at SIGTERM, and the last one also ends the embedded Valkey that the parent left behind.
+of its environment. Over the line it tells that it is up, what it has counted and what is wrong with
+it, and hears who the workers are, what is wrong with the others, and what all of them have counted.
+When the line ends the parent is dead: the worker drains as at SIGTERM, and the last one also ends
+the embedded Valkey that the parent left behind.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 import structlog
@@ -39,6 +40,7 @@ from visit_counter.workers.metrics_sum import figures
 
 LOCK = "workers.lock"  # in the data directory: shared by all workers
 ANSWER_S = 2.0
+SILENT: Final = 4  # times that we tell the parent something and have heard nothing from it
 
 log = structlog.get_logger()
 
@@ -58,6 +60,11 @@ class Parent:
         self._when_gone = when_gone
         self._data_dir = data_dir
         self._asked: list[asyncio.Future[str]] = []
+        self._others: list[str] = []
+        """What is wrong with the parent and the other workers, as it has told last."""
+        self._silent = 0
+        """How often we have told something since the parent did."""
+        self._ours: Callable[[], list[str]] = list
         self._up = False
         self._gone = False
         self._task: asyncio.Task[None] | None = None
@@ -83,8 +90,24 @@ class Parent:
         self._writer.close()
         os.close(self._lock)
 
-    def tell_up(self) -> None:
-        """From here on this worker's figures mean something."""
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the parent and the other workers, in sentences."""
+        if self._silent >= SILENT:
+            return [
+                f"The parent of the workers (pid {os.getppid()}) does not answer: no worker or "
+                "Valkey that ends is started again, and /metrics is 503. If that lasts, restart "
+                "the service."
+            ]
+        problems = [*self._others]
+        if (up := len(self.workers)) < (most := self.inherited.workers):
+            problems.append(f"Only {up} of {most} workers are up: the log says why.")
+        return problems
+
+    def tell_up(self, problems: Callable[[], list[str]] = list) -> None:
+        """From here on this worker's figures mean something, and so does what `problems` answers:
+        what is wrong with it."""
+        self._ours = problems
         self._up = True
         self._tell(Up())
 
@@ -98,13 +121,15 @@ class Parent:
 
     async def _run(self) -> None:
         """Hear the parent, and tell it once a second; until it is gone."""
+        loop = asyncio.get_running_loop()
+        tell_s = loop.time() + TELL_S
         while True:
             try:
-                async with asyncio.timeout(TELL_S):
+                async with asyncio.timeout_at(tell_s):
                     line = await self._reader.readline()
             except TimeoutError:
-                if self._up and not self._writer.transport.get_write_buffer_size():
-                    self._tell(Told(figures()))
+                tell_s = loop.time() + TELL_S
+                self._tell_what_we_have()
                 continue
             except OSError:
                 line = b""
@@ -115,12 +140,22 @@ class Parent:
         self._gone = True
         self._when_gone()
 
+    def _tell_what_we_have(self) -> None:
+        if self._up:
+            self._silent += 1
+            if not self._writer.transport.get_write_buffer_size():
+                self._tell(self._told())
+
+    def _told(self) -> Told:
+        return Told(figures(), problems=self._ours())
+
     def _hear(self, message: Ask | Company | Everything) -> None:
+        self._silent = 0
         match message:
             case Ask():
-                self._tell(Told(figures()))
-            case Company(workers):
-                self.workers = workers
+                self._tell(self._told())
+            case Company(workers, problems):
+                self.workers, self._others = workers, problems
                 metrics.WORKERS.set(len(workers))
             case Everything(text):
                 for answer in self._asked:

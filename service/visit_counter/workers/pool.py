@@ -1,20 +1,21 @@
 """The workers of a parent: as many as there should be, and what all of them have counted.
 
-One that ends is replaced, more and more slowly; at SIGHUP all are, one by one. What /metrics of any
-worker shows is added up here, where it is known what those had counted that have ended.
+One that ends is replaced, more and more slowly; at SIGHUP all are, one by one. One that hangs is
+killed, after its siblings were told for their /readyz. What /metrics of any worker shows is added
+up here, where it is known what those had counted that have ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Self
 
 import structlog
 
-from visit_counter import deadlines
+from visit_counter import deadlines, tasks
 from visit_counter.process.systemd import Systemd
 from visit_counter.tasks import once, supervised
 from visit_counter.workers.messages import TELL_S, Ask, Company, Everything, Inherited, Told, Up
@@ -22,6 +23,8 @@ from visit_counter.workers.metrics_sum import Tally
 from visit_counter.workers.process import Worker, spawn
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 10.0
+SILENT, HUNG = 4, 30  # looks, of which there is one each TELL_S, without a word of a worker
+MOST_NAMED = 10  # problems of a worker's siblings
 
 log = structlog.get_logger()
 
@@ -76,14 +79,15 @@ class Workers:
     async def keep(self, hangup: asyncio.Event, manager: Systemd) -> int:
         """Start another one for each that ends, and others for all at a hangup. Answers an exit
         code when none is up and none can start."""
-        tasks = {supervised(partial(self._keep, place), "workers") for place in self._places}
-        tasks.add(supervised(partial(self._replace_at, hangup, manager), "replacement of workers"))
+        loops = {supervised(partial(self._keep, place), "workers") for place in self._places}
+        loops.add(supervised(partial(self._replace_at, hangup, manager), "replacement of workers"))
+        loops.add(supervised(self._watch, "watch over the workers"))
         try:
             return await self._given_up
         finally:
-            for task in tasks:
+            for task in loops:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(loops)
 
     async def _keep(self, place: Place) -> None:
         pause_s = PAUSE_MIN_S
@@ -134,6 +138,20 @@ class Workers:
                 await self._end([old])
         return worker.up.result()
 
+    async def _watch(self) -> None:
+        """Tell the workers of one another, and end one that hangs. Looks are counted and not
+        seconds: while this process or the machine stands still nobody falls silent."""
+        while True:
+            await asyncio.sleep(TELL_S)
+            for worker in self._up:
+                worker.silent += 1
+                if worker.silent == SILENT:
+                    log.error("a worker hangs: its connections wait", worker=worker.pid)
+                elif worker.silent == HUNG:
+                    log.error("killing a worker that hangs", worker=worker.pid)
+                    worker.kill()
+            self._tell_who_is_up()
+
     # -- one worker
 
     async def _begin(self) -> Worker:
@@ -163,13 +181,15 @@ class Workers:
         return code
 
     def _hear(self, worker: Worker, message: Up | Told) -> None:
+        worker.silent = 0
         match message:
             case Up():
                 self._up.add(worker)
                 self._tell_who_is_up()
                 worker.up.set_result(True)
-            case Told(families, ask):
+            case Told(families, ask, problems):
                 self._tally.put(worker.pid, families)
+                worker.problems = problems
                 worker.told.set()
                 if ask:
                     self._answers.add(answer := once(self._answer(worker), "metrics"))
@@ -187,9 +207,14 @@ class Workers:
         asker.tell(Everything(self._tally.text()))
 
     def _tell_who_is_up(self) -> None:
-        company = Company(sorted(worker.pid for worker in self._up))
-        for worker in self._up:
-            worker.tell(company)
+        up = sorted(self._up, key=lambda worker: worker.pid)
+        pids = [worker.pid for worker in up]
+        for worker in up:
+            others = [each for each in up if each is not worker]
+            said = [problem for each in others for problem in _said_of(each, worker.problems)]
+            if more := len(said[MOST_NAMED:]):
+                said[MOST_NAMED:] = [f"And {more} more problems of other workers."]
+            worker.tell(Company(pids, tasks.problems() + said))
 
     async def _end(self, workers: Iterable[Worker]) -> None:
         """Let them drain, at most WORKER_S; then kill them."""
@@ -203,3 +228,15 @@ class Workers:
             log.warning("a worker did not stop in time, killing it", worker=lives[life].pid)
             lives[life].kill()
         await asyncio.wait(lives)
+
+
+def _said_of(worker: Worker, known: Container[str]) -> list[str]:
+    """What another worker says of it, in sentences, except what is `known` there of itself."""
+    if worker.silent >= SILENT:
+        return [
+            f"Worker {worker.pid} hangs: its connections wait. After {HUNG * TELL_S:.0f} s it is "
+            "killed, and another takes its place."
+        ]
+    return [
+        f"Worker {worker.pid}: {problem}" for problem in worker.problems if problem not in known
+    ]

@@ -60,6 +60,10 @@ class Worker:
         """Since it was last asked."""
         self.life: asyncio.Task[int]
         """Until its return code."""
+        self.silent = 0
+        """For how many looks of its parent it has told nothing."""
+        self.problems: list[str] = []
+        """What is wrong with it, as it has told last."""
         self._process = process
         self._reader = reader
         self._writer = writer

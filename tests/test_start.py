@@ -6,6 +6,7 @@ stderr, without a stack, and ends at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import stat
@@ -49,6 +50,20 @@ def place() -> Iterator[Path]:
     """A directory with a short path."""
     with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as path:
         yield Path(path)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_signals_of_other_programs_end_nothing(valkey: Server, workers: str) -> None:
+    """As a rotation of logs sends them, out of habit."""
+    with serving(REDIS_URL=valkey.url, NAMESPACE=f"signals{workers}", WORKERS=workers) as service:
+        assert service.url
+        for pid in [service.process.pid, *service.workers]:
+            for name in ("SIGUSR1", "SIGUSR2"):
+                said = service.errors.count("ignored")
+                os.kill(pid, signal.Signals[name])
+                until(lambda said=said: service.errors.count("ignored") == said + 1, 5)  # type: ignore[misc]
+
+        assert service.ready()[0] == 200
 
 
 def refused(status: int, **settings: str) -> str:

@@ -16,13 +16,18 @@ import structlog
 
 from visit_counter import deadlines, logs
 
+NOTHING_TO_REOPEN = "the log goes to standard error, so there is no file to open again"
+
 log = structlog.get_logger()
 
 
 def at_stop_signals(end: Callable[[], None]) -> None:
     """Call it at SIGTERM and SIGINT, instead of what was called before."""
+    loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, end)
+        loop.add_signal_handler(signum, end)
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):  # which would end the process
+        loop.add_signal_handler(signum, log.warning, f"{signum.name} ignored: {NOTHING_TO_REOPEN}")
 
 
 def leave_in_time() -> None:

@@ -102,6 +102,44 @@ async def test_what_cannot_be_read_is_told_and_disturbs_nobody(tmp_path: Path) -
     assert mended == (3, [])
 
 
+async def test_what_was_removed_is_told_no_longer(tmp_path: Path) -> None:
+    """Whoever does away with a directory that cannot be read has mended it."""
+    name = namespace()
+    with run_server(server_binaries()["valkey"]) as store:
+        producer = await leave_hits(store, tmp_path, name)
+        (producer / "producer").write_text("nonsense")
+        async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+            await until(lambda: service.parts.adoption.problems)
+            producer.rename(tmp_path / "elsewhere")
+            await until(lambda: not service.parts.adoption.problems)
+
+
+async def test_a_disk_that_takes_no_epoch_keeps_nobody_from_counting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts without a spool and says so; what an earlier run has left is counted when there is
+    room again."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    name = namespace()
+    with run_server(server_binaries()["valkey"]) as store:
+        producer = await leave_hits(store, tmp_path, name, number=0)
+        with monkeypatch.context() as patch:
+            patch.setattr("visit_counter.disk.producer._write", full)
+            async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+                counted = (await service.hit())["total"]["pageviews"]
+                problems = service.parts.recorder.problems
+                patch.undo()
+                await until(lambda: not left(producer))
+                counts = await pageviews(service)
+
+    assert (counted, counts) == (1, 3)
+    assert "keeps no spool (No space left on device" in problems[0]
+    assert "free some space on its disk, then restart" in problems[0]
+
+
 async def test_a_spool_that_is_not_read_back_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,8 +151,8 @@ async def recorder_of(
     store: Store, clock: Clock, settings: Settings, parent: Parent | None
 ) -> AsyncIterator[Recorder]:
     """The recorder of a producer of this data directory, with a spool where one can be kept."""
-    installation.remember(settings.data_dir, store.schema.installation)
     with producer_of(settings.data_dir, MOST if parent else 1) as producer:
+        installation.remember(settings.data_dir, store.schema.installation)
         if producer.directory is None:
             async with (
                 Ledger(store, producer) as ledger,

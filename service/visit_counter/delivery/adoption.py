@@ -62,7 +62,10 @@ class Adoption:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            for directory in await asyncio.to_thread(_with_batches, self._data_dir):
+            found = await asyncio.to_thread(_with_batches, self._data_dir)
+            for gone in self._faults.keys() - found:
+                del self._faults[gone]
+            for directory in found:
                 if directory not in self._adopted:
                     adopting = once(self._adopt(directory), f"adoption of {directory.name}")
                     self._adopted[directory] = adopting

@@ -53,22 +53,27 @@ def producer_of(data_dir: Path, most: int = 1) -> Iterator[Producer]:
     raises StartError if there is none."""
     with ExitStack() as stack:
         try:
-            directory = _first_free(data_dir, most, stack)
+            producer = _read(_first_free(data_dir, most, stack) / NAME)
         except locks.HeldError as held:
             raise StartError(
                 f"Another visit-counter (pid {held.pid}) is using the data directory {data_dir}: "
                 "stop it, or give this one another VISIT_COUNTER_DATA_DIR."
             ) from None
         except OSError as error:
+            stack.close()  # what lies there is adopted when it can be
+            remedy = (
+                "free some space on its disk"
+                if error.errno in directories.FULL
+                else f"make it usable for user id {os.geteuid()}"
+            )
             why = (
                 f"The data directory {data_dir} keeps no spool ({error.strerror or error}: "
-                f"{error.filename or data_dir}), so hits are refused while the store is away: make "
-                f"it usable for user id {os.geteuid()}, then restart."
+                f"{error.filename or data_dir}), so hits are refused while the store is away: "
+                f"{remedy}, then restart."
             )
             log.warning("no spool", why=why)
-            yield Producer(secrets.token_hex(16), 1, None, why)
-            return
-        yield _begun(directory / NAME)
+            producer = Producer(secrets.token_hex(16), 1, None, why)
+        yield producer
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -48,6 +49,22 @@ def test_a_lock_is_taken_once_and_tells_its_holder(tmp_path: Path) -> None:
 
     assert str(os.getpid()) == refusal.value.pid
     os.close(locks.take(tmp_path / "lock"))
+
+
+def test_a_full_disk_refuses_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing needs to fit on it: the holder's number is for people."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        lock = locks.take(tmp_path / "lock")
+    with pytest.raises(locks.HeldError) as refusal:
+        locks.take(tmp_path / "lock")
+    os.close(lock)
+
+    assert refusal.value.pid == "unknown"
 
 
 @pytest.mark.parametrize("content", [b"", b"1\n", b"\xff\xfe not a pid \n" * 9])

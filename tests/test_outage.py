@@ -193,10 +193,12 @@ async def test_a_disk_that_hangs_ends_no_counting(
             await service.site(max_pages=1000)
             own.pause()
             monkeypatch.setattr("os.fdatasync", lambda _: goes_on.wait(60))
+            watch, recorder = service.parts.watch, service.parts.recorder
             refused = await view(service, 1)
+            await until(lambda: watch.fault)
             ready = [await readiness(service)]
             own.resume()
-            await until(lambda: not service.parts.watch.fault)
+            await until(lambda: not (watch.fault or any(each.refuses for each in recorder._queues)))
             answers = [await view(service, n) for n in range(2, 12)]
             ready.append(await readiness(service))
             goes_on.set()
@@ -236,8 +238,9 @@ async def test_a_partition_that_fails_sends_no_other_into_the_spool(tmp_path: Pa
 
 
 async def test_a_command_that_is_forbidden_for_a_while_loses_nothing(tmp_path: Path) -> None:
-    """The store's access rules stop the function in its middle: readiness names the command, hits
-    wait in the spool, and no try writes anything once more."""
+    """The store's access rules stop the function in its middle: readiness names the command, and
+    hits wait in the spool. Only what the first try wrote before it was stopped is written twice: a
+    page's number, at most."""
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
             await service.site(max_pages=1000)

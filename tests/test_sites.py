@@ -53,13 +53,13 @@ async def test_a_list_that_is_not_read_is_told(
     key = f"{service.parts.store._tags[partition_of('a')]}:sites"
     valkey.call("RENAME", key, f"{key}:away")
     valkey.call("RPUSH", key, "foreign")
-    await until(lambda: sites.problems)
-    (problem,) = sites.problems
+    await until(lambda: sites.not_read)
+    (problem,) = sites.not_read
     async with service.client.get(f"{service.url}/readyz") as answer:
         ready = await answer.json()
     valkey.call("DEL", key)
     valkey.call("RENAME", f"{key}:away", key)
-    await until(lambda: not sites.problems)
+    await until(lambda: not sites.not_read)
 
     assert "new sites are 404 here" in problem
     assert "WRONGTYPE" in problem

@@ -49,7 +49,7 @@ class Aside:
         if mistake is None:
             log.error("a batch is not counted: kept aside", reason=reason, kept=kept)
             mistake = self._mistakes[record.partition] = Mistake(reason, time.time())
-        mistake.last_s = time.monotonic()
+        mistake.reason, mistake.last_s = reason, time.monotonic()  # a later one names the key
         mistake.batches += 1
 
     @property

@@ -53,7 +53,8 @@ AHEAD: Final = 2  # flushes under way, and batches of a partition
 MOMENT_S: Final = 0.02  # so often there is a look at what rests or waits too long
 SPILL_S = 0.25  # at least, for an answer of the store, before a batch goes into the spool
 MOST_SPILL_S = 5.0
-WAIT_S = 2 * DISK_S  # for the spool, before the page gets an answer without either
+WAIT_S = 0.75  # for the spool, before the page gets an answer without either
+TURNS_S: Final = 2 * DISK_S  # and so much more while its disk may still answer
 SLICE_S, SLICES = 2.5, 24  # the last minute, which tells what is usual
 LATELY: Final = 2  # slices
 # Each bound is a fourth above the one before, from 1 ms to 8 s.
@@ -198,7 +199,7 @@ class Flow:
             self._moment.cancel()
         for flush in self._flushes:
             flush.answers.cancel()
-        self._refuse_late(waited_s=0)
+        self._refuse_late(at_once=True)
         return counted
 
     async def _run(self) -> None:
@@ -403,15 +404,17 @@ class Flow:
         """One timer for all waits of a moment, and not one for each. It goes on while the loop
         waits for a disk, which may never answer."""
         self._moment = None
-        self._refuse_late(self.pace.spill_s + WAIT_S)
+        self._refuse_late()
         self._stir()
         self._look_soon()
 
-    def _refuse_late(self, waited_s: float) -> None:
-        """Answer those who have waited that long. A pending hit is forgotten, it has no number yet;
+    def _refuse_late(self, *, at_once: bool = False) -> None:
+        """Answer those who have waited too long. A pending hit is forgotten, it has no number yet;
         a sealed one may be counted later."""
-        oldest_s = time.monotonic() - waited_s
+        most_s = 0.0 if at_once else self.pace.spill_s + WAIT_S
         for queue in self._queues:
+            turns_s = 0.0 if at_once or queue.refuses else TURNS_S
+            oldest_s = time.monotonic() - most_s - turns_s
             late = [each for each in queue.late_in_batches(oldest_s) if each.tell]
             self._tell_refused(late, OutcomeUnknown("the store has not answered"))
             self._tell_refused(

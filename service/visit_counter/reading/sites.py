@@ -94,12 +94,18 @@ class Sites:
         problems = [self.unreadable[site].sentence for site in ids[:MOST_NAMED]]
         if more := len(ids) - len(problems):
             problems.append(f"And {more} more sites cannot be read: GET /api/v1/sites lists them.")
-        if self._not_read and (old_s := time.monotonic() - self._read_s) >= OLD_S:
-            problems.append(
-                f"The store has not given the list of sites for {old_s:.0f} s: new sites are 404 "
-                f"here, and changes of others are not known ({self._not_read})."
-            )
         return problems
+
+    @property
+    def not_read(self) -> list[str]:
+        """Since when and why the list is not read anew, in a sentence, where that lasts."""
+        old_s = time.monotonic() - self._read_s
+        if not self._not_read or old_s < OLD_S:
+            return []
+        return [
+            f"The store has not given the list of sites for {old_s:.0f} s: new sites are 404 "
+            f"here, and changes of others are not known ({self._not_read})."
+        ]
 
     def get(self, site: str) -> Site | None:
         return self.by_id.get(site)

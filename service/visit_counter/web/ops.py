@@ -69,6 +69,8 @@ def _own(parts: Components) -> tuple[list[str], list[str]]:
     full_sets = parts.intake.full_sets
     for component in (recorder, parts.adoption, parts.sites, full_sets, parts.versions, watch):
         problems += component.problems
+    if not watch.fault:
+        problems += parts.sites.not_read
     problems += tasks.problems()
     return [*map(readable, faults)], [*map(readable, problems)]
 

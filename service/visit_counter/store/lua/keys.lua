@@ -189,7 +189,10 @@ local COMMANDS = {
 
 -- Answers the error, as the server words it, while a command is forbidden; false else.
 local function forbidden(tag)
-  for _, command in ipairs(stopped and COMMANDS or {}) do
+  if not stopped then
+    return false
+  end
+  for _, command in ipairs(COMMANDS) do
     if not redis.acl_check_cmd(command, tag, 'a') then
       return "NOPERM This user has no permissions to run the '" .. command:lower() .. "' command"
     end

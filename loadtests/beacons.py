@@ -62,6 +62,10 @@ def hit_from(
     return HIT.format(**named, address=address, length=len(body), body=body).encode()
 
 
+NETWORK = "10.0.0.0/8"
+"""Of all visitors."""
+
+
 def address_of(visitor: int) -> str:
     return f"10.{visitor >> 16 & 255}.{visitor >> 8 & 255}.{visitor & 255}"
 

@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from loadtests.beacons import ORIGIN
 from loadtests.faults import FAULTS, LONG, QUICK, Broken, Case, Fault, Room
 from loadtests.load import Load, SiteHits
-from loadtests.oracle import DeadLetters, Verdict, judge, letters_in
+from loadtests.oracle import EACH_PAGE, DeadLetters, Verdict, judge, letters_in
 from loadtests.world import (
     Options,
     World,
@@ -158,7 +158,7 @@ def letters_of(world: World, fault: Fault) -> DeadLetters:
 def make_sites(world: World, rng: Random) -> list[SiteHits]:
     names = [f"s{rng.getrandbits(40):010x}" for _ in range(SITES)]
     for name in names:
-        world.service.call("", {"id": name, "origins": [ORIGIN], "max_pages": 100_000})
+        world.service.call("", {"id": name, "origins": [ORIGIN], **EACH_PAGE})
     if world.service.workers:
         time.sleep(KNOWN_S)
     return [SiteHits(name) for name in names]

@@ -1,8 +1,9 @@
 """Holds what a store has counted against what its clients were told, hit by hit.
 
-Each hit has a page of its own, so the pages tell what became of each: an acknowledged hit must be
-there once, any other at most once. Sums, visits and visitors must be those of exactly the hits that
-are there. It reads the keys that counting.lua writes, past the service.
+Each hit has a page of its own, which gets its place at once since the sites trust all networks. So
+the pages tell what became of each: an acknowledged hit must be there once, any other at most once.
+Sums, visits and visitors must be those of exactly the hits that are there. It reads the keys that
+counting.lua and pages.lua write, past the service.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from loadtests.beacons import LANGUAGE, USER_AGENT, address_of
+from loadtests.beacons import LANGUAGE, NETWORK, USER_AGENT, address_of
 from loadtests.load import SiteHits
 from visit_counter.delivery import dead_letters
 from visit_counter.disk.format import HEADER, record_at
@@ -29,9 +30,10 @@ NAMESPACE = "vc"
 SCRATCH = "chaos:visitors"
 KINDS = ("day", "week", "month", "year")
 ADDED = 1000  # ids in one command
+EACH_PAGE = {"max_pages": 100_000, "trusted_networks": [NETWORK]}  # of a site that is judged
 STATE = Struct("<B10s10s10s10s7s7s4s10s36d")  # STATE of store/lua/keys.lua
 LABELS = 9  # before the numbers, with the version byte
-PART_FIELDS, SITE, PATHS = 17, 0, 11  # of a part of a batch: see store/batch.py
+PART_FIELDS, SITE, PATHS = 18, 0, 11  # of a part of a batch: see store/batch.py
 
 DeadLetters = frozenset[tuple[str, str]]
 """Site and page of each view in a batch that the store refused for good and that was kept."""

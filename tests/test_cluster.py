@@ -20,7 +20,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 
 from loadtests.beacons import ORIGIN
 from loadtests.load import Load, SiteHits
-from loadtests.oracle import NAMESPACE, judge
+from loadtests.oracle import EACH_PAGE, NAMESPACE, judge
 from tests.kit.services.in_process import Service, StoppedClock, run_service, until
 from tests.kit.stores.cluster import Cluster, run_cluster, slot_of
 from tests.kit.stores.node import HOST, Node
@@ -64,7 +64,7 @@ def cluster(the_cluster: Cluster) -> Cluster:
 async def loaded(service: Service, sites: list[SiteHits]) -> AsyncIterator[Load]:
     """Hits on sites while the block runs; in the end the store counts again and has all of them."""
     for site in sites:
-        await service.site(site.name, origins=[ORIGIN], max_pages=100_000)
+        await service.site(site.name, origins=[ORIGIN], **EACH_PAGE)
     port = int(service.url.rpartition(":")[2])
     async with Load(port, sites, Random(7), CONNECTIONS) as load:
         await load.until_counting(monotonic(), BACK_S)

@@ -100,7 +100,7 @@ async def test_the_fenced_one_says_what_ends_it(own: Server, tmp_path: Path) -> 
     name, a, b = namespace(), tmp_path / "a", tmp_path / "b"
     with capture_logs() as logs:
         async with Run(own.url, a, name) as one:
-            await one.service.site(max_pages=1000)
+            await one.service.site(trusted_networks=["127.0.0.1"])
             first = await views(one.service, 0, 3)
             shutil.copytree(a, b)
             async with Run(own.url, b, name) as two:
@@ -134,7 +134,7 @@ async def test_a_copy_of_a_spool_costs_no_hit(own: Server, tmp_path: Path) -> No
     later, and those of the other count once each, whoever comes first."""
     name, a, b = namespace(), tmp_path / "a", tmp_path / "b"
     async with Run(own.url, a, name) as one:
-        await one.service.site(max_pages=1000)
+        await one.service.site(trusted_networks=["127.0.0.1"])
         await views(one.service, 0, 3)
         own.kill()
         both = await views(one.service, 100, 105)
@@ -165,7 +165,7 @@ async def test_a_hit_whose_reply_was_lost_counts_once(own: Server, tmp_path: Pat
     and so are those of an outage that only we had. The remedy's words are followed."""
     name, a, b = namespace(), tmp_path / "a", tmp_path / "b"
     async with Proxy(own.socket_path) as proxy, Run(proxy.url, a, name) as one:
-        await one.service.site(max_pages=1000)
+        await one.service.site(trusted_networks=["127.0.0.1"])
         await views(one.service, 0, 3)
         shutil.copytree(a, b)
         cut = asyncio.ensure_future(proxy.cut(Cut.AFTER_SEND, b"_record"))
@@ -191,7 +191,7 @@ async def test_what_nobody_can_tell_is_kept_aside(own: Server, tmp_path: Path) -
     it lies in a file, and counts as lost."""
     name, a, b = namespace(), tmp_path / "a", tmp_path / "b"
     async with Run(own.url, a, name) as one:
-        await one.service.site(max_pages=1000)
+        await one.service.site(trusted_networks=["127.0.0.1"])
         await views(one.service, 0, 3)
         shutil.copytree(a, b)
         own.kill()

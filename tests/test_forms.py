@@ -36,6 +36,7 @@ from visit_counter.model.kinds import Kind
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
+from visit_counter.rules.limits import Allowance
 from visit_counter.store.batch import Batch
 
 NOON = at("2026-03-10 12:00")
@@ -66,13 +67,16 @@ STATE = {name: 1000 + n for n, name in enumerate(OLD_FIELDS)} | LABELS | FLAGS |
 
 
 def example() -> list[Hit | Drop]:
-    """Of everything that a batch can hold: two sites, two days, all kinds, a drop."""
+    """Of everything that a batch can hold: two sites, two days, all kinds, a drop; a path viewed
+    from a network, and others from trusted ones."""
+    network = Allowance()
+    network.code = 0xABCD
     calendar = Calendar.of("Asia/Ho_Chi_Minh")
     portal = Site(StoredSite(SiteSettings(id="portal", origins=("*",)), calendar), 3)
     settings = SiteSettings(id="b.vn", origins=("*",), max_pages=7, visit_timeout=600)
     other = Site(StoredSite(settings, Calendar.of("UTC", 6)), 1)
     return [
-        Hit(portal, Kind.VIEW, NOON, b"visitor1", "/tin-tức"),
+        Hit(portal, Kind.VIEW, NOON, b"visitor1", "/tin-tức", charged=network),
         Hit(portal, Kind.VIEW, NOON, b"visitor2", "/", known_only=True, wants_page=True),
         Hit(portal, Kind.HERE, NOON + 5, b"visitor1"),
         Hit(portal, Kind.BYE, NOON + 9, b"visitor1"),

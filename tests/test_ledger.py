@@ -395,6 +395,7 @@ async def test_a_rejected_batch_is_kept_aside_and_stays_rejected(
     "name",
     [
         *("seen", "left", "pages", "index", "drops:2026-03", "day:2026-03", "week:2026", "year"),
+        *("candidates", "idle"),
         *("visitors:day:2026-03-10", "visitors:month:2026-03", "visitors:total", "month:2026"),
     ],
 )

@@ -57,7 +57,7 @@ async def test_hits_are_kept_while_the_store_is_away(way: str, tmp_path: Path) -
     """202 within the second, in the spool; with the store back all are counted once."""
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
-            await service.site(max_pages=1000)
+            await service.site(trusted_networks=["127.0.0.1"])
             before = await views(service, 0, 20)
             own.kill() if way == "kill" else own.pause()
             away = [await views(service, 100 * n, 100 * n + 30) for n in range(1, 5)]
@@ -97,7 +97,7 @@ async def test_a_service_that_is_killed_in_an_outage_loses_nothing(tmp_path: Pat
     with run_server(server_binaries()["valkey"]) as own:
         settings = {"REDIS_URL": own.url, "DATA_DIR": str(tmp_path), "NAMESPACE": "outage"}
         async with run_service(own.url, data_dir=tmp_path, namespace="outage") as service:
-            await service.site(max_pages=1000)
+            await service.site(trusted_networks=["127.0.0.1"])
         answers: Counter[int] = Counter()
         with serving(**settings) as process:
             url = await asyncio.to_thread(lambda: process.url)
@@ -125,7 +125,7 @@ async def test_a_full_spool_refuses_before_it_numbers(
     monkeypatch.setattr("visit_counter.delivery.replay.MAX_BATCH_BYTES", 2_000)
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
-            await service.site(max_pages=1000)
+            await service.site(trusted_networks=["127.0.0.1"])
             own.kill()
             answers = [await view(service, n) for n in range(20)]
             while 503 not in answers:
@@ -167,7 +167,7 @@ async def test_nobody_waits_for_a_disk_that_hangs(
     goes_on = threading.Event()
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
-            await service.site(max_pages=1000)
+            await service.site(trusted_networks=["127.0.0.1"])
             own.kill()
             monkeypatch.setattr("os.fdatasync", lambda _: goes_on.wait())
             answers = [await view(service, n) for n in range(2)]
@@ -288,7 +288,7 @@ async def test_a_clock_that_was_ahead_holds_up_its_own_hits_only(
     clock = Clock()
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path, clock=clock) as service:
-            await service.site(max_pages=1000)
+            await service.site(trusted_networks=["127.0.0.1"])
             await service.site("other")
             own.kill()
             with monkeypatch.context() as patch:

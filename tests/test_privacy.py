@@ -89,10 +89,15 @@ async def test_codes_live_as_long_as_is_told(valkey: Server) -> None:
         await service.hit()
         clock.at += 3000  # later than any view that the bye could have overtaken
         await service.hit(k="bye")
-        lives = [await _life_s(client, name) for name in ("seen", "left")]
+        lives = [await _life_s(client, name) for name in ("seen", "left", "candidates")]
     assert "case 1 day 30 minutes after" in "".join(told())
     assert "case 1 hour 5 minutes after" in "".join(told())
-    assert lives == [pytest.approx(1800 + DAY_S, abs=60), pytest.approx(300 + HOUR_S, abs=60)]
+    assert "at most 181 days after" in "".join(told())
+    assert lives == [
+        pytest.approx(1800 + DAY_S, abs=60),
+        pytest.approx(300 + HOUR_S, abs=60),
+        pytest.approx(91 * DAY_S, abs=60),
+    ]
 
 
 async def _life_s(client: Redis, name: str) -> float:

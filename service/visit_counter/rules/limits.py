@@ -41,9 +41,11 @@ class Rate:
 class Allowance:
     """What is left to a network: when each of its buckets is full again."""
 
-    __slots__ = ("presence_s", "views_s", "visitors_s")
+    __slots__ = ("code", "presence_s", "views_s", "visitors_s")
 
     def __init__(self) -> None:
+        self.code = 0
+        """Of the larger network around it, see `network_code`; 0 until it is made."""
         self.views_s = 0.0
         self.presence_s = 0.0
         self.visitors_s = 0.0

@@ -26,8 +26,11 @@ HELD: Final = ord("2")
 # Flags of a hit, as it reads them.
 BYE: Final = 1
 KNOWN_ONLY: Final = 2
+# Which networks have viewed a path: the codes of at most two in one number, 0 for none, or this.
+EARNED: Final = -1
+CODES: Final = 1 << 16
 
-PART_FIELDS: Final = 17
+PART_FIELDS: Final = 18  # from form 6 on; before it no part told of networks
 MINUTE_MS: Final = 60_000
 VIEW: Final = Kind.VIEW  # to find it in its enum takes longer
 LEFT: Final = Kind.BYE
@@ -121,7 +124,7 @@ def sites_in(record: Record) -> list[str]:
     payload = record.payload
     packed, _ = msgspec.msgpack.decode(_fields(payload), type=tuple[bytes, bytes])
     fields: list[str] = msgspec.msgpack.decode(_fields(packed))
-    return fields[::PART_FIELDS]
+    return fields[:: PART_FIELDS - (forms.form_of(packed) < 6)]
 
 
 def _fields(packed: bytes) -> bytes:
@@ -140,6 +143,8 @@ class _Part:
         self._week = week
         self._newest = 0
         self._pages: dict[str, int] = {}
+        self._networks: dict[str, int] = {}
+        """Of the same paths, see `with_network`."""
         self._drops: dict[str, int] = {}
         self._whose: list[int] = []
         self._runs: list[int] = []
@@ -159,7 +164,12 @@ class _Part:
             return
         path = entry.path
         if entry.kind is VIEW:
-            self._pages[path] = self._pages.get(path, 0) + 1
+            views = self._pages.get(path, 0)
+            self._pages[path] = views + 1
+            if not views:
+                self._networks[path] = network_of(entry)
+            elif (networks := self._networks[path]) != EARNED:
+                self._networks[path] = with_network(networks, network_of(entry))
         if entry.wants_page:
             self._asking.setdefault(path, []).append(index)
         if entry.visitor:
@@ -199,6 +209,7 @@ class _Part:
             len(self.visitors),
             self._runs,
             None if len(self.visitors) == len(self._whose) else self._whose,
+            list(self._networks.values()) or None,
         )
 
     def view(self, now: int) -> str:
@@ -220,3 +231,22 @@ class _Part:
             for index in indexes:
                 told = outcomes[index]
                 outcomes[index] = Outcome(counts, pageviews, new=told.new, held=told.held)
+
+
+def network_of(hit: Hit) -> int:
+    """The code of the network that a view came from; EARNED for one that its site trusts; 0 where a
+    view says nothing of who is there, as it has no visitor's id, or comes from a network that may
+    bring no new visitors."""
+    if hit.charged is None:
+        return EARNED
+    return hit.charged.code if hit.visitor and not hit.known_only else 0
+
+
+def with_network(networks: int, network: int) -> int:
+    """One more of the networks that have viewed a path: EARNED where they are three or one is
+    trusted, which is enough for a place of its own."""
+    if network == EARNED or not networks:
+        return network
+    if not network or network in (networks % CODES, networks // CODES):
+        return networks
+    return networks * CODES + network if networks < CODES else EARNED

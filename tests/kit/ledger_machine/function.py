@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tests.kit.ledger_machine.pages import MINUTE_MS, Pages
 from visit_counter.model.counts import Numbers
 from visit_counter.model.forms import NEWEST
 from visit_counter.store.batch import BYE, KNOWN_ONLY
@@ -53,6 +54,7 @@ class Part(msgspec.Struct, array_like=True):
     visitors: int
     runs: list[int]
     whose: list[int] | None
+    networks: list[int] | None
 
     def hits(self, ids: list[bytes]) -> list[tuple[int, int, bytes]]:
         """Flags, instant and visitor of each hit."""
@@ -86,7 +88,7 @@ class Generation:
     numbers: Counter[tuple[Period, str]] = field(default_factory=Counter)
     visitors: defaultdict[Period, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     seeds: Counter[tuple[Period, str]] = field(default_factory=Counter)
-    pages: Counter[str] = field(default_factory=Counter)
+    pages: Pages = field(default_factory=Pages)
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)
     seen: dict[bytes, int] = field(default_factory=dict)
     trimmed: int = 0
@@ -99,12 +101,17 @@ class Generation:
                 self.numbers[period, "pageviews"] += part.pageviews
                 self.numbers[period, "visits"] += visits
                 self.visitors[period] |= visitors
-            self.pages.update(dict(zip(part.paths or (), part.views or (), strict=True)))
+            self._view(part, min(max(self.last, part.newest), now) // MINUTE_MS)
             self.last = max(self.last, min(part.newest, now))
         drops = part.drops or []
         for why, number in zip(drops[::2], drops[1::2], strict=True):
             self.drops[part.day, why] += number
         return Answer("APPLIED", new, held)
+
+    def _view(self, part: Part, minute: int) -> None:
+        views = dict(zip(part.paths or (), part.views or (), strict=True))
+        if views:
+            self.pages.add(views, part.networks or [], part.max_pages, minute)
 
     def _play(self, part: Part, ids: list[bytes], now: int) -> tuple[int, int, int, set[bytes]]:
         """How many were new, how many held, visits that began, and who was counted."""
@@ -140,7 +147,7 @@ class Generation:
         for period, visitors in other.visitors.items():
             self.visitors[period] |= visitors
         self.seeds.update(other.seeds)
-        self.pages.update(other.pages)
+        self.pages.merge(other.pages)
         self.drops.update(other.drops)
         later = {who: max(at, self.seen.get(who, at)) for who, at in other.seen.items()}
         self.seen.update(later)
@@ -258,7 +265,12 @@ class Function:
 
     def pages(self) -> Counter[str]:
         """Pageviews by path, of all generations."""
-        total: Counter[str] = Counter()
-        for generation in self.generations.values():
-            total.update(generation.pages)
-        return total
+        return sum((each.pages.shown() for each in self.generations.values()), Counter[str]())
+
+    def gone(self) -> Counter[str]:
+        """Those of paths that have lost their place, and that the store tells no more."""
+        return sum((each.pages.gone for each in self.generations.values()), Counter[str]())
+
+    def others(self) -> int:
+        """Pageviews of paths without a place."""
+        return sum(each.pages.others for each in self.generations.values())

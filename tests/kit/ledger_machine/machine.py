@@ -48,6 +48,7 @@ from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
 from visit_counter.reading.reader import DAYS
+from visit_counter.rules.limits import Allowance
 from visit_counter.store.replies import Fenced
 from visit_counter.store.store import Store
 
@@ -57,6 +58,7 @@ STEPS = [SECOND, 20 * MINUTE, 30 * MINUTE, HOUR, DAY, 20 * DAY, -SECOND, -20 * M
 OPERATIONS = [f"operation {n}" for n in range(8)]
 STORED = StoredSite(SiteSettings(id="portal", origins=("*",)), Calendar.of("UTC"))
 SITE = Site(STORED, 1)
+NETWORKS = [None, Allowance()]
 PREFIXES = 8
 T = TypeVar("T")
 
@@ -306,7 +308,7 @@ class Machine(RuleBasedStateMachine):
             self.empty_spool()
         self.verify()
         assert not self._living.unconfirmed
-        assert not self._owed() - self.function.pages().keys()
+        assert not self._owed() - self._counted().keys()
 
     # -- the store
 
@@ -373,7 +375,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_view_counts_once(self) -> None:
-        counted = self.run(self._pages())
+        counted = self._counted()
         assert counted.keys() <= self.fates.keys()
         assert all(n == 1 for n in counted.values()), "counted twice"
         assert not self._owed() - counted.keys() - self._on_their_way(), "lost"
@@ -386,6 +388,9 @@ class Machine(RuleBasedStateMachine):
         """All but those online, and the peak."""
         if self.real is None:
             return
+        assert self.run(self._pages(self.real.keys)) == (
+            self.function.pages(), self.function.others(),
+        )  # fmt: skip
         counts = self.run(self.real.store.counts(self.site, self.now))
         current = self.function.generations[self.function.current]
         periods = _periods(STORED.calendar.periods(self.now))
@@ -419,7 +424,7 @@ class Machine(RuleBasedStateMachine):
 
     def _mourn(self) -> None:
         """Nobody can bring back what neither the store nor the living process nor the disk has."""
-        there = self.function.pages().keys() | self._on_their_way()
+        there = self._counted().keys() | self._on_their_way()
         self.fates.update(dict.fromkeys(self._owed() - there, Fate.GONE))
 
     # -- in short
@@ -452,7 +457,11 @@ class Machine(RuleBasedStateMachine):
         if kind == "view":
             self.fates[path] = Fate.SENT
         visitor_id = visitor(who) if who else b""
-        sender.pending.append(Hit(sender.site, Kind(kind), at, visitor_id, path, known_only))
+        # Of a trusted network, or one of those whose paths wait for a place.
+        network = NETWORKS[len(self.fates) % len(NETWORKS)]
+        sender.pending.append(
+            Hit(sender.site, Kind(kind), at, visitor_id, path, known_only, network)
+        )
 
     def _come(self, who: int) -> None:
         if self.living is not None:
@@ -467,10 +476,16 @@ class Machine(RuleBasedStateMachine):
         with suppress(StoreError):  # the same of the model, or this is an AssertionError
             self.run(operation)
 
-    async def _pages(self) -> Counter[str]:
-        if self.real is None:
-            return self.function.pages()
-        return await self.real.keys.pages(self.site.id, range(1, self.function.current + 1))
+    def _counted(self) -> Counter[str]:
+        """How often each view was counted, by its path."""
+        return self.function.pages() + self.function.gone()
+
+    async def _pages(self, keys: Keyspace) -> tuple[Counter[str], int]:
+        """As the model has them: by path, also of those that wait, and of the others."""
+        generations = range(1, self.function.current + 1)
+        pages = await keys.pages(self.site.id, generations)
+        others = pages.pop("(other)", 0)
+        return pages + await keys.candidates(self.site.id, generations), others
 
     async def _drops(self, days: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
         assert self.real

@@ -32,13 +32,24 @@ class Keyspace:
         await self._redis.aclose()
 
     async def pages(self, site: str, generations: Iterable[int]) -> Counter[str]:
-        """How often each path is counted, in all generations."""
+        """How often each path is counted, in all generations: those with a place and `(other)`."""
         pipeline = self._redis.pipeline(transaction=False)
         for generation in generations:
             _ = pipeline.zrange(f"{self._tag}:{site}:{generation}:pages", 0, -1, withscores=True)
         total: Counter[str] = Counter()
         for pages in await pipeline.execute():
             total.update({path.decode(): int(score) for path, score in pages})
+        return total
+
+    async def candidates(self, site: str, generations: Iterable[int]) -> Counter[str]:
+        """The same of those that wait for a place, whose views are in `(other)`."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for generation in generations:
+            _ = pipeline.hgetall(f"{self._tag}:{site}:{generation}:candidates")
+        total: Counter[str] = Counter()
+        for candidates in await pipeline.execute():
+            found = {path.decode(): packed for path, packed in candidates.items() if path != b"#"}
+            total.update({path: int(packed.split(b":")[0]) for path, packed in found.items()})
         return total
 
     async def ledger(self) -> dict[str, tuple[int, int]]:

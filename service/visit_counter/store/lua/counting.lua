@@ -3,7 +3,7 @@
 --   ledger             what each producer has sent: a batch counts once
 --   visitors of a hit  when a visit begins, who is online, who is held
 --   periods            how one ends, late hits, numbers and sketches
---   pages and drops
+--   drops
 --   counts             what is shown of a site
 --   batches            what comes in: read, checked, counted, written, answered
 --   functions          record, open, last_seq, counts
@@ -24,8 +24,6 @@ local TRIM_MS = 60000
 local TRIMMED_AT_ONCE = 2000 -- ids: a millisecond
 local READ_MS = 500 -- between two times that a site's changed sketches are read ...
 local READS_AHEAD_MS = 1500 -- ... and so much may be read ahead, for sites with few visitors
-local OTHER = '(other)'
-local MANY_PATHS = 32 -- in one batch
 local BYE, KNOWN_ONLY = 1, 2 -- flags of a hit, added up
 local PLAIN, NEW, HELD = '0', '1', '2' -- what became of a hit
 
@@ -477,43 +475,7 @@ local function add_numbers(part, visits)
   raise(state, TOTAL, pageviews, visits)
 end
 
------------------------------------------------------------------------------------- pages and drops
-
--- A sorted set of at most 128 short members has no index: each is looked for from end to end. A
--- long one makes it a set with an index, and it remains one.
-local function index_pages(key)
-  local long = string.rep('x', 65)
-  call('ZADD', key, 0, long)
-  call('ZREM', key, long)
-end
-
-local function add_pages(part)
-  local key, paths, views = part.base .. 'pages', part.paths, part.views
-  if #paths == 1 and call('ZADD', key, 'XX', 'INCR', views[1], paths[1]) then
-    return
-  elseif #paths > MANY_PATHS and call('ZCARD', key) <= 128 then
-    index_pages(key)
-  end
-  local known, sums, n, others, room = call('ZMSCORE', key, unpack_list(paths)), {}, 0, 0, nil
-  for i = 1, #paths do
-    if not known[i] then
-      room = (room or part.max_pages - call('ZCARD', key)) - 1
-    end
-    if known[i] or room >= 0 then
-      sums[n + 1] = (known[i] or 0) + views[i]
-      sums[n + 2] = paths[i]
-      n = n + 2
-    else
-      others = others + views[i]
-    end
-  end
-  if n > 0 then
-    call('ZADD', key, unpack_list(sums))
-  end
-  if others > 0 then
-    call('ZINCRBY', key, others, OTHER)
-  end
-end
+---------------------------------------------------------------------------------------------- drops
 
 local function add_drops(base, day, drops, now)
   local name = 'drops:' .. sub(day, 1, 7)
@@ -613,7 +575,7 @@ local function counts_of(base, state, view, online, paths)
     add_seeds(base, view, counts)
   end
   for _, path in ipairs(paths or {}) do
-    counts[#counts + 1] = call('ZSCORE', base .. 'pages', path) or 0
+    counts[#counts + 1] = (views_of(base, path))
   end
   return pack('<' .. string.rep('d', #counts), unpack_list(counts))
 end
@@ -636,20 +598,20 @@ local function labels_of(day, week)
   return {day, false, week, false, sub(day, 1, 7), false, sub(day, 1, 4)}
 end
 
-local PART_FIELDS = 17
+local PART_FIELDS = 18 -- from form 6 on; before it there were no `networks`
 -- How msgpack writes the length of bytes, by their head.
 local BYTES_LENGTH = {[0xc4] = '>B', [0xc5] = '>I2', [0xc6] = '>I4'}
 
 -- A part is what a batch holds of one site and one day.
 local function part_named(
   ended, site, generation, window, timeout, max_pages, view, asked, day, week, pageviews, newest,
-  paths, views, drops, visitors, runs, whose
+  paths, views, drops, visitors, runs, whose, networks
 )
   return {
     ended = ended, site = site, generation = generation, window = window, timeout = timeout,
     max_pages = max_pages, view = view, asked = asked, labels = labels_of(day, week),
     pageviews = pageviews, newest = newest, paths = paths, views = views, drops = drops,
-    visitors = visitors, runs = runs, whose = whose,
+    visitors = visitors, runs = runs, whose = whose, networks = networks,
     base = false, state = false, current = false, online = 0, latest = 0, -- as will be found
   }
 end
@@ -678,8 +640,9 @@ local function unpack_batch(payload)
   local ids = bytes_at(payload, ended)
   check_form(form_of(packed), 'batch')
   local parts, newest, visitors, at = {}, 0, 0, fields_from(form_of(packed)) + 2
+  local fields = form_of(packed) < 6 and PART_FIELDS - 1 or PART_FIELDS
   repeat
-    local part = part_named(cmsgpack.unpack_limit(packed, PART_FIELDS, at))
+    local part = part_named(cmsgpack.unpack_limit(packed, fields, at))
     check_hits(part)
     parts[#parts + 1], newest = part, max(newest, part.newest)
     visitors, at = visitors + part.visitors, part.ended
@@ -734,7 +697,9 @@ local function probe_part(part)
     end
   end
   expect_sketch(base .. 'visitors:total')
-  expect(base .. 'seeds', 'hash')
+  for _, name in ipairs({'seeds', 'candidates', 'idle'}) do
+    expect(base .. name, 'hash')
+  end
   expect(base .. 'drops:' .. sub(labels[DAY], 1, 7), 'hash')
 end
 
@@ -748,7 +713,7 @@ local function add_hits(part, batch)
     turn_periods(part, batch.now)
     add_numbers(part, visits)
     if part.paths then
-      add_pages(part)
+      add_pages(part, batch.now)
     end
     if #added > 0 then
       add_visitors(part, added, batch.now)

@@ -5,6 +5,7 @@
 -- source, loaded in this order (PARTS in store/libraries.py):
 --
 --   keys.lua          the beginning
+--   pages.lua         views of paths, and which have a place
 --   counting.lua      hits and counts: record, open, last_seq, counts
 --   sites.lua         for admins: sites, put_site, done, reset, undo, seed, drops, days
 --   installation.lua  upgrades and checks: install, installation, replace, announce, convert,
@@ -55,6 +56,11 @@
 --   visitors:<kind>:<label>   HLL   until 8 days after a newer label froze it
 --   visitors:total            HLL   for ever
 --   pages                     zset  path -> pageviews, at most max_pages and `(other)`
+--   candidates                hash  path that waits for a place -> views, minute of the last, and of
+--                                   each network that has viewed it two bytes of a hash, as text;
+--                                   `#` -> day on which all were looked through    91 days after
+--   idle                      hash  where pages are full, page -> views and since which minute they
+--                                   are known; `#` -> minute and rank of the last look     91 days
 --   drops:2026-11             hash  22:bot -> hits                                400 days
 --   index                     zset  dated key of this generation -> when it is gone
 --

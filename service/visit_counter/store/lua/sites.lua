@@ -28,7 +28,9 @@ local function forget(base)
   for _, name in ipairs(call('ZRANGE', base .. 'index', 0, -1)) do
     call('UNLINK', base .. name)
   end
-  for _, name in ipairs({'running', 'seen', 'left', 'pages', 'seeds', 'index', 'visitors:total'}) do
+  for _, name in ipairs({
+    'running', 'seen', 'left', 'pages', 'candidates', 'idle', 'seeds', 'index', 'visitors:total',
+  }) do
     call('UNLINK', base .. name)
   end
 end
@@ -257,6 +259,7 @@ local function merge(from, into, now)
   end
   merge_set(from, into, 'seen', keep_later)
   merge_set(from, into, 'pages', add_score)
+  merge_candidates(from, into)
   merge_left(from, into, ours)
   merge_seeds(from, into, ours)
   merge_total(from, into, theirs, ours)

@@ -24,7 +24,12 @@ from visit_counter.rules.addresses import Address, Networks, Peer, client_addres
 from visit_counter.rules.bots import is_bot
 from visit_counter.rules.limits import Limits
 from visit_counter.rules.origins import origin_of, wrong_fetch
-from visit_counter.rules.visitor_hash import browser_hash, visitor_id
+from visit_counter.rules.visitor_hash import (
+    browser_hash,
+    network_code,
+    network_hash,
+    visitor_id,
+)
 from visit_counter.store.batch import Outcome
 from visit_counter.web.hits.beacon import MAX_KEPT_BODY, Beacon, known_beacon, read_beacon
 from visit_counter.web.hits.forwarding import Forwarding
@@ -86,6 +91,7 @@ class Intake:
         self.full_sets = FullSets()
         self._recorder = recorder
         self._secret = secret
+        self._network_hash = network_hash(secret)
         self._trusted_proxies = trusted_proxies
         # Many visitors have the same browser and language, and come from the same pages: the rules
         # and the keyed part of the visitor's hash are done once for all of them.
@@ -125,6 +131,8 @@ class Intake:
         limits, allowance = self.limits, self.limits.of(client.network)
         if not limits.allow(allowance, view=beacon.k is Kind.VIEW):
             return Drop(site, Reason.RATE_LIMIT, at)
+        if visitor and not allowance.code:
+            allowance.code = network_code(self._network_hash, client)
         known_only = not limits.may_bring_visitors(allowance)
         return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page)
 

@@ -15,6 +15,8 @@ from msgspec import Struct
 from visit_counter.model.site_settings import SiteSettings
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+WAITS_DAYS = 181
+"""90 until a look at all finds that nobody views a candidate, and 91 after the last look."""
 UNITS = {"day": DAY_S, "hour": HOUR_S, "minute": MINUTE_S, "second": 1}
 
 
@@ -43,6 +45,7 @@ class Sentences(Struct, frozen=True, forbid_unknown_fields=True):
     stored_numbers: str
     stored_pages: str
     stored_no_pages: str
+    stored_waiting: str
     stored_drops: str
     stored_files: str
     browser: str
@@ -126,9 +129,13 @@ def _made(settings: SiteSettings, say: Sentences) -> list[str]:
 
 
 def _stored(settings: SiteSettings, say: Sentences) -> list[str]:
-    """The lives are those of `trim` in counting.lua, which looks once a minute."""
+    """The lives are those of `trim` in counting.lua, which looks once a minute, and of `sift` in
+    pages.lua, which looks once a day."""
     timeout, window = settings.visit_timeout, settings.online_window
-    pages = say.stored_pages.format(pages=f"{settings.max_pages:,}")
+    pages = [
+        say.stored_pages.format(pages=f"{settings.max_pages:,}"),
+        say.stored_waiting.format(alone=duration(WAITS_DAYS * DAY_S, say)),
+    ]
     return [
         say.stored_seen.format(
             kept=duration(timeout + HOUR_S + MINUTE_S, say), alone=duration(timeout + DAY_S, say)
@@ -138,7 +145,7 @@ def _stored(settings: SiteSettings, say: Sentences) -> list[str]:
         ),
         say.stored_sketch,
         say.stored_numbers,
-        pages if settings.max_pages else say.stored_no_pages,
+        *(pages if settings.max_pages else [say.stored_no_pages]),
         say.stored_drops,
         say.stored_files,
     ]

@@ -92,6 +92,21 @@ async def test_the_answer_says_that_the_hit_is_kept(tmp_path: Path) -> None:
     assert (ready.status, state["status"]) == (200, "degraded")
 
 
+async def test_spooled_hits_do_not_wait_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they come one by one: they are not counted among those without a batch, of which
+    there may be so many."""
+    monkeypatch.setattr("visit_counter.delivery.flow.MAX_PENDING", 10)
+    with run_server(server_binaries()["valkey"]) as own:
+        async with run_service(own.url, data_dir=tmp_path) as service:
+            await service.site()
+            own.kill()
+            answers = Counter([await view(service, n) for n in range(30)])
+
+    assert answers == Counter({202: 30})
+
+
 async def test_a_service_that_is_killed_in_an_outage_loses_nothing(tmp_path: Path) -> None:
     """kill -9 with hits in the spool: the next start brings them to the store, once each."""
     with run_server(server_binaries()["valkey"]) as own:

@@ -356,6 +356,7 @@ class Flow:
         for queue, sealed in late:
             if sealed.state is not DONE:  # by another server's flow, meanwhile
                 self._finish(queue, [None] * len(sealed.waiting))
+        self._count()
 
     def _refuse(self, queues: Iterable[Queue], why: str) -> None:
         """Neither the store nor the spool takes these queues' hits: what has no number is refused,

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 from orjson import loads
 
-from tests.kit.services.in_process import Service, namespace, run_service, until
+from tests.kit.services.in_process import (
+    Service,
+    StoppedClock,
+    namespace,
+    run_service,
+    until,
+)
 from tests.kit.stores.server import Server, run_server, server_binaries
+from visit_counter.clock import Clock
 from visit_counter.disk import files as spool_files
 from visit_counter.disk import locks
 
@@ -164,3 +171,26 @@ async def test_a_spool_that_is_not_read_back_is_told(
     assert str(producer) in problem
     assert "cannot be read" in problem
     assert counts == 2
+
+
+async def test_what_is_to_be_adopted_is_counted_before_later_hits(tmp_path: Path) -> None:
+    """From the start: the same visitor's hit of now waits in the spool, so that the visits are
+    those of one order of time."""
+    name, hour = namespace(), 3_600_000
+    with run_server(server_binaries()["valkey"]) as store:
+        past = StoppedClock(Clock().now() - 3 * hour)
+        async with run_service(store.url, data_dir=tmp_path, namespace=name, clock=past) as service:
+            await service.site()
+            store.kill()
+            for _ in range(2):
+                await service.hit(status=202)
+                past.at += hour
+        store.start()
+        producer = (tmp_path / "producers/0").rename(tmp_path / "producers/1")
+        async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
+            await service.hit(status=202)
+            await until(lambda: not left(producer) and not left(tmp_path / "producers/0"))
+            total = (await service.counts())["total"]
+            status = (await service.hit())["counted"]
+
+    assert (total["pageviews"], total["visits"], status) == (3, 3, True)

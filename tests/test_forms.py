@@ -37,7 +37,7 @@ from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
 from visit_counter.rules.limits import Allowance
-from visit_counter.store.batch import Batch
+from visit_counter.store.batch import Batch, first_instant
 
 NOON = at("2026-03-10 12:00")
 DAY = 86_400_000
@@ -122,6 +122,14 @@ def test_a_segment_of_every_form_is_read(form: int) -> None:
     assert (len(found.records), found.damage) == (1, [])
     payload = _payload(form, frozen()[form]["batch"], frozen()[form]["ids"])
     assert record == Record(7, 5, 2, payload)
+
+
+@pytest.mark.parametrize("form", READ)
+def test_the_first_hit_of_a_batch_of_every_form_is_found(form: int) -> None:
+    """Spools are brought to the store in the order of their hits."""
+    payload = _payload(form, frozen()[form]["batch"], frozen()[form]["ids"])
+
+    assert first_instant(payload) == NOON
 
 
 @pytest.mark.parametrize("form", [1, 2, 3, forms.NEWEST + 1, 47])

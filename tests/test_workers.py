@@ -151,6 +151,37 @@ def test_a_change_of_a_site_reaches_all_workers_within_a_second() -> None:
         until(lambda: metrics() == ["pageviews", "pageviews"], 2 * KNOWN_S)
 
 
+def test_live_hits_wait_for_older_ones_in_the_spool_of_another_worker() -> None:
+    """As of one that hangs after an outage: they go into the spool, and take their turn."""
+    with (
+        run_server(server_binaries()["valkey"]) as store,
+        two(REDIS_URL=store.url, NAMESPACE="inorder") as service,
+    ):
+        known(service)
+        first, second = service.workers
+        store.kill()
+        with holding([second]):
+            statuses = [view(service)]
+        with holding([first]):
+            store.start()
+            until(lambda: "Another process has older hits" in told(service, statuses), 8)
+            statuses.append(view(service))
+        until(lambda: service.counts()["total"]["pageviews"] == len(statuses), 8)
+        until(lambda: view(service) == 200, 8)
+
+    assert (statuses[0], statuses[-1]) == (202, 202)
+
+
+def view(service: ServiceProcess) -> int:
+    return call("POST", f"{service.url}/w/portal", {})[0]
+
+
+def told(service: ServiceProcess, statuses: list[int]) -> str:
+    """What /readyz says after one more view."""
+    statuses.append(view(service))
+    return str(service.ready())
+
+
 # -- ends
 
 

@@ -24,8 +24,9 @@ from visit_counter import metrics
 from visit_counter.clock import Clock
 from visit_counter.config.admin_token import WrongTokens, admin_token
 from visit_counter.config.settings import Settings
-from visit_counter.delivery.adoption import Adoption
+from visit_counter.delivery.adoption import Adoption, note_left
 from visit_counter.delivery.ledger import Ledger
+from visit_counter.delivery.order import Heads
 from visit_counter.delivery.recorder import Recorder
 from visit_counter.delivery.replay import replaying
 from visit_counter.disk import installation
@@ -103,6 +104,7 @@ async def components(
     # The zones of the pinned package: two hosts' own zone files may disagree about a day.
     zoneinfo.reset_tzpath(to=())
     clock = clock or Clock()
+    heads = Heads(parent.inherited.order if parent else -1)
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
         yield Components(
@@ -112,8 +114,8 @@ async def components(
             store=(store := await start(store_at(url, clock, settings, listeners))),
             watch=await start(Watch(store)),
             sites=(sites := await start(Sites(store, clock, settings.timezone))),
-            recorder=(recorder := await start(recorder_of(store, clock, settings, parent))),
-            adoption=await start(Adoption(store, settings.data_dir)),
+            recorder=(recorder := await start(recorder_of(store, clock, settings, parent, heads))),
+            adoption=await start(Adoption(store, settings.data_dir, heads)),
             versions=await start(Versions(store, recorder.producer)),
             reader=(reader := Reader(store, clock)),
             hub=await start(Hub(sites, reader, clock, event, places_here().viewers)),
@@ -148,9 +150,10 @@ def store_at(
 
 @asynccontextmanager
 async def recorder_of(
-    store: Store, clock: Clock, settings: Settings, parent: Parent | None
+    store: Store, clock: Clock, settings: Settings, parent: Parent | None, heads: Heads
 ) -> AsyncIterator[Recorder]:
-    """The recorder of a producer of this data directory, with a spool where one can be kept."""
+    """The recorder of a producer of this data directory, with a spool where one can be kept, in one
+    order with the other spools."""
     with producer_of(settings.data_dir, MOST if parent else 1) as producer:
         installation.remember(settings.data_dir, store.schema.installation)
         if producer.directory is None:
@@ -160,8 +163,9 @@ async def recorder_of(
             ):
                 yield recorder
             return
+        await asyncio.to_thread(note_left, heads, settings.data_dir)
         async with (
-            replaying(store, producer) as (ledger, replay),
+            replaying(store, producer, heads) as (ledger, replay),
             Recorder(ledger, clock, replay) as recorder,
         ):
             yield recorder

@@ -8,17 +8,22 @@ when the store has all of it and could not lose it any more. It takes no hits: n
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import structlog
 
 from visit_counter.delivery.ledger import RETAIN_S, Ledger
+from visit_counter.delivery.order import Heads, number_of
 from visit_counter.delivery.replay import Replay, replaying
 from visit_counter.disk import files as spool_files
 from visit_counter.disk import locks
+from visit_counter.disk.format import record_at
 from visit_counter.disk.producer import directories_of, producer_in
 from visit_counter.errors import StartError
+from visit_counter.model.site_settings import PARTITIONS
+from visit_counter.store.batch import first_instant
 from visit_counter.store.store import Store
 from visit_counter.tasks import once, supervised
 
@@ -30,9 +35,11 @@ log = structlog.get_logger()
 class Adoption:
     """Looks for such producers in a data directory, while it is entered."""
 
-    def __init__(self, store: Store, data_dir: Path) -> None:
+    def __init__(self, store: Store, data_dir: Path, heads: Heads | None = None) -> None:
+        """`heads`: of all spools of the data directory, see `order`."""
         self._store = store
         self._data_dir = data_dir
+        self._heads = heads or Heads()
         self._adopted: dict[Path, asyncio.Task[None]] = {}
         self._faults: dict[Path, str] = {}
         self._parts: dict[Path, tuple[Ledger, Replay]] = {}
@@ -73,7 +80,7 @@ class Adoption:
     async def _adopt(self, directory: Path) -> None:
         try:
             with producer_in(directory) as producer:
-                async with replaying(self._store, producer) as (ledger, replay):
+                async with replaying(self._store, producer, self._heads) as (ledger, replay):
                     log.info("bringing the store what a process left behind", producer=directory)
                     self._faults.pop(directory, None)
                     self._parts[directory] = (ledger, replay)
@@ -97,3 +104,24 @@ def _with_batches(data_dir: Path) -> list[Path]:
         for directory in directories_of(data_dir)
         if (directory / "spool").is_dir() and spool_files.paths(directory / "spool")
     ]
+
+
+def note_left(heads: Heads, data_dir: Path) -> None:
+    """Have the order know of the spools that nobody has yet, before any hit is counted: until they
+    are adopted the store gets nothing that is later. It blocks, and raises nothing: what is damaged
+    is told when it is to be adopted."""
+    for directory in directories_of(data_dir):
+        number = number_of(directory)
+        if number >= 0 and not heads.is_known(number):
+            with suppress(locks.HeldError, OSError, StartError), locks.held(directory / "lock"):
+                heads.publish(number, _heads_in(directory / "spool"))
+
+
+def _heads_in(spool: Path) -> list[int]:
+    """The instant of the oldest batch of each partition, 0 for none."""
+    heads = [0] * PARTITIONS
+    for _, data, found in spool_files.scans(spool) if spool.is_dir() else ():
+        for place in found.records:
+            if not heads[place.partition] and (record := record_at(data, place.at)):
+                heads[place.partition] = first_instant(record.payload)
+    return heads

@@ -352,11 +352,19 @@ class Flow:
         except (SpoolFull, SpoolBroken) as why:
             self._rest(queues)
             self._refuse(queues, str(why))
+            self._leave_spool(late)
             return
         for queue, sealed in late:
             if sealed.state is not DONE:  # by another server's flow, meanwhile
                 self._finish(queue, [None] * len(sealed.waiting))
         self._count()
+
+    def _leave_spool(self, late: list[tuple[Queue, Sealed]]) -> None:
+        """The spool cannot be written: what was to follow others there, and follows none, is to be
+        sent."""
+        for queue, sealed in late:
+            if sealed.state is TO_SPOOL and not self._is_spooling(queue):
+                sealed.state = TO_SEND
 
     def _refuse(self, queues: Iterable[Queue], why: str) -> None:
         """Neither the store nor the spool takes these queues' hits: what has no number is refused,

@@ -157,6 +157,10 @@ class Ledger:
         """Names the server that takes the partition's batches now."""
         return self._store.shard(partition)
 
+    async def probe(self, partition: int) -> None:
+        """Whether the store would take a batch of the partition now; raises StoreError."""
+        await self._store.probe(partition)
+
     def seal(self, partition: int, entries: Sequence[Hit | Drop], now: int) -> Batch:
         """Number what has gathered."""
         seq, form = self._sealed[partition] + 1, self._store.writes

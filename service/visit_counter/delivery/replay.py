@@ -1,7 +1,8 @@
 """Brings the spool's batches to the store, in their order, as soon as the store takes them.
 
 While a partition has batches in the spool, the recorder puts its later ones there too, so that the
-store gets them all in the order of their numbers. One round trip carries several of a partition.
+store gets them all in the order of their numbers; so it does while another spool of the data
+directory has older hits of the partition, see `order`. One round trip carries several batches.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.delivery.ledger import Ledger
+from visit_counter.delivery.order import Heads, Order, number_of
 from visit_counter.delivery.queues import MAX_BATCH
 from visit_counter.disk import directories
 from visit_counter.disk.format import Record
@@ -32,13 +34,18 @@ from visit_counter.errors import (
     UnknownForm,
 )
 from visit_counter.model.site_settings import PARTITIONS
+from visit_counter.store.batch import first_instant
 from visit_counter.store.replies import Early, Failed, NotOurs
 from visit_counter.store.store import Store
 from visit_counter.tasks import once, supervised
 
-AT_ONCE = 100  # batches in a round trip
+AT_FIRST, AT_ONCE = 8, 100  # batches of a partition in a round trip
+AT_ONCE_BYTES = 4 << 20
+ABREAST = 16  # partitions
 PAUSE_S = 0.25
-LOOK_S = 1.0  # between two looks whether an outage is over
+TURN_S = 0.01  # between two looks whether it is our turn
+PROBE_S = 1.0  # between two looks whether the store takes hits, while it is not
+LOOK_S = 0.25  # between two looks at what others have spooled, and whether an outage is over
 QUIET_S = 3.0  # without another spooled hit, until it is
 STUCK_S = 4.0
 # A hit takes at most its path and 8 bytes of id, and some more for a site's settings and periods.
@@ -51,22 +58,56 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def replaying(store: Store, producer: Producer) -> AsyncIterator[tuple[Ledger, Replay]]:
-    """The ledger of a producer with a directory, and what brings the store its spool."""
+async def replaying(
+    store: Store, producer: Producer, heads: Heads | None = None
+) -> AsyncIterator[tuple[Ledger, Replay]]:
+    """The ledger of a producer with a directory, and what brings the store its spool, in one order
+    with all spools that `heads` know."""
     assert producer.directory, "there is a place for a spool"
+    order = Order(heads or Heads(), number_of(producer.directory), store.now)
     directory = producer.directory / "spool"
     directories.make(directory, 0o700)
     async with Spool(directory, SPOOL_BYTES) as spool:
         spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
-        async with Ledger(store, producer, spooled) as ledger, Replay(ledger, spool) as replay:
+        order.begin(await asyncio.to_thread(_heads, spool))
+        async with (
+            Ledger(store, producer, spooled) as ledger,
+            Replay(ledger, spool, order) as replay,
+        ):
             yield ledger, replay
+
+
+def _heads(spool: Spool) -> list[int]:
+    """The instant of the oldest batch of each partition, 0 for none. It blocks."""
+    heads = [0] * PARTITIONS
+    for partition in spool.partitions():
+        with suppress(SpoolUnreadable):  # the replay tells, and nobody is to wait for it
+            if record := spool.read(partition):
+                heads[partition] = first_instant(record.payload)
+    return heads
+
+
+def _is_silent(error: StoreError) -> bool:
+    return isinstance(error, OutcomeUnknown) and not isinstance(error, Failed)
+
+
+LATE = (
+    "The store at {address} has not taken hits in time since {since}: {hits} hits went into the "
+    "spool, {batches} batches lie there and are brought to it when it takes them{reason}."
+)
+TURN = (
+    "Another process has older hits in its spool for the store at {address}: since {since} {hits} "
+    "hits went into the spool of this one, {batches} batches lie there and wait for their turn."
+)
 
 
 class Outage:
     """A time in which a server's hits went into the spool. Outages less than QUIET_S apart are one,
     so that a store that is late every other moment is two lines of the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        """The sentence for operators: LATE or TURN."""
         self.began = time.time()
         """Seconds since the epoch."""
         self.began_s = self.last_s = time.monotonic()
@@ -86,19 +127,25 @@ class NotTaken(NamedTuple):
 class Replay:
     """Empties the spool, each server's partitions by themselves."""
 
-    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+    def __init__(self, ledger: Ledger, spool: Spool, order: Order | None = None) -> None:
         self._ledger = ledger
         self._spool = spool
+        self._order = order or Order(Heads(), -1, lambda: 0)
         self._spooled = asyncio.Event()
         self._away: set[str] = set()
         """Servers that took nothing of what was tried last."""
         self.in_use = True
-        """Whether there may be batches in the spool, or are servers away; False costs no look."""
+        """Whether there may be batches in a spool of the data directory, or servers are away; False
+        costs no look."""
         self._not_taken: dict[int, NotTaken] = {}
         self._outages: dict[str, Outage] = {}
         """By the server's address."""
         self._emptying: dict[str, asyncio.Task[None]] = {}
         self._emptied = asyncio.Event()
+        self._at_once: dict[int, int] = {}
+        """By partition: how many batches the next round trip carries at most."""
+        self._probed_s: dict[str, float] = {}
+        """By address: when it was asked last whether it takes hits."""
         self._records = metrics.Part(metrics.SPOOL_RECORDS)
         self._bytes = metrics.Part(metrics.SPOOL_BYTES)
         self._stuck = metrics.Part(metrics.STUCK_PARTITIONS)
@@ -139,11 +186,9 @@ class Replay:
         problems = [self._spool.problem] if self._spool.problem else []
         for address, outage in self._outages.items():
             since = datetime.fromtimestamp(outage.began, UTC).isoformat(timespec="seconds")
-            problems.append(
-                f"The store at {address} has not taken hits in time since {since}: {outage.hits} "
-                f"hits went into the spool, {self._spool.records} batches lie there and are "
-                f"brought to it when it takes them{outage.reason and f' ({outage.reason})'}."
-            )
+            said = {"address": address, "since": since, "hits": outage.hits}
+            said["reason"] = outage.reason and f" ({outage.reason})"
+            problems.append(outage.problem.format(**said, batches=self._spool.records))
         partitions: dict[str, list[str]] = {}
         for partition, reason in self.stuck.items():
             partitions.setdefault(reason, []).append(str(partition))
@@ -162,7 +207,9 @@ class Replay:
         """Whether the partition's next batch belongs into the spool."""
         if self._spool.pending(partition):
             return True
-        return bool(self._away) and self._ledger.shard(partition) in self._away
+        if self._away and self._ledger.shard(partition) in self._away:
+            return True
+        return self._order.holds(partition) and not self.cannot_keep
 
     async def spool(self, batches: list[Record], hits: int) -> None:
         """Keep sealed batches, of so many hits, until the store takes them; raises SpoolFull or
@@ -170,17 +217,40 @@ class Replay:
         if why := self.cannot_keep:
             raise SpoolFull(why)
         self.in_use = True
-        await self._spool.append(batches)
+        is_late = not all(self._order.holds(record.partition) for record in batches)
+        self._publish(batches, there=True)  # first, so that nobody overtakes them meanwhile
+        try:
+            await self._spool.append(batches)
+        finally:
+            self._publish(batches, there=False)
         for address in {self._ledger.shard(record.partition) for record in batches}:
             if address not in self._outages:
-                log.warning("hits go into the spool: the store is late or away", store=address)
-                self._outages[address] = Outage()
-            if address not in self._emptying:
+                self._begin_outage(address, is_late)
+            if is_late and address not in self._emptying:
                 self._away.add(address)
             self._outages[address].last_s = time.monotonic()
             self._outages[address].hits += hits
             hits = 0  # of several servers those of all are told with the first
         self._spooled.set()
+
+    def _begin_outage(self, address: str, is_late: bool) -> None:
+        self._outages[address] = Outage(LATE if is_late else TURN)
+        if is_late:
+            log.warning("hits go into the spool: the store is late or away", store=address)
+        else:
+            log.warning(
+                "hits go into the spool: another process has older ones there", store=address
+            )
+
+    def _publish(self, batches: list[Record], *, there: bool) -> None:
+        """Tell the other producers of the oldest of these batches that lie in the spool, or will be
+        `there`."""
+        for record in batches:
+            partition = record.partition
+            if not (there or self._spool.pending(partition)):
+                self._order.put(partition, 0)
+            elif not self._order.head(partition):
+                self._order.put(partition, first_instant(record.payload))
 
     async def until_empty(self) -> None:
         """Wait until the store has all that was in the spool at the start."""
@@ -193,6 +263,7 @@ class Replay:
                 async with asyncio.timeout(LOOK_S):
                     await self._spooled.wait()
             self._spooled.clear()
+            self._order.look()
             self._end_outages()
             servers = {self._ledger.shard(partition) for partition in self._spool.partitions()}
             for address in servers - self._emptying.keys():
@@ -218,13 +289,17 @@ class Replay:
         told = ""
         try:
             while partitions := self._partitions(address):
+                self._order.look()
+                turn, held = self._turns(partitions)
                 try:
-                    taken, errors = await self._bring(partitions)
+                    taken, errors = await self._bring(turn)
                     away = not taken and not all(isinstance(each, NOT_AWAY) for each in errors)
                 except Exception:  # a bug of this service: the batches stay, and are sent again
                     log.exception("a replay failed", store=address)
-                    away, errors = True, [StoreError("a bug of this service, see the log")]
-                (self._away.add if away else self._away.discard)(address)
+                    taken, away = 0, True
+                    errors = [StoreError("a bug of this service, see the log")]
+                if taken or errors:
+                    (self._away.add if away else self._away.discard)(address)
                 self._measure()
                 reason = str(errors[0]) if errors else ""
                 if outage := self._outages.get(address):
@@ -232,8 +307,10 @@ class Replay:
                 if errors and reason != told:
                     log.warning("spooled hits are not taken", store=address, reason=reason)
                     told = reason
-                if errors:
-                    await asyncio.sleep(PAUSE_S)
+                if held:
+                    await self._wait(address, held[0], taken=taken > 0)
+                if not taken:
+                    await asyncio.sleep(PAUSE_S if errors else TURN_S)
             self._spooled.set()  # what is left is for another server
         finally:
             self._away.discard(address)
@@ -245,36 +322,81 @@ class Replay:
         shuffle(found)
         return found
 
+    def _turns(self, partitions: list[int]) -> tuple[list[int], list[int]]:
+        """Those whose turn it is, and those that have to wait for another producer."""
+        turn = [n for n in partitions if self._order.is_turn(n, self._order.head(n))]
+        return turn, [n for n in partitions if n not in turn]
+
+    async def _wait(self, address: str, held: int, *, taken: bool) -> None:
+        """A partition waits for another producer: not for ever, if the store takes hits."""
+        now_s = time.monotonic()
+        if now_s - self._probed_s.get(address, 0) < PROBE_S:
+            return
+        self._probed_s[address] = now_s
+        partitions = [n for n in range(PARTITIONS) if self._ledger.shard(n) == address]
+        try:
+            if not taken:
+                await self._ledger.probe(held)
+        except StoreError:
+            self._order.stop_waiting(partitions)
+        else:
+            self._order.wait(partitions)
+
     async def _bring(self, partitions: list[int]) -> tuple[int, list[StoreError]]:
         """Bring the oldest batches of each partition; of how many they were taken, and why of
         others not. An error does not keep the rest from being tried, a silent server does."""
-        taken = 0
+        taken, began_s = 0, time.monotonic()
         errors: list[StoreError] = []
-        for partition in partitions:
-            try:
-                await self._bring_some(partition)
-                taken += 1
-            except StoreError as error:
-                first = self._not_taken.get(partition, NotTaken(time.monotonic(), ""))
-                self._not_taken[partition] = first._replace(reason=str(error))
-                errors.append(error)
-                if isinstance(error, OutcomeUnknown) and not isinstance(error, Failed):
-                    break
+        for first in range(0, len(partitions), ABREAST):
+            some = partitions[first : first + ABREAST]
+            brought = await asyncio.gather(*map(self._bring_some, some), return_exceptions=True)
+            for partition, each in zip(some, brought, strict=True):
+                if isinstance(each, StoreError):
+                    first_error = self._not_taken.get(partition, NotTaken(time.monotonic(), ""))
+                    self._not_taken[partition] = first_error._replace(reason=str(each))
+                    errors.append(each)
+                elif isinstance(each, BaseException):
+                    raise each
+                else:
+                    taken += each
+            if any(map(_is_silent, errors)):
+                break
+        if taken and not errors:
+            self._order.took(time.monotonic() - began_s)
         return taken, errors
 
-    async def _bring_some(self, partition: int) -> None:
+    async def _bring_some(self, partition: int) -> bool:
+        """Bring the oldest batches of a partition whose turn it is; whether there were any."""
+        most = self._at_once.get(partition, AT_FIRST) if self._order.others else AT_ONCE
         try:
-            records = self._spool.read_some(partition, AT_ONCE)
+            records = self._spool.read_some(partition, most, AT_ONCE_BYTES)
         except SpoolGone as gone:
             passed = await self._spool.pass_by(partition)
             log.error("batches of the spool are lost", reason=str(gone), batches=passed)
-            return
+            return True
+        records, head = self._in_turn(partition, records)
+        if not records:
+            self._order.put(partition, head)
+            return False
         await self._ledger.replay(records)
         self._not_taken.pop(partition, None)
-        await self._spool.ack(partition, records[-1].seq)
+        last = records[-1].seq
+        self._order.put(partition, head if self._spool.last_seq(partition) > last else 0)
+        self._at_once[partition] = min(2 * len(records) + 1, AT_ONCE)
+        await self._spool.ack(partition, last)
+        return True
+
+    def _in_turn(self, partition: int, records: list[Record]) -> tuple[list[Record], int]:
+        """The batches whose turn it is; and the instant of the next one, or of the last."""
+        at = 0
+        for number, record in enumerate(records):
+            at = first_instant(record.payload)
+            if not self._order.is_turn(partition, at):
+                return records[:number], at
+        return records, at
 
     def _measure(self) -> None:
-        self.in_use = bool(self._spool.records or self._away)
+        self.in_use = bool(self._spool.records or self._away or self._order.others)
         self._records.set(self._spool.records)
         self._bytes.set(self._spool.bytes)
         self._stuck.set(len(self.stuck))

@@ -38,6 +38,16 @@ def take(path: Path) -> int:
         return lock
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Lock the file meanwhile."""
+    lock = take(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 async def take_after(path: Path, seconds: float) -> int:
     """Lock the file; where its holder is dead but a child of it has the lock, wait so long."""
     with _opened(path) as lock:

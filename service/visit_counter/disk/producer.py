@@ -79,7 +79,7 @@ def producer_of(data_dir: Path, most: int = 1) -> Iterator[Producer]:
 @contextmanager
 def producer_in(directory: Path) -> Iterator[Producer]:
     """The producer of this directory; raises HeldError if a process has it, and StartError."""
-    with _locked(directory):
+    with locks.held(directory / "lock"):
         yield _begun(directory / NAME)
 
 
@@ -94,21 +94,12 @@ def _first_free(data_dir: Path, most: int, stack: ExitStack) -> Path:
         directory = data_dir / "producers" / str(number)
         directories.make(directory, 0o700)
         try:
-            stack.enter_context(_locked(directory))
+            stack.enter_context(locks.held(directory / "lock"))
             return directory
         except locks.HeldError:
             if number == most - 1:
                 raise
     raise ValueError("at least one")
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    lock = locks.take(directory / "lock")
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def _begun(path: Path) -> Producer:

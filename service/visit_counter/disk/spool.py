@@ -141,11 +141,14 @@ class Spool:
         """The oldest unconfirmed record; raises as `read_some` does."""
         return next(iter(self.read_some(partition, 1)), None)
 
-    def read_some(self, partition: int, most: int) -> list[Record]:
+    def read_some(self, partition: int, most: int, most_bytes: int = SEGMENT_BYTES) -> list[Record]:
         """The oldest unconfirmed ones, up to the first that the disk does not give back; raises
-        SpoolUnreadable if that is the oldest, SpoolGone if it will never give it back."""
+        SpoolUnreadable if that is the oldest, SpoolGone if it will never give it back. Of several
+        no more than so many bytes."""
         records: list[Record] = []
         for holder, at in self._index.oldest(partition, most):
+            if records and (most_bytes := most_bytes - len(records[-1].payload)) <= 0:
+                break
             try:
                 records.append(_read(holder.path, at))
             except SpoolUnreadable as error:

@@ -31,6 +31,8 @@ EARNED: Final = -1
 CODES: Final = 1 << 16
 
 PART_FIELDS: Final = 18  # from form 6 on; before it no part told of networks
+FIRST_NEWEST: Final = 10  # among the fields of the first part
+FIRST_RUNS: Final = 15
 MINUTE_MS: Final = 60_000
 VIEW: Final = Kind.VIEW  # to find it in its enum takes longer
 LEFT: Final = Kind.BYE
@@ -120,14 +122,27 @@ def packed_views(now: int, views: Iterable[str]) -> bytes:
 
 
 def sites_in(record: Record) -> list[str]:
-    """The site of each part of a batch."""
-    payload = record.payload
-    packed, _ = msgspec.msgpack.decode(_fields(payload), type=tuple[bytes, bytes])
-    fields: list[str] = msgspec.msgpack.decode(_fields(packed))
-    return fields[:: PART_FIELDS - (forms.form_of(packed) < 6)]
+    """The site of each part of a batch; raises MsgspecError for one that cannot be read."""
+    form, fields = _fields_of(record.payload)
+    return fields[:: PART_FIELDS if form >= 6 else PART_FIELDS - 1]
 
 
-def _fields(packed: bytes) -> bytes:
+def first_instant(payload: bytes) -> int:
+    """The instant of the hits that a batch begins with; 0 for a batch that cannot be read."""
+    try:
+        _, fields = _fields_of(payload)
+        return int(min(fields[FIRST_RUNS][1::3], default=fields[FIRST_NEWEST]))
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
+        return 0
+
+
+def _fields_of(payload: bytes) -> tuple[int, list[Any]]:
+    """The form of a batch's parts, and the fields of all of them, one after the other."""
+    packed, _ = msgspec.msgpack.decode(_unversioned(payload), type=tuple[bytes, bytes])
+    return forms.form_of(packed), msgspec.msgpack.decode(_unversioned(packed))
+
+
+def _unversioned(packed: bytes) -> bytes:
     """Without the version byte, which form 4 lacks."""
     return packed if forms.form_of(packed) == forms.UNVERSIONED else packed[1:]
 

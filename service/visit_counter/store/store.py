@@ -140,6 +140,10 @@ class Store:
         """Another number whenever a partition has gone to another server."""
         return self._shards.changes
 
+    def now(self) -> int:
+        """This machine's instant, ms since the epoch, corrected by the store's time."""
+        return self._clock.now()
+
     def shard(self, partition: int) -> str:
         """Names the server that takes the partition's writes now."""
         return self._shards.of(self._tags[partition]).address

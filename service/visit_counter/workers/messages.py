@@ -31,10 +31,13 @@ class Inherited(Struct, frozen=True):
     """How many there are to be."""
     line: int = -1
     """Each has its own."""
+    order: int = -1
+    """The table of what all spools hold, see `delivery/order.py`."""
 
     @property
     def descriptors(self) -> list[int]:
-        return [self.line, *self.pages, *self.ops, *self.kept]
+        given = [self.line, self.order, *self.pages, *self.ops, *self.kept]
+        return [each for each in given if each >= 0]
 
     @classmethod
     def from_env(cls, environ: MutableMapping[str, str]) -> Inherited | None:

@@ -21,6 +21,7 @@ import structlog
 
 from visit_counter.config.admin_token import admin_token
 from visit_counter.config.settings import Settings
+from visit_counter.delivery.order import shared_memory
 from visit_counter.embedded.server import claim, explained
 from visit_counter.process.listeners import bound
 from visit_counter.process.passed_sockets import passed_sockets
@@ -65,7 +66,12 @@ async def run(settings: Settings, hangup: asyncio.Event, manager: Systemd) -> in
         ):
             token = admin_token(settings.admin_token, settings.data_dir)
             inherited = Inherited(
-                pages.descriptors, ops.descriptors if ops else [], kept, store_url, settings.workers
+                pages=pages.descriptors,
+                ops=ops.descriptors if ops else [],
+                kept=kept,
+                store_url=store_url,
+                workers=settings.workers,
+                order=shared_memory(),
             )
             if code := await workers.start(inherited):
                 return code

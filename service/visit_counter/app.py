@@ -105,6 +105,7 @@ async def components(
     zoneinfo.reset_tzpath(to=())
     clock = clock or Clock()
     heads = Heads(parent.inherited.order if parent else -1)
+    limits = Limits(time.monotonic, parent.inherited.workers if parent else 1)
     async with AsyncExitStack() as stack:
         start = stack.enter_async_context
         yield Components(
@@ -114,14 +115,16 @@ async def components(
             store=(store := await start(store_at(url, clock, settings, listeners))),
             watch=await start(Watch(store)),
             sites=(sites := await start(Sites(store, clock, settings.timezone))),
-            recorder=(recorder := await start(recorder_of(store, clock, settings, parent, heads))),
+            recorder=(
+                recorder := await start(recorder_of(store, clock, settings, parent, heads, limits))
+            ),
             adoption=await start(Adoption(store, settings.data_dir, heads)),
             versions=await start(Versions(store, recorder.producer)),
             reader=(reader := Reader(store, clock)),
             hub=await start(Hub(sites, reader, clock, event, places_here().viewers)),
             token=admin_token(settings.admin_token, settings.data_dir),
             wrong_tokens=WrongTokens(),
-            intake=intake_of(store, clock, recorder, settings, parent),
+            intake=intake_of(store, clock, recorder, settings, limits),
             answers=HitAnswers(clock, reader),
             stopping=asyncio.Event(),
         )
@@ -150,7 +153,12 @@ def store_at(
 
 @asynccontextmanager
 async def recorder_of(
-    store: Store, clock: Clock, settings: Settings, parent: Parent | None, heads: Heads
+    store: Store,
+    clock: Clock,
+    settings: Settings,
+    parent: Parent | None,
+    heads: Heads,
+    limits: Limits,
 ) -> AsyncIterator[Recorder]:
     """The recorder of a producer of this data directory, with a spool where one can be kept, in one
     order with the other spools."""
@@ -165,19 +173,19 @@ async def recorder_of(
             return
         await asyncio.to_thread(note_left, heads, settings.data_dir)
         async with (
-            replaying(store, producer, heads) as (ledger, replay),
+            replaying(store, producer, heads, limits) as (ledger, replay),
             Recorder(ledger, clock, replay) as recorder,
         ):
             yield recorder
 
 
 def intake_of(
-    store: Store, clock: Clock, recorder: Recorder, settings: Settings, parent: Parent | None
+    store: Store, clock: Clock, recorder: Recorder, settings: Settings, limits: Limits
 ) -> Intake:
     return Intake(
         clock=clock,
         recorder=recorder,
-        limits=Limits(time.monotonic, parent.inherited.workers if parent else 1),
+        limits=limits,
         secret=store.secret,
         trusted_proxies=Networks.parse(settings.trusted_proxies),
         forwarding=Forwarding(),

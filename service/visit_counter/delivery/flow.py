@@ -268,12 +268,16 @@ class Flow:
         waiting = queue.take()
         metrics.BATCH_HITS.note(len(waiting))
         entries = [each.entry for each in waiting]
+        debts = self._replay.debts if spooling and self._replay else None
+        charged = debts.charge(entries, hold=True) if debts else {}
         try:
             batch = self._ledger.seal(queue.partition, entries, self._clock.now())
         except Exception:
             error = StoreUnavailable("a batch could not be made of these hits")
             self._tell_refused(waiting, error)
             raise
+        if debts:
+            debts.note(batch, charged)
         state = TO_SPOOL if spooling else TO_SEND
         queue.sealed.append(Sealed(batch, waiting, time.monotonic(), state))
 
@@ -306,6 +310,10 @@ class Flow:
             self.pace.note(took_s)
         for queue, sealed, number in batches:
             self._learn(queue, sealed, answers[number])
+        if len(batches) < len(flush.batches) and self._replay and self._replay.debts:
+            for (_, sealed), answer in zip(flush.batches, answers, strict=True):
+                if sealed.state is DONE and isinstance(answer, list):
+                    self._replay.debts.learn(sealed.batch, answer)
 
     def _learn(self, queue: Queue, sealed: Sealed, answer: list[Outcome] | StoreError) -> None:
         if isinstance(answer, list):
@@ -346,6 +354,7 @@ class Flow:
         if self._replay is None:
             self._refuse(queues, "there is no spool")
             return
+        debts = self._replay.debts
         try:
             hits = sum(len(sealed.waiting) for _, sealed in late)
             await self._replay.spool([sealed.batch.record for _, sealed in late], hits)
@@ -355,6 +364,8 @@ class Flow:
             self._leave_spool(late)
             return
         for queue, sealed in late:
+            if debts and sealed.state is not TO_SPOOL:  # nobody was charged when it was sealed
+                debts.note(sealed.batch, debts.charge(sealed.batch.entries, hold=False))
             if sealed.state is not DONE:  # by another server's flow, meanwhile
                 self._finish(queue, [None] * len(sealed.waiting))
         self._count()
@@ -365,6 +376,8 @@ class Flow:
         for queue, sealed in late:
             if sealed.state is TO_SPOOL and not self._is_spooling(queue):
                 sealed.state = TO_SEND
+                if self._replay and self._replay.debts:
+                    self._replay.debts.undo(sealed.batch)
 
     def _refuse(self, queues: Iterable[Queue], why: str) -> None:
         """Neither the store nor the spool takes these queues' hits: what has no number is refused,

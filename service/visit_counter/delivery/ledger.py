@@ -40,6 +40,10 @@ TELL_S: Final = 3600.0  # the store forgets a start after three days
 _TAKEN: Final = StoreUnavailable("earlier batches of the partition are being sent again")
 _BEHIND: Final = StoreUnavailable("an earlier batch of the partition was not answered for")
 
+Marks = dict[int, bytes]
+"""By the numbers of batches that the store has counted: what became of their hits, see
+`Batch.marked`. Empty for one that it had counted before."""
+
 log = structlog.get_logger()
 
 
@@ -214,35 +218,41 @@ class Ledger:
             self._fence()
         return result
 
-    async def replay(self, batches: Sequence[Record]) -> None:
+    async def replay(self, batches: Sequence[Record]) -> Marks:
         """Send batches of one partition from the spool, in their order; raises StoreError."""
         async with self._gates[batches[0].partition]:
             batches = await self._replay_taken(batches)
             if not batches:
-                return
+                return {}
             try:
-                await self._send_again(batches)
+                marks = await self._send_again(batches)
             except Gap:
-                await self._send_past_gaps(batches)
+                marks = await self._send_past_gaps(batches)
             except Fenced:
                 self._fence()
                 raise
             for record in batches:
                 self._confirm(record)
+            return marks
 
-    async def _send_again(self, batches: Sequence[Record]) -> None:
+    async def _send_again(self, batches: Sequence[Record]) -> Marks:
         try:
-            await self._store.replay(self._producer, batches)
+            told = await self._store.replay(self._producer, batches)
         except Rejected:
+            marks: Marks = {}
             for record in batches:
-                await self._send_or_reject(record)
+                marks.update(await self._send_or_reject(record))
+            return marks
+        return {record.seq: each for record, each in zip(batches, told, strict=True)}
 
-    async def _send_or_reject(self, record: Record) -> None:
+    async def _send_or_reject(self, record: Record) -> Marks:
         try:
-            await self._store.replay(self._producer, [record])
-            self._confirm(record)
+            (marks,) = await self._store.replay(self._producer, [record])
         except Rejected as rejected:
             await self._reject(record, rejected)
+            return {}
+        self._confirm(record)
+        return {record.seq: marks}
 
     async def _reject(self, record: Record, rejected: Rejected) -> None:
         """What the store will never count is kept aside for people to look at."""
@@ -252,14 +262,16 @@ class Ledger:
 
     # -- repair
 
-    async def _send_past_gaps(self, batches: Sequence[Record]) -> None:
+    async def _send_past_gaps(self, batches: Sequence[Record]) -> Marks:
         """A spool may lack numbers in its middle: records of an earlier run may come again."""
+        marks: Marks = {}
         for record in batches:
             try:
-                await self._send_or_reject(record)
+                marks.update(await self._send_or_reject(record))
             except Gap:
                 await self._fill(record.partition, record.seq - 1)
-                await self._send_or_reject(record)
+                marks.update(await self._send_or_reject(record))
+        return marks
 
     async def _after_gap(self, batch: Batch) -> list[Outcome] | StoreError:
         """Fill the gap, and send the batch again."""

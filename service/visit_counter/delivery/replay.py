@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 import structlog
 
 from visit_counter import metrics
+from visit_counter.delivery.debts import Debts
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.order import Heads, Order, number_of
 from visit_counter.delivery.queues import MAX_BATCH
@@ -34,6 +35,7 @@ from visit_counter.errors import (
     UnknownForm,
 )
 from visit_counter.model.site_settings import PARTITIONS
+from visit_counter.rules.limits import Limits
 from visit_counter.store.batch import first_instant
 from visit_counter.store.replies import Early, Failed, NotOurs
 from visit_counter.store.store import Store
@@ -59,10 +61,10 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def replaying(
-    store: Store, producer: Producer, heads: Heads | None = None
+    store: Store, producer: Producer, heads: Heads | None = None, limits: Limits | None = None
 ) -> AsyncIterator[tuple[Ledger, Replay]]:
     """The ledger of a producer with a directory, and what brings the store its spool, in one order
-    with all spools that `heads` know."""
+    with all spools that `heads` know; `limits` charge for visitors in the spool."""
     assert producer.directory, "there is a place for a spool"
     order = Order(heads or Heads(), number_of(producer.directory), store.now)
     directory = producer.directory / "spool"
@@ -72,7 +74,7 @@ async def replaying(
         order.begin(await asyncio.to_thread(_heads, spool))
         async with (
             Ledger(store, producer, spooled) as ledger,
-            Replay(ledger, spool, order) as replay,
+            Replay(ledger, spool, order, None if limits is None else Debts(limits)) as replay,
         ):
             yield ledger, replay
 
@@ -127,7 +129,14 @@ class NotTaken(NamedTuple):
 class Replay:
     """Empties the spool, each server's partitions by themselves."""
 
-    def __init__(self, ledger: Ledger, spool: Spool, order: Order | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        spool: Spool,
+        order: Order | None = None,
+        debts: Debts | None = None,
+    ) -> None:
+        self.debts = debts
         self._ledger = ledger
         self._spool = spool
         self._order = order or Order(Heads(), -1, lambda: 0)
@@ -378,8 +387,11 @@ class Replay:
         if not records:
             self._order.put(partition, head)
             return False
-        await self._ledger.replay(records)
+        marks = await self._ledger.replay(records)
         self._not_taken.pop(partition, None)
+        if self.debts is not None:
+            for seq, told in marks.items():
+                self.debts.settle(partition, seq, told)
         last = records[-1].seq
         self._order.put(partition, head if self._spool.last_seq(partition) > last else 0)
         self._at_once[partition] = min(2 * len(records) + 1, AT_ONCE)
@@ -402,3 +414,5 @@ class Replay:
         self._stuck.set(len(self.stuck))
         if not self._spool.records:
             self._emptied.set()
+            if self.debts is not None:
+                self.debts.forget()

@@ -37,6 +37,10 @@ class Rate:
         """The same in any case; the debt ends at one burst below zero."""
         return min(max(full_at_s, now_s) + n * self._token_s, now_s + self._debt_s)
 
+    def give_back(self, full_at_s: float, n: float = 1) -> float:
+        """When the bucket is full again with *n* tokens more."""
+        return full_at_s - n * self._token_s
+
 
 class Allowance:
     """What is left to a network: when each of its buckets is full again."""
@@ -99,3 +103,6 @@ class Limits:
 
     def charge_visitor(self, allowance: Allowance) -> None:
         allowance.visitors_s = self._visitors.charge(allowance.visitors_s, self._clock())
+
+    def give_back_visitor(self, allowance: Allowance) -> None:
+        allowance.visitors_s = self._visitors.give_back(allowance.visitors_s)

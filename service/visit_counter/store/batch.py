@@ -78,6 +78,11 @@ class Batch:
         counted as of its now."""
         self.views = packed_views(now, [part.view(now) for part in self._parts.values()])
 
+    def marked(self) -> list[int]:
+        """Which entries are hits with a visitor, in the order in which the function answers what
+        became of them."""
+        return [n for part in self._parts.values() for n in part.marked]
+
     def outcomes(self, marks: Iterable[int], counts: Iterable[bytes]) -> list[Outcome]:
         """What became of each entry, in their order, as the function answered: `marks` of each hit
         with a visitor, packed counts of each part."""
@@ -164,7 +169,7 @@ class _Part:
         self._whose: list[int] = []
         self._runs: list[int] = []
         self._run = (0, 0)
-        self._marked: list[int] = []
+        self.marked: list[int] = []
         """The entries with a visitor: of each the function tells what became of it."""
         self._unmarked: list[int] = []
         self._asking: dict[str, list[int]] = {}
@@ -188,7 +193,7 @@ class _Part:
         if entry.wants_page:
             self._asking.setdefault(path, []).append(index)
         if entry.visitor:
-            self._marked.append(index)
+            self.marked.append(index)
             self._play(entry)
         else:
             self._unmarked.append(index)
@@ -240,7 +245,7 @@ class _Part:
         }
         for index in self._unmarked:
             outcomes[index] = plain
-        for index in self._marked:
+        for index in self.marked:
             outcomes[index] = others.get(next(marks, PLAIN), plain)
         for indexes, pageviews in zip(self._asking.values(), counts.pages, strict=True):
             for index in indexes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -174,27 +174,38 @@ class Store:
         with suppress(StoreError):
             await self._functions.mend(self._tags[batch.partition], why)
 
-    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
-        """Send batches of a partition, in their order, that nobody waits for; raises the first
-        StoreError, behind which nothing was counted."""
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> list[bytes]:
+        """Send batches of a partition, in their order, that nobody waits for; for each what became
+        of its hits, see `Batch.marked`. Raises the first StoreError, behind which nothing was
+        counted."""
+        marks: list[bytes] = []
         for start in range(0, len(batches), AT_ONCE):
             some = batches[start : start + AT_ONCE]
-            try:
-                await self._replay(producer, [(each, b"") for each in some])
-            except Early as early:  # those before it are known, and not counted again
-                views = [self._views(each, early.now) for each in some]
-                await self._replay(producer, zip(some, views, strict=True))
+            replies = await self._replay(producer, [(each, b"") for each in some])
+            if isinstance(replies[-1], Early):
+                now, rest = replies.pop().now, some[len(replies) :]
+                replies += await self._replay(producer, [(e, self._views(e, now)) for e in rest])
+            if isinstance(replies[-1], Early):
+                raise replies[-1]
+            marks += [reply[1] for reply in replies]
+        return marks
 
-    async def _replay(self, producer: Producer, batches: Iterable[tuple[Record, bytes]]) -> None:
-        calls = [self._numbered(producer, *each) for each in batches]
+    async def _replay(
+        self, producer: Producer, batches: Sequence[tuple[Record, bytes]]
+    ) -> list[Any]:
+        """The replies, up to the first one that finds its batch too early."""
+        calls, replies = [self._numbered(producer, *each) for each in batches], list[Any]()
         for reply in await self._shards.write(calls):
-            if isinstance(reply, Again) and not isinstance(reply, Early):
+            if isinstance(reply, Early):
+                return [*replies, reply]
+            if isinstance(reply, Again):
                 with suppress(StoreError):
                     await self._functions.mend(calls[0][0], reply)
             if isinstance(reply, StoreError):
-                if not isinstance(reply, Early):
-                    self._shards.look_soon()
+                self._shards.look_soon()
                 raise reply
+            replies.append(reply)
+        return replies
 
     def _views(self, record: Record, now: int) -> bytes:
         """For a batch with hits later than the store's now, which are to count as of then; empty

@@ -57,20 +57,22 @@ class Modelled:
         numbered = (producer.id, producer.epoch, record.seq)
         return self.function.record(*numbered, record.payload, self._clock.local(), views)
 
-    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> list[bytes]:
         # They travel together: what stands behind a refused one is tried as well.
-        errors = [self._replayed(producer, each) for each in batches]
-        for error in errors:
-            if error:
+        answers = [self._replayed(producer, each) for each in batches]
+        for answer in answers:
+            if error := _error_of(answer.text):
                 raise error
+        return [b"1" * answer.new + b"2" * answer.held for answer in answers]
 
-    def _replayed(self, producer: Producer, record: Record) -> StoreError | None:
-        error = _error_of(self._record(producer, record).text)
-        if isinstance(error, Early):
-            now = self._told_now(error)
+    def _replayed(self, producer: Producer, record: Record) -> Answer:
+        answer = self._record(producer, record)
+        early = _error_of(answer.text)
+        if isinstance(early, Early):
+            now = self._told_now(early)
             views = ["".join(UTC.periods(now)) for _ in sites_in(record)]
-            error = _error_of(self._record(producer, record, packed_views(now, views)).text)
-        return error
+            answer = self._record(producer, record, packed_views(now, views))
+        return answer
 
     def _told_now(self, early: Early) -> int:
         return early.now
@@ -131,8 +133,9 @@ class Checked(Modelled):
         assert [_shape(result) for result in expected] == [_shape(result) for result in results]
         return results
 
-    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
-        await _alike(self._store.replay(producer, batches), super().replay(producer, batches))
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> list[bytes]:
+        found = self._store.replay(producer, batches)
+        return await _alike(found, super().replay(producer, batches))
 
     async def open(self, producer: Producer, seqs: Mapping[int, int] | None = None) -> list[int]:
         return await _alike(self._store.open(producer, seqs), super().open(producer, seqs))
@@ -204,10 +207,10 @@ class Line:
         except OutcomeUnknown as unknown:
             return [unknown] * len(batches)
 
-    async def replay(self, producer: Producer, batches: Sequence[Record]) -> None:
+    async def replay(self, producer: Producer, batches: Sequence[Record]) -> list[bytes]:
         self._note(producer, batches)
         half = batches[: (len(batches) + 1) // 2]
-        await self._call(
+        return await self._call(
             lambda: self._store.replay(producer, batches),
             lambda: self._store.replay(producer, half),
         )
@@ -308,6 +311,8 @@ def _shape(result: object) -> object:
     if isinstance(result, StoreError):
         told = {name: value for name, value in vars(result).items() if name != "now"}
         return type(result).__name__, told
+    if isinstance(result, list) and result and isinstance(result[0], bytes):
+        return [(marks.count(b"1"), marks.count(b"2")) for marks in cast(list[bytes], result)]
     if isinstance(result, list) and result and isinstance(result[0], Outcome):
         outcomes = cast(list[Outcome], result)
         return len(outcomes), sum(o.new for o in outcomes), sum(o.held for o in outcomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
 from zoneinfo import ZoneInfo
@@ -24,13 +25,18 @@ ZONES = (
     "America/New_York",
     "America/Havana",
     "America/Sao_Paulo",
+    "America/Asuncion",
+    "America/Goose_Bay",
+    "America/St_Johns",
     "Africa/Cairo",
+    "Asia/Gaza",
     "Asia/Kathmandu",
     "Asia/Beirut",
     "Asia/Pyongyang",
     "Australia/Lord_Howe",
     "Pacific/Apia",
     "Pacific/Kiritimati",
+    "Pacific/Kwajalein",
     "Pacific/Niue",
 )
 zones = st.sampled_from(ZONES)
@@ -50,6 +56,33 @@ def local_day(instant: int, name: str) -> date:
     """The date on a wall calendar, without anything of the service."""
     utc = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=instant)
     return utc.astimezone(ZoneInfo(name)).date()
+
+
+def transitions(name: str) -> list[int]:
+    """The instants since 1973 at which the zone's clocks changed."""
+
+    def offset(instant: int) -> timedelta | None:
+        return datetime.fromtimestamp(instant / 1000, ZoneInfo(name)).utcoffset()
+
+    step, found = 20 * DAY, []
+    for first in range(at("1973-01-01T00:00Z"), at("2038-01-01T00:00Z"), step):
+        before, minutes = offset(first), range(first, first + step, MINUTE)
+        if offset(first + step) != before:
+            found.append(
+                first + MINUTE * bisect_left(minutes, True, key=lambda m: offset(m) != before)
+            )
+    return found
+
+
+@st.composite
+def clock_changes(draw: st.DrawFn) -> tuple[str, int]:
+    """A zone, and an instant within two days of a change of its clocks."""
+    name = draw(st.sampled_from([zone for zone in ZONES if CHANGES[zone]]))
+    change, minutes = draw(st.sampled_from(CHANGES[name])), st.integers(-2 * 1440, 2 * 1440)
+    return name, change + draw(st.one_of(minutes, st.integers(-70, 70))) * MINUTE
+
+
+CHANGES = {name: transitions(name) for name in ZONES}
 
 
 def days(calendar: Calendar, first: int, end: int, step: int) -> list[str]:
@@ -226,6 +259,12 @@ TIMEZONE_CHANGES = {
     "at-its-very-midnight": ("UTC", SAIGON, "2026-11-22T17:00Z", "2026-11-24T00:00+07:00"),
     "no-midnight": ("UTC", "America/Sao_Paulo", "2018-11-03T10:00Z", "2018-11-04T01:00-02:00"),
     "00h-twice": ("UTC", "America/Havana", "2023-11-04T10:00Z", "2023-11-05T00:00-04:00"),
+    "00h00-again": (
+        "America/New_York",
+        "America/St_Johns",
+        "2010-11-07T02:45Z",
+        "2010-11-07T00:00-03:30",
+    ),
     "00h00-twice": ("UTC", "America/St_Johns", "2006-10-28T10:00Z", "2006-10-29T00:00-02:30"),
     "gap-before": ("UTC", "Asia/Pyongyang", "2018-05-04T10:00Z", "2018-05-05T00:00+09:00"),
     "gap-around": ("UTC", "America/Toronto", "1919-03-30T10:00Z", "1919-03-31T00:30-04:00"),
@@ -418,6 +457,32 @@ def test_labels_agree_with_a_wall_calendar(name: str, week_start: int, instant: 
     assert periods.last_month == f"{date(day.year, day.month, 1) - timedelta(days=1):%Y-%m}"
 
 
+@given(clock_changes())
+def test_labels_agree_with_a_wall_calendar_where_clocks_change(changed: tuple[str, int]) -> None:
+    """Also where a change comes at midnight or a minute after it: today is the wall's date, and
+    yesterday the last one before it that there was."""
+    name, instant = changed
+    periods, today = Calendar.of(name).periods(instant), local_day(instant, name)
+
+    before = instant
+    while local_day(before, name) >= today:
+        before -= 10 * MINUTE
+    assert f"{today}" == periods.today
+    assert f"{local_day(before, name)}" == periods.yesterday
+
+
+@given(clock_changes(), zones)
+@settings(max_examples=60)
+def test_a_new_zone_takes_over_at_the_first_midnight_where_clocks_change(
+    changed: tuple[str, int], old: str
+) -> None:
+    """A date that begins twice, as in St John's, has two midnights."""
+    new, instant = changed
+    actual = Calendar.of(old).with_timezone(new, instant).zones[1:]
+
+    assert (() if old == new else ((first_midnight(old, new, instant), new),)) == actual
+
+
 @given(zones, instants(), st.integers(1, 400))
 def test_last_days_end_today(name: str, instant: int, number: int) -> None:
     """They are so many dates, each the day after the one before."""
@@ -432,13 +497,18 @@ def test_last_days_end_today(name: str, instant: int, number: int) -> None:
 @given(zones, zones, instants())
 @settings(max_examples=60)
 def test_a_new_zone_takes_over_at_the_first_midnight(old: str, new: str, instant: int) -> None:
-    """Walking on by minutes from the change finds the same instant."""
+    """Whatever the zones, and at any instant."""
     actual = Calendar.of(old).with_timezone(new, instant).zones[1:]
 
+    assert (() if old == new else ((first_midnight(old, new, instant), new),)) == actual
+
+
+def first_midnight(old: str, new: str, instant: int) -> int:
+    """Where a walk on by minutes finds that a date later than the old zone's today begins."""
     today, minute = local_day(instant, old), instant // MINUTE * MINUTE + MINUTE
     while not local_day(minute - MINUTE, new) < local_day(minute, new) > today:
         minute += MINUTE
-    assert (() if old == new else ((minute, new),)) == actual
+    return minute
 
 
 @given(st.lists(st.tuples(zones, weekdays, st.integers(0, 5 * DAY)), max_size=5), instants())

@@ -221,9 +221,18 @@ def _existed(calendar: Calendar, day: date) -> bool:
 def _takeover(tz: ZoneInfo, today: date, at: int) -> int:
     """The first midnight of `tz` that is after `at` and begins a date after `today`."""
     day = today + _DAY
-    while _midnight(tz, day) <= at:
+    while not (later := [midnight for midnight in _midnights(tz, day) if midnight > at]):
         day += _DAY
-    return _midnight(tz, day)
+    return later[0]
+
+
+def _midnights(tz: ZoneInfo, day: date) -> list[int]:
+    """The instants at which `day`, or a later date where the zone skipped that one, follows an
+    earlier date: two where clocks went back over midnight soon after it."""
+    first = _midnight(tz, day)
+    again = int(datetime(day.year, day.month, day.day, tzinfo=tz, fold=1).timestamp())
+    before = datetime.fromtimestamp(again - 1, tz).date()
+    return [first, again * 1000] if again * 1000 > first and before < day else [first]
 
 
 def _midnight(tz: ZoneInfo, day: date) -> int:

@@ -173,6 +173,23 @@ async def test_a_fast_day_and_back_loses_nothing(store_server: Server) -> None:
     assert visitors["month"] == 5
 
 
+async def test_a_visitor_of_a_day_that_comes_back_is_one_of_the_next_too(
+    store_server: Server,
+) -> None:
+    """Seen in the hour that belongs to the day before, though the next one had begun already."""
+    zone = "America/St_Johns"
+    first = at("2010-11-07 00:00", zone)
+    async with counting(store_server.url, timezone=zone) as counted:
+        await counted.view(1, first)
+        await counted.view(2, first + 30 * 60_000)
+        back = await counted.visitors(first + 30 * 60_000)
+        await counted.view(2, first + 61 * 60_000)
+        again = await counted.visitors(first + 61 * 60_000)
+
+    assert (back["today"], back["week"], back["total"]) == (1, 2, 2)
+    assert (again["today"], again["yesterday"], again["week"]) == (2, 1, 2)
+
+
 async def test_a_change_of_timezone_waits_for_the_new_zones_midnight(
     store_server: Server,
 ) -> None:

@@ -436,6 +436,9 @@ local function add_visitors(part, visitors, now)
     local kind, label = KINDS[n], labels[n]
     if label < state[n] then
       add_late_visitors(base, kind, label, visitors, now)
+      if n == DAY then -- which may have come back for an hour after the running one had begun
+        state[SKETCHED] = max(state[SKETCHED], part.newest + 1)
+      end
     else
       local changed = add_to_sketch(sketch_of(base, kind, label), state, n, visitors)
       if n == DAY and not changed and labels[WEEK] == state[BEGAN] then

@@ -184,6 +184,11 @@ def test_the_service_elsewhere_is_named_by_its_url(service: ServiceProcess) -> N
         pytest.param(["reset", "nowhere", "--yes"], ["Unknown site"], id="reset-unknown"),
         pytest.param(["undo", "demo", "nothing"], ["Unknown reset", "30 days"], id="undo-unknown"),
         pytest.param(["seed", "demo"], ["Nothing to add"], id="seed-nothing"),
+        pytest.param(
+            ["seed", "demo", "--year", "-9"],
+            ["Below zero", "year shows 0 visits: at most 0 can be taken"],
+            id="seed-below",
+        ),
         pytest.param(["seed", "demo", "--total", str(10**15)], ["add.total"], id="seed-too-much"),
     ],
 )

@@ -143,14 +143,14 @@ async def test_seeds_add_to_their_period_only(store_server: Server) -> None:
     """A seed is shown in its period, is bound to that label, and never shows less than 0."""
     async with counting(store_server.url) as counted:
         await counted.view(1, NOON)
-        seeds = {("total", ""): 1_891_450, ("day", "2026-03-10"): -5}
+        seeds = {("total", ""): 1_891_450, ("day", "2026-03-10"): -1}
         await counted.store.seed(counted.site, "op1", "visits", seeds)
         today = await counted.counts(NOON)
         tomorrow = await counted.counts(NOON + 86_400_000)
 
     assert (today.total.visits, today.today.visits, today.week.visits) == (1_891_451, 0, 1)
     assert (tomorrow.today.visits, tomorrow.yesterday.visits) == (0, 0)
-    assert today.seeds == [Seed("today", "visits", -5), Seed("total", "visits", 1_891_450)]
+    assert today.seeds == [Seed("today", "visits", -1), Seed("total", "visits", 1_891_450)]
 
 
 async def test_numbers_of_days(store_server: Server) -> None:
@@ -162,7 +162,7 @@ async def test_numbers_of_days(store_server: Server) -> None:
             await counted.view(1, when)
         await counted.view(2, first)  # late
         await counted.store.seed(counted.site, "op1", "visits", {("day", "2026-03-01"): 7})
-        await counted.store.seed(counted.site, "op2", "pageviews", {("day", "2026-03-02"): -9})
+        await counted.store.seed(counted.site, "op2", "pageviews", {("day", "2026-03-02"): -1})
         days = await counted.store.days(counted.site, labels)
 
     numbers = [(0, 0, 0), (2, 2, 2), (1, 1, 1), (0, 7, 0), (0, 1, 1)]

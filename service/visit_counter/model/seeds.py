@@ -10,6 +10,9 @@ from msgspec import Meta, Struct
 from visit_counter.model.calendar import Periods
 from visit_counter.model.kinds import Metric
 
+DAY = "day"
+"""The kind of the period that is called today; the others' kinds are called as they are."""
+
 Amount = Annotated[int, Meta(ge=-(10**14), le=10**14)]
 
 
@@ -37,10 +40,15 @@ class SeedPeriods(Struct, forbid_unknown_fields=True):
             ("year", periods.year): self.year,
             ("month", periods.month): self.month,
             ("week", periods.week): self.week,
-            ("day", periods.today): self.today,
+            (DAY, periods.today): self.today,
         }
         return {period: amount for period, amount in amounts.items() if amount}
 
 
 SEEDED = SeedPeriods.__struct_fields__
 """The periods to which something can be added."""
+
+
+def period_of(kind: str) -> str:
+    """The seeded period of a kind, as the store calls that."""
+    return "today" if kind == DAY else kind

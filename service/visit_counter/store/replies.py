@@ -23,6 +23,8 @@ CHANGED = "CHANGED"
 USED = "USED"
 NO_OPERATION = "NOOPERATION"
 NEWER = "NEWER"
+BELOW = "BELOW"
+BEYOND = "BEYOND"
 EARLY = "EARLY"
 GAP = "GAP"
 FENCED = "FENCED"
@@ -153,7 +155,7 @@ def meaning(error: Exception) -> StoreError:
     for word, kind in _BY_WORD.items():
         if message.startswith(word):
             return kind(message)
-    if message.startswith((NO_SITE, EXISTS, CHANGED, USED, NO_OPERATION, NEWER)):
+    if message.startswith((NO_SITE, EXISTS, CHANGED, USED, NO_OPERATION, NEWER, BELOW, BEYOND)):
         return Refused(message)
     return Failed(message)
 

@@ -319,7 +319,8 @@ class Store:
     async def seed(
         self, site: Site, operation: str, metric: Metric, amounts: dict[tuple[str, str], int]
     ) -> None:
-        """Add to periods, named by (kind, label)."""
+        """Add to periods, named by (kind, label), to all of them or none; Refused with BELOW or
+        BEYOND, and a text of the period's kind and the largest amount that is possible."""
         flat = [value for (kind, label), n in amounts.items() for value in (kind, label, n)]
         letter = METRIC_LETTERS[metric]
         await self._call("seed", site.partition, site.id, operation, letter, *flat)

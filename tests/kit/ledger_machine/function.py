@@ -153,9 +153,13 @@ class Generation:
         self.seen.update(later)
         self.last = max(self.last, other.last)
 
+    def counted(self, period: Period, metric: str) -> int:
+        if metric == "visitors":
+            return len(self.visitors.get(period, ()))
+        return self.numbers[period, metric]
+
     def shown(self, period: Period) -> Numbers:
-        exact = [self.numbers[period, metric] for metric in METRICS[:2]]
-        exact.append(len(self.visitors.get(period, ())))
+        exact = [self.counted(period, metric) for metric in METRICS]
         seeds = [self.seeds[period, metric] for metric in METRICS]
         return Numbers(*(max(0, n + seed) for n, seed in zip(exact, seeds, strict=True)))
 
@@ -253,9 +257,13 @@ class Function:
     def seed(self, operation: str, metric: str, amounts: dict[Period, int]) -> str:
         if operation in self.operations:
             return self._used(operation, "seed")
+        into = self.generations[self.current]
+        for period, amount in amounts.items():
+            shown = into.counted(period, metric) + into.seeds[period, metric]
+            if amount < 0 and shown + amount < 0:
+                return f"BELOW {period[0]} {max(0, shown)}"
         self.operations[operation] = ("seed", 0)
-        seeds = {(period, metric): amount for period, amount in amounts.items()}
-        self.generations[self.current].seeds.update(seeds)
+        into.seeds.update({(period, metric): amount for period, amount in amounts.items()})
         return ""
 
     def _used(self, operation: str, kind: str) -> str:

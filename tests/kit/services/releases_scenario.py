@@ -318,7 +318,7 @@ def _seeds(service: ServiceProcess, sites: dict[str, Site], prefix: str) -> None
     everything = {period: 1000 + n for n, period in enumerate(SEEDED)}
     seed(service, seeded, f"{prefix}seed-visits", "visits", **everything)
     seed(service, seeded, f"{prefix}seed-visitors", "visitors", total=7_000_000_000, year=70)
-    seed(service, seeded, f"{prefix}seed-below", "pageviews", today=-1000, week=-2, total=1)
+    seed(service, seeded, f"{prefix}seed-below", "pageviews", today=-5, week=-2, total=1)
     seed(service, shop, f"{prefix}seed-shop-0", "visits", total=1_891_451, month=20)
     seed(service, shop, f"{prefix}seed-shop-1", "visits", total=-451)
     seed(service, sites["resets"], f"{prefix}seed-resets", "visits", total=100, today=10)

@@ -8,6 +8,8 @@
 do
 
 local OPERATION_MS = 30 * DAY_MS
+local EXACT = 2 ^ 53 -- up to there doubles are exact, and so are the numbers shown
+local METRIC_NUMBERS = {p = 1, v = 2, u = 3}
 
 ---------------------------------------------------------------------------------------- generations
 
@@ -366,18 +368,48 @@ local function undo(keys, args)
   return {1, approximate}
 end
 
--- seed(tag; site, operation, metric, kind, label, amount ...) adds to periods.
+-- What a period of the current generation counted, whether it runs or has ended.
+local function counted_in(base, state, kind, label, m)
+  local n = RUNNING[kind] or TOTAL
+  if n == TOTAL or label == state[n] then
+    return state[NUMBERS[n] + m - 1]
+  end
+  return (select(m, ended_numbers(base, kind, label)))
+end
+
+-- Why an amount cannot be added to what an admin added before: numbers beyond 2^53 are not exact,
+-- and what is shown must not fall below 0. Returns the largest that can be, too.
+local function objection(counted, seeded, amount)
+  local shown, most = counted + seeded, EXACT - max(seeded, counted + seeded)
+  if amount > 0 and amount > most then
+    return 'BEYOND', max(0, most)
+  elseif amount < 0 and shown + amount < 0 then
+    return 'BELOW', max(0, shown)
+  end
+end
+
+-- seed(tag; site, operation, metric, kind, label, amount ...) adds to periods, to all or none of
+-- them. BELOW and BEYOND name the kind of a period and the largest amount that is possible.
 local function seed(keys, args)
-  local tag, site, operation = keys[1], args[1], args[2]
-  local base, kind = current_base(tag, site), done_before(tag, site, operation)
-  if kind then
-    return kind == 'seed' and 0 or other_kind(kind)
+  local tag, site, operation, metric = keys[1], args[1], args[2], args[3]
+  local base, before = current_base(tag, site), done_before(tag, site, operation)
+  if before then
+    return before == 'seed' and 0 or other_kind(before)
   elseif not base then
     return redis.error_reply('NOSITE no such site')
   end
+  local state, seeds, m = load_state(base), read_hash(base .. 'seeds'), METRIC_NUMBERS[metric]
+  read_sketches(base, state)
   for i = 4, #args, 3 do
-    local field = args[i] .. ':' .. args[i + 1] .. ':' .. args[3]
-    call('HINCRBY', base .. 'seeds', field, args[i + 2])
+    local kind, label, amount = args[i], args[i + 1], tonumber(args[i + 2])
+    local seeded = tonumber(seeds[kind .. ':' .. label .. ':' .. metric] or 0)
+    local why, most = objection(counted_in(base, state, kind, label, m), seeded, amount)
+    if why then
+      return redis.error_reply(why .. ' ' .. kind .. ' ' .. whole(most))
+    end
+  end
+  for i = 4, #args, 3 do
+    call('HINCRBY', base .. 'seeds', args[i] .. ':' .. args[i + 1] .. ':' .. metric, args[i + 2])
   end
   set_flag(base, SEEDED, 1)
   keep_operation(tag, site, operation, 'seed:0', store_time())

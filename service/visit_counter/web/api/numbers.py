@@ -16,9 +16,9 @@ from msgspec import Meta, Struct
 
 from visit_counter.errors import Problem
 from visit_counter.model.kinds import Metric
-from visit_counter.model.seeds import SeedPeriods
+from visit_counter.model.seeds import SeedPeriods, period_of
 from visit_counter.model.site import Site
-from visit_counter.store.replies import NEWER, NO_OPERATION, Refused
+from visit_counter.store.replies import BELOW, BEYOND, NEWER, NO_OPERATION, Refused
 from visit_counter.web.api.requests import (
     Operation,
     admin,
@@ -30,6 +30,7 @@ from visit_counter.web.components import parts_of
 from visit_counter.web.counts import counts_json
 from visit_counter.web.responses import json_response
 
+EXACT = 2**53  # up to there the numbers of JSON are exact
 LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 log = structlog.get_logger()
 
@@ -95,8 +96,11 @@ async def seed_site(request: web.Request) -> web.Response:
     if not amounts:
         raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")
     operation = order.operation or secrets.token_hex(8)
-    async with done_once(operation):
-        await parts_of(request).store.seed(site, operation, order.metric, amounts)
+    try:
+        async with done_once(operation):
+            await parts_of(request).store.seed(site, operation, order.metric, amounts)
+    except Refused as reply_error:
+        raise seed_problem(reply_error, order.metric) from None
     log.info(
         "site seeded",
         site=site.id,
@@ -105,6 +109,22 @@ async def seed_site(request: web.Request) -> web.Response:
         reason=order.reason,
     )
     return json_response(await fresh_counts(request, site))
+
+
+def seed_problem(reply_error: Refused, metric: Metric) -> Problem:
+    """Names the period, and the largest amount that is possible."""
+    if reply_error.word not in (BELOW, BEYOND):
+        return Problem(409, "Refused", str(reply_error))
+    kind, most = str(reply_error).split()
+    period, most = period_of(kind), f"{int(most):,}"
+    if reply_error.word == BELOW:
+        detail = f"{period} shows {most} {metric}: at most {most} can be taken. Nothing was added."
+        return Problem(409, "Below zero", detail, f"add.{period}")
+    detail = (
+        f"{period} would have more than {EXACT:,} (2^53) {metric}, beyond which numbers are not "
+        f"exact: at most {most} can be added. Nothing was added."
+    )
+    return Problem(409, "Too large", detail, f"add.{period}")
 
 
 async def fresh_counts(request: web.Request, site: Site) -> dict[str, Any]:

@@ -269,7 +269,7 @@ async def test_reads_leave_a_demoted_server(binary: Path) -> None:
             reading = await service.parts.reader.read(site, Asked(days=True), fresh_ms=0)
 
     assert reading.counts.total.pageviews == 2
-    assert sum(day.pageviews for day in reading.days.values()) == 2
+    assert sum(day.numbers.pageviews for day in reading.days.values()) == 2
 
 
 async def test_a_server_without_our_data_is_named(binary: Path) -> None:

@@ -12,6 +12,7 @@ from tests.kit.counting import Counted, at, counting
 from tests.kit.services.in_process import StoppedClock, until
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.errors import StoreError, StoreUnavailable
+from visit_counter.model.counts import Day
 from visit_counter.reading.reader import DAYS, Asked, Reader
 from visit_counter.store.shards import ANSWER_S
 
@@ -78,7 +79,8 @@ async def test_days_are_read_where_they_are_asked_for(valkey: Server) -> None:
 
     assert (len(reading.days), plain.days) == (DAYS, {})
     assert [*reading.days.items()][-2:] == [
-        ("2026-03-09", reading.counts.yesterday), ("2026-03-10", reading.counts.today),
+        ("2026-03-09", Day(reading.counts.yesterday, is_approximate=False)),
+        ("2026-03-10", Day(reading.counts.today, is_approximate=False)),
     ]  # fmt: skip
     assert reading.counts.today.visits == 1
 

@@ -31,11 +31,13 @@ def ask(
     method: str,
     path: str,
     body: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = CALL_S,
 ) -> Any:
     base = options.url.rstrip("/") if options.url else here(settings, ops=True)
     token = token_of(settings)
     url = f"{base}/api/v1/sites{path}"
-    return call(url, method, body, token, elsewhere=bool(options.url))
+    return call(url, method, body, token, elsewhere=bool(options.url), timeout_s=timeout_s)
 
 
 def here(settings: Settings, *, ops: bool = False) -> str:

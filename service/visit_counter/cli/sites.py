@@ -15,6 +15,8 @@ from visit_counter.errors import CallError
 from visit_counter.model.kinds import METRICS
 from visit_counter.model.seeds import SEEDED
 
+UNDO_S = 120.0  # a large site comes back in many steps
+
 
 def add_commands(commands: Any) -> None:
     site = commands.add_parser("site", help="make, show and change sites")
@@ -78,7 +80,7 @@ def reset_site(options: argparse.Namespace, settings: Settings) -> int:
 
 def undo_reset(options: argparse.Namespace, settings: Settings) -> int:
     path = f"{path_of(options)}/undo/{quote(options.operation, safe='')}"
-    return show(ask(options, settings, "POST", path))
+    return show(ask(options, settings, "POST", path, timeout_s=UNDO_S))
 
 
 def seed_site(options: argparse.Namespace, settings: Settings) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -57,10 +57,19 @@ class Counts(Struct, frozen=True):
         return cls(*values)
 
 
-def numbers_of(packed: bytes) -> list[Numbers]:
-    """Of periods, as store/lua/sites.lua packs those of days."""
+class Day(NamedTuple):
+    """What a day counted."""
+
+    numbers: Numbers
+    is_approximate: bool
+    """Of its visitors, see `Counts.approximate`."""
+
+
+def days_of(packed: bytes) -> list[Day]:
+    """As store/lua/sites.lua packs days."""
     numbers = _unpacked(packed)
-    return [Numbers(*numbers[n : n + 3]) for n in range(0, len(numbers), 3)]
+    days = (numbers[n : n + 4] for n in range(0, len(numbers), 4))
+    return [Day(Numbers(*day[:3]), bool(day[3])) for day in days]
 
 
 def _unpacked(packed: bytes) -> list[int]:

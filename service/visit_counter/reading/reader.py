@@ -17,7 +17,7 @@ import structlog
 
 from visit_counter.clock import Clock
 from visit_counter.errors import StoreError, StoreUnavailable
-from visit_counter.model.counts import Counts, Numbers
+from visit_counter.model.counts import Counts, Day
 from visit_counter.model.site import Site
 from visit_counter.store.store import Store
 
@@ -59,7 +59,7 @@ class Reading(NamedTuple):
     counts: Counts
     as_of: int
     generation: int
-    days: Mapping[str, Numbers] = {}
+    days: Mapping[str, Day] = {}
     """The numbers of the last DAYS days by their labels, where they were asked for."""
 
 
@@ -159,7 +159,7 @@ class Reader:
         self._keep(key, reading := Reading(counts, now, site.generation, days))
         return reading
 
-    async def _days(self, site: Site, now: int) -> Mapping[str, Numbers]:
+    async def _days(self, site: Site, now: int) -> Mapping[str, Day]:
         return await self._store.days(site, site.calendar.last_days(now, DAYS))
 
     def _server(self, site: Site) -> str:

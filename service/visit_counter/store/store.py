@@ -24,7 +24,7 @@ from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
 from visit_counter.model.calendar import Calendar, Periods
-from visit_counter.model.counts import Counts, Numbers, numbers_of
+from visit_counter.model.counts import Counts, Day, days_of
 from visit_counter.model.kinds import METRIC_LETTERS, Metric
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import PARTITIONS
@@ -270,10 +270,10 @@ class Store:
         self._learn(sent, store_time)
         return Counts.of(counts)
 
-    async def days(self, site: Site, labels: Sequence[str]) -> dict[str, Numbers]:
+    async def days(self, site: Site, labels: Sequence[str]) -> dict[str, Day]:
         """What each of these days counted, in their order."""
         packed = await self._functions.read("days", self._tags[site.partition], site.id, *labels)
-        return dict(zip(labels, numbers_of(packed), strict=True))
+        return dict(zip(labels, days_of(packed), strict=True))
 
     async def drops(self, site: Site, months: Sequence[str]) -> dict[str, dict[str, int]]:
         """Dropped hits by day and reason, for the given months ('2026-11')."""
@@ -312,9 +312,12 @@ class Store:
         await self._call("reset", site.partition, site.id, operation)
 
     async def undo(self, site: Site, operation: str) -> int:
-        """Undo a reset; answers how many visitor numbers are approximate now."""
-        reply = await self._call("undo", site.partition, site.id, operation)
-        return int(reply[1])
+        """Undo a reset; returns how many numbers of visitors became approximate by it, also when it
+        is repeated. A call brings over a part of a large site, so that hits go on in between."""
+        timeout, reply = site.settings.visit_timeout * 1000, None
+        while reply is None:
+            reply = await self._call("undo", site.partition, site.id, operation, timeout)
+        return int(reply)
 
     async def seed(
         self, site: Site, operation: str, metric: Metric, amounts: dict[tuple[str, str], int]

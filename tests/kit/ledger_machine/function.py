@@ -247,11 +247,12 @@ class Function:
         kind, moved = self.operations.get(operation, ("", 0))
         if kind != "reset":
             return "NOOPERATION no such reset in the last 30 days"
+        if moved in self.undone:
+            return ""
         if not set(range(moved + 1, self.current)) <= self.undone:
             return "NEWER a newer reset must be undone first"
-        if moved not in self.undone:
-            self.generations[self.current].add(self.generations.pop(moved))
-            self.undone.add(moved)
+        self.generations[self.current].add(self.generations.pop(moved))
+        self.undone.add(moved)
         return ""
 
     def seed(self, operation: str, metric: str, amounts: dict[Period, int]) -> str:

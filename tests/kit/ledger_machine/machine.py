@@ -398,7 +398,8 @@ class Machine(RuleBasedStateMachine):
         assert expected == {name: getattr(counts, name) for name in periods}
         days = STORED.calendar.last_days(self.now, DAYS)
         shown = {day: current.shown(("day", day)) for day in days}
-        assert shown == self.run(self.real.store.days(self.site, days))
+        found = self.run(self.real.store.days(self.site, days))
+        assert shown == {day: each.numbers for day, each in found.items()}
         assert current.last == counts.last_hit
         assert current.drops == self.run(self._drops(current.drops))
         assert self.function.ledger == self.run(self.real.keys.ledger())

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from tests.kit.counting import at
 from visit_counter.model.calendar import Calendar
-from visit_counter.model.counts import Counts, Numbers
+from visit_counter.model.counts import Counts, Day, Numbers
 from visit_counter.model.seeds import Seed
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
@@ -59,7 +59,9 @@ def reading(
         pages=[],
     )
     labels = SITE.calendar.last_days(NOW, DAYS)
-    days = {label: numbers(100 * (n % 7)) for n, label in enumerate(labels)}
+    days = {
+        label: Day(numbers(100 * (n % 7)), is_approximate=False) for n, label in enumerate(labels)
+    }
     return Reading(counts, NOW, 1, days)
 
 

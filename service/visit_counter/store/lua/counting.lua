@@ -13,13 +13,11 @@ local freeze, settle, ended_numbers, forget_previous, raise, read_sketches
 
 do
 
-local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
 local SKETCH_MS = 8 * DAY_MS -- that a sketch lives after its period has ended
 local LASTS_MS = {day = 2 * DAY_MS, week = 8 * DAY_MS, month = 32 * DAY_MS, year = 367 * DAY_MS}
 local LEDGER_DAYS = 400
 local REMEMBERED = 256 -- more batches than are ever sent before the first one's answer is read
 local AHEAD_MS = 2000 -- later than now, a hit would end periods before their time
-local MAX_IDS = 1000000
 local TRIM_MS = 60000
 local TRIMMED_AT_ONCE = 2000 -- ids: a millisecond
 local READ_MS = 500 -- between two times that a site's changed sketches are read ...

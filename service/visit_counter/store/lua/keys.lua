@@ -7,7 +7,8 @@
 --   keys.lua          the beginning
 --   pages.lua         views of paths, and which have a place
 --   counting.lua      hits and counts: record, open, last_seq, counts
---   sites.lua         for admins: sites, put_site, done, reset, undo, seed, drops, days
+--   sites.lua         for admins: sites, put_site, done, reset, seed, drops, days
+--   undo.lua          the undo of a reset: undo
 --   installation.lua  upgrades and checks: install, installation, replace, announce, convert,
 --                     restore, adopt, probe, rehearse
 --
@@ -23,7 +24,8 @@
 -- replication.
 --
 --   <tag>:sites               hash  site -> settings (JSON); `#` -> version, raised by every change
---   <tag>:generations         hash  site -> current generation; site:n -> "undone"
+--   <tag>:generations         hash  site -> current generation; site:n -> "undoing", then "undone"
+--                                   and how many numbers of visitors became approximate
 --   <tag>:operations:<site>   hash  operation id -> kind:generation:instant       30 days
 --   <tag>:ledger:<producer>   string epoch, seq and day of its last batch, and the rejected ones
 --                                   among the last 256, packed: see ENTRY         400 days
@@ -78,6 +80,8 @@ local DAY_MS = 86400000
 local DROPS_MS = 431 * DAY_MS -- 400 days after the last day of a month
 local MAX_RESETS = 1000 -- of a site whose generation is looked for
 local METRICS = {'p', 'v', 'u'}
+local MAX_IDS = 1000000 -- visitors in `seen`
+local LATE_MS = 3600000 -- ids stay this much longer, so that late hits still find their visit
 local BYE_MS = 2000 -- a bye younger than this may have been overtaken by the next page's view
 
 -- A site shows eight periods: today, yesterday, this week, last week, this month, last month, this

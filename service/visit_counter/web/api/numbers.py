@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from visit_counter.errors import Problem
+from visit_counter.errors import OutcomeUnknown, Problem
 from visit_counter.model.kinds import Metric
 from visit_counter.model.seeds import SeedPeriods, period_of
 from visit_counter.model.site import Site
@@ -72,6 +72,9 @@ async def undo_reset(request: web.Request) -> web.Response:
     site, operation = own_site(request), request.match_info["operation"]
     try:
         approximate = await parts_of(request).store.undo(site, operation)
+    except OutcomeUnknown:
+        detail = "Undo it again: it goes on where it ended, and is done once in any case."
+        raise Problem(503, "Outcome unknown", detail) from None
     except Refused as reply_error:
         raise undo_problem(reply_error) from None
     await parts_of(request).sites.refresh()
@@ -84,6 +87,10 @@ def undo_problem(reply_error: Refused) -> Problem:
         return Problem(409, "Newer reset", "Undo the newer reset of this site first.")
     if reply_error.word == NO_OPERATION:
         return Problem(404, "Unknown reset", "There is no such reset in the last 30 days.")
+    if reply_error.word == BEYOND:
+        period = period_of(str(reply_error).split()[0])
+        detail = f"Together the seeds of {period} would be beyond 2^53: take some of them away."
+        return Problem(409, "Too large", detail)
     return Problem(409, "Refused", str(reply_error))
 
 

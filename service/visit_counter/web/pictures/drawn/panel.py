@@ -61,7 +61,7 @@ class Panel(NamedTuple):
         """The numbers of the last days, today's last; of none where there are none."""
         if self.reading is None:
             return []
-        return [self.measured(numbers) for numbers in self.reading.days.values()]
+        return [self.measured(day.numbers) for day in self.reading.days.values()]
 
     def label(self, row: str) -> str:
         return str(getattr(self.words, row))

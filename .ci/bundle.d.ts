@@ -8,6 +8,8 @@ declare namespace bundle {
     title: string;
     none: string;
     colon: string;
+    /** How the sign of an approximate number is heard. */
+    about: string;
     as_of: string;
     pause: string;
     resume: string;

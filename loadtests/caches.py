@@ -97,7 +97,7 @@ def site_of(allowed: str = "*") -> Site:
 def counts(online: int = 81) -> Counts:
     numbers = Numbers(1886, 900, 700)
     at = 1_795_000_000_000
-    values: tuple[Any, ...] = (online, *[numbers] * 8, at, at, 90, at, [], [])
+    values: tuple[Any, ...] = (online, *[numbers] * 8, at, at, 90, at, [], [], [])
     return Counts(*values)
 
 

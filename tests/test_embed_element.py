@@ -58,6 +58,25 @@ async def test_attributes_choose_what_is_shown(browser: Browser, scripted: Scrip
     assert "GET portal" not in scripted.asked
 
 
+async def test_approximate_numbers_have_a_sign(browser: Browser, scripted: Scripted) -> None:
+    """Visitors of a period that are approximate: a sign is seen, and a word is heard."""
+    scripted.say(counted=True, metric="visitors", approximate=["week"])
+    rough, exact = '<visit-counter show="week today"', '<visit-counter metric="visits" show="week"'
+    drawn = '<visit-counter layout="digits" number-format="plain" show="week today"'
+    page = await browser.new_page()
+    blocks = "".join(f"{block}></visit-counter>" for block in (rough, exact, drawn))
+    async with embedded(scripted, TWO_LINES + blocks) as host:
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter").nth(1)).to_contain_text("≈")
+        shown = [await rows(block) for block in await page.locator("visit-counter").all()]
+        heard = [
+            await page.locator("visit-counter").nth(n).get_by_role("img").all() for n in (1, 2, 3)
+        ]
+        names = [[await each.get_attribute("aria-label") for each in some] for some in heard]
+    assert shown[1:3] == [["Trong tuần: ≈ 20,656", "Hôm nay: 1885"], ["Trong tuần: 20,657"]]
+    assert names == [["khoảng"], [], ["khoảng 20656", "khoảng", "1885"]]
+
+
 async def test_site_stays_below_the_counter(browser: Browser, scripted: Scripted) -> None:
     """Whatever stands in `site` is a site's name, and never a path."""
     page = await browser.new_page()

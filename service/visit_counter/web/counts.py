@@ -47,6 +47,7 @@ def counts_json(
         **{period: asdict(getattr(counts, period)) for period in PERIODS},
         "peak": {"online": counts.peak, "at": counts.peak_at // 1000},
         "seeded": seeded_json(counts),
+        "approximate": counts.approximate,
         "week_start": WEEKDAYS[calendar.week_start_at(now)],
         "online_window": settings.online_window,
         "visit_timeout": settings.visit_timeout,

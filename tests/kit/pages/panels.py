@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from xml.etree import ElementTree
 
 from tests.kit.counting import at
@@ -37,9 +37,14 @@ def numbers(visits: int) -> Numbers:
 
 
 def reading(
-    online: int = 81, today: int = 1886, week: int = 20657, total: int = 1891451
+    online: int = 81,
+    today: int = 1886,
+    week: int = 20657,
+    total: int = 1891451,
+    approximate: Sequence[str] = (),
+    approximate_days: int = 0,
 ) -> Reading:
-    """As in the portal's block."""
+    """As in the portal's block; of the days the last ones before today may be approximate."""
     counts = Counts(
         online=online,
         today=numbers(today),
@@ -54,14 +59,13 @@ def reading(
         last_hit=NOW,
         peak=99,
         peak_at=NOW,
-        approximate=[],
+        approximate=[*approximate],
         seeds=[Seed("total", "visits", 1800000)],
         pages=[],
     )
     labels = SITE.calendar.last_days(NOW, DAYS)
-    days = {
-        label: Day(numbers(100 * (n % 7)), is_approximate=False) for n, label in enumerate(labels)
-    }
+    rough = labels[DAYS - 1 - approximate_days : DAYS - 1]
+    days = {label: Day(numbers(100 * (n % 7)), label in rough) for n, label in enumerate(labels)}
     return Reading(counts, NOW, 1, days)
 
 

@@ -356,11 +356,19 @@ function fillRow(shown, row, value) {
   const text = number >= 0 && Number.isSafeInteger(number) ? written(shown, number) : "–";
   const isDrawn = shown.layout === "digits";
   value.textContent = isDrawn ? "" : text;
-  if (!isDrawn) return;
   // Each digit is seen by itself; what is heard is the number.
-  value.setAttribute("role", "img");
-  value.setAttribute("aria-label", text);
-  for (const digit of text) value.append(make("span", "digit", digit));
+  if (isDrawn) for (const digit of text) value.append(make("span", "digit", digit));
+  const isRough = metric === "visitors" && `${counts.approximate}`.split(",").includes(row);
+  const { about } = shown.words;
+  if (isDrawn) hear(value, isRough ? `${about} ${text}` : text);
+  if (isRough) value.prepend(hear(make("span", "sign", "≈"), about), " ");
+}
+
+/** Says how a node that is seen is heard. @param {HTMLElement} node @param {string} text */
+function hear(node, text) {
+  node.setAttribute("role", "img");
+  node.setAttribute("aria-label", text);
+  return node;
 }
 
 /** As the service writes it. @param {Shown} shown @param {number} number */

@@ -16,12 +16,14 @@ from visit_counter.rules.origins import ANY, SELF, Origins
 from visit_counter.web.pictures.drawn.block import NOTE, PAD, Block
 from visit_counter.web.pictures.drawn.colors import variables
 from visit_counter.web.pictures.drawn.markup import FONT, Markup, element, text
-from visit_counter.web.pictures.drawn.panel import Panel
+from visit_counter.web.pictures.drawn.panel import ABOUT, Panel
 from visit_counter.web.pictures.drawn.widths import width
 from visit_counter.web.pictures.query import Query
+from visit_counter.web.words.languages import fraction
 
 SELDOM_S, OFTEN_S = 3600, 10
 YES_NO = ("no", "yes")
+STANDARD_ERROR = "0.81"  # per cent, of HyperLogLogs of 16,384 registers: 1.04 / sqrt(16384)
 
 
 class Frame(Block):
@@ -80,6 +82,9 @@ def how(panel: Panel) -> list[str]:
     counts = panel.reading.counts
     since = datetime.fromtimestamp(counts.since / 1000, zone(timezone))
     lines.append(words.since.format(date=f"{since:%Y-%m-%d}"))
+    if panel.metric == "visitors":
+        lines.append(words.estimate.format(error=fraction(STANDARD_ERROR, panel.format)))
+        lines += filter(None, [panel.approximate(map(panel.label, panel.rough_rows))])
     for seed in counts.seeds:
         if (seed.period, seed.metric) == ("total", panel.metric) and seed.amount > 0:
             lines.append(words.seeded.format(number=panel.written(seed.amount)))
@@ -112,7 +117,11 @@ def _body(frame: Frame, panel: Panel, name: str, given: Mapping[str, str]) -> li
 
 def _row(panel: Panel, row: str) -> Markup:
     label = element("span", text(panel.label(row) + panel.words.colon))
-    return element("li", label, element("b", text(panel.value(row))))
+    value = [text(panel.plain_value(row))]
+    if row in panel.rough_rows:
+        sign = element("span", text(ABOUT), role="img", aria_label=panel.words.about)
+        value = [sign, text("\N{NO-BREAK SPACE}"), *value]
+    return element("li", label, element("b", *value))
 
 
 def _pause(panel: Panel, given: Mapping[str, str], paused: bool) -> Markup:

@@ -57,6 +57,14 @@ class Words(Struct, frozen=True, forbid_unknown_fields=True):
     minutes: str
     since: str
     seeded: str
+    estimate: str
+    """Of visitors, with the standard error in per cent."""
+    about: str
+    """Before a number that is approximate: how its sign is heard."""
+    approximate: str
+    """Which numbers of visitors are."""
+    comma: str
+    """Between the parts of a list."""
     colon: str
     """Between a label and its number."""
     as_of: str
@@ -104,6 +112,11 @@ def number(value: int, name: str) -> str:
     if len(written) >= form.grouped_from:
         written = f"{value:,}".replace(",", form.group)
     return written.translate(_DIGITS[name])
+
+
+def fraction(value: str, name: str) -> str:
+    """A number such as 0.81, in a format."""
+    return value.replace(".", FORMATS[name].decimal).translate(_DIGITS[name])
 
 
 _DIGITS = {name: str.maketrans("0123456789", form.digits) for name, form in FORMATS.items()}

@@ -24,6 +24,7 @@ class Badge:
         named = panel.metric if period == "total" else period
         self.label = query.text("label", panel.label(named))
         self.number = panel.value(period)
+        self.said = panel.said(period)
         self.color = query.color("color", "blue")
         self.label_color = query.color("label-color", "grey")
         self.shape = query.one_of("shape", SHAPES, "flat")
@@ -40,7 +41,7 @@ def draw(panel: Panel, query: Query) -> Markup:
     return picture(
         whole,
         HEIGHT,
-        f"{badge.label}{panel.words.colon}{badge.number}" if badge.label else badge.number,
+        f"{badge.label}{panel.words.colon}{badge.said}" if badge.label else badge.said,
         element("clipPath", _box(0, whole, rx=SHAPES[badge.shape]), id="r"),
         element(
             "g",

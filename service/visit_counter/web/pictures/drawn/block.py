@@ -25,13 +25,14 @@ class Block:
         self.note = panel.note
         self.rtl = panel.rtl
         sentences = [panel.sentence(row) for row in self.rows]
+        lines = [f"{panel.label(row)}{panel.words.colon}{panel.value(row)}" for row in self.rows]
         self.width = 2 * PAD + max(
             width(self.title, TITLE, bold=True),
             width(self.note, NOTE),
-            *(INDENT + width(sentence, ROW, bold=True) for sentence in sentences),
+            *(INDENT + width(line, ROW, bold=True) for line in lines),
         )
-        lines = len(self.rows) + bool(self.title) + bool(self.note)
-        self.height = 2 * PAD + lines * LINE - (LINE - ROW)
+        high = len(self.rows) + bool(self.title) + bool(self.note)
+        self.height = 2 * PAD + high * LINE - (LINE - ROW)
         self.told = ". ".join(sentences)
 
 

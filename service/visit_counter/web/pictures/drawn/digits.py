@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from visit_counter.web.pictures.drawn.colors import THEMES, style
 from visit_counter.web.pictures.drawn.markup import Markup, element, picture
-from visit_counter.web.pictures.drawn.panel import Panel
+from visit_counter.web.pictures.drawn.panel import ABOUT, Panel
 from visit_counter.web.pictures.query import Query
 from visit_counter.web.words.languages import ROWS
 
@@ -39,7 +39,9 @@ SEGMENTS = (
     *("M1 9.3v4.4", "M1 2.3v4.4", "M2.3 8h5.4"),
 )
 LIT = ("012345", "12", "01346", "01236", "1256", "02356", "023456", "012", "0123456", "012356")
-NO_STROKE, NO_LIT = "M2 8h6", "6"  # a dash: there is no number
+NO_LIT = "6"
+WAVES = "M1 6.6c1.3-2 2.7-2 4 0s2.7 2 4 0M1 10.6c1.3-2 2.7-2 4 0s2.7 2 4 0"
+SIGNS = {"-": "M2 8h6", ABOUT: WAVES}  # a dash: there is no number
 
 CELL, HIGH, GAP = 20, 32, 2
 FIELD = "translate(2.5 4) scale(1.5)"
@@ -63,6 +65,8 @@ def draw(panel: Panel, query: Query) -> Markup:
     color = query.color("color", made.color)
     value = panel.number(period)
     shown = "-" * max(filled, 1) if value is None else str(value).zfill(filled)
+    if period in panel.rough_rows:
+        shown = ABOUT + shown
     cells = [
         element(
             "g", *made.cell(digit, color), transform=f"translate({PAD + n * (CELL + GAP)} {PAD})"
@@ -84,6 +88,8 @@ def draw(panel: Panel, query: Query) -> Markup:
 
 
 def _segments(digit: str, color: str) -> list[Markup]:
+    if digit == ABOUT:
+        return [_drawn(WAVES, 1.9, stroke=color)]
     lit = NO_LIT if digit == "-" else LIT[int(digit)]
     ways = {0.13: SEGMENTS, 1: [SEGMENTS[int(n)] for n in lit]}
     return [
@@ -110,7 +116,7 @@ def _plain(digit: str, color: str) -> list[Markup]:
 
 
 def _stroke(digit: str) -> str:
-    return NO_STROKE if digit == "-" else STROKES[int(digit)]
+    return SIGNS.get(digit) or STROKES[int(digit)]
 
 
 def _box(**more: str | float) -> Markup:

@@ -5,6 +5,7 @@ Where there are no numbers right now each of them is a dash, never 0; old ones s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from visit_counter.web.words.languages import DEFAULT, FORMATS, LANGUAGES, Words
 SHOWN = ("online", "today", "week", "total")  # as the element does
 OLD_MS = 60_000
 DASH = "–"
+ABOUT = "≈"  # before what is approximate
 
 
 class Panel(NamedTuple):
@@ -63,10 +65,35 @@ class Panel(NamedTuple):
             return []
         return [self.measured(day.numbers) for day in self.reading.days.values()]
 
+    @property
+    def rough_days(self) -> list[str]:
+        """The labels of those whose numbers are approximate."""
+        if self.reading is None or self.metric != "visitors":
+            return []
+        return [label for label, day in self.reading.days.items() if day.is_approximate]
+
+    @property
+    def rough_rows(self) -> list[str]:
+        """The rows whose numbers are approximate: visitors of a period, where sums were made of
+        them."""
+        if self.reading is None or self.metric != "visitors":
+            return []
+        return self.reading.counts.approximate
+
     def label(self, row: str) -> str:
         return str(getattr(self.words, row))
 
     def value(self, row: str) -> str:
+        """A number as it is seen, with a sign if it is approximate."""
+        sign = f"{ABOUT}\N{NO-BREAK SPACE}" if row in self.rough_rows else ""
+        return sign + self.plain_value(row)
+
+    def said(self, row: str) -> str:
+        """A number as it is heard."""
+        word = f"{self.words.about} " if row in self.rough_rows else ""
+        return word + self.plain_value(row)
+
+    def plain_value(self, row: str) -> str:
         found = self.number(row)
         return DASH if found is None else self.written(found)
 
@@ -85,5 +112,10 @@ class Panel(NamedTuple):
         return number(value, self.format)
 
     def sentence(self, row: str) -> str:
-        """A row as it reads."""
-        return f"{self.label(row)}{self.words.colon}{self.value(row)}"
+        """A row as it is heard."""
+        return f"{self.label(row)}{self.words.colon}{self.said(row)}"
+
+    def approximate(self, what: Iterable[str]) -> str:
+        """The sentence that names what is approximate; empty if nothing is."""
+        names = self.words.comma.join(what)
+        return self.words.approximate.format(periods=names) if names else ""

@@ -24,6 +24,8 @@ def draw(panel: Panel, query: Query) -> Markup:
         _bar(wide - PAD - BAR - n * STEP if panel.rtl else PAD + n * STEP, value / most, n)
         for n, value in enumerate(days)
     ]
+    told = [f"{panel.sentence(row)}." for row in ("yesterday", "today")]
+    told += [panel.approximate(panel.rough_days), panel.note]
     return picture(
         wide,
         high,
@@ -31,7 +33,7 @@ def draw(panel: Panel, query: Query) -> Markup:
         element("rect", class_="ground", x=0.5, y=0.5, width=wide - 1, height=high - 1, rx=4),
         *(bars or [_dash(wide, high)]),
         style=style(theme),
-        told=f"{panel.sentence('yesterday')}. {panel.sentence('today')}. {panel.note}".strip(),
+        told=" ".join(filter(None, told)),
         lang=panel.language,
     )
 

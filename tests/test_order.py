@@ -266,6 +266,29 @@ async def test_visits_are_exact_after_an_outage(tmp_path: Path, number: int) -> 
     assert counted == exact(workers)
 
 
+async def test_what_an_ended_process_has_spooled_keeps_its_place(tmp_path: Path) -> None:
+    """Until another one has adopted its spool: the store gets nothing later before."""
+    clock = StoppedClock(Clock().now() - 24 * HOUR)
+    places, heads = [tmp_path / f"producers/{n}" for n in range(2)], Heads()
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(run_server(server_binaries()["valkey"]))
+        site = await stack.enter_async_context(one_site(server, clock))
+        stays = await stack.enter_async_context(working(site, places[0], heads))
+        async with working(site, places[1], heads) as ended:
+            visits = Visits(site, [stays, ended], seed=5)
+            server.kill()
+            await visits.go_on(90)
+        server.start()
+        await until(lambda: not stays.replay.away)
+        waits = stays.spooled
+        adopter = await stack.enter_async_context(working(site, places[1], heads))
+        await until(lambda: not stays.spooled and not adopter.spooled)
+        counted = await visits.counted()
+
+    assert waits > 0
+    assert counted == exact([stays, ended])
+
+
 @pytest.mark.parametrize("first", [0, 1])
 async def test_over_several_hosts_visits_have_a_bound(tmp_path: Path, first: int) -> None:
     """Hosts do not know what the others have spooled. In the worst order, one spool after the other

@@ -886,8 +886,7 @@ local function record(keys, args)
   local reason = not well and reason_of(problem)
   if reason and sub(reason, 1, 5) == 'FORM ' then -- nothing was written, and the batch is sound
     return redis.error_reply(reason)
-  elseif reason and string.find(reason, 'ACL failure in script', 1, true) then
-    stop()
+  elseif reason and is_denial(reason) then
     return redis.error_reply(forbidden(batch.tag) or 'NOPERM ' .. reason)
   elseif reason then
     if not again then

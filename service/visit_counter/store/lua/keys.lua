@@ -203,7 +203,7 @@ local function forbidden(tag)
     return false
   end
   for _, command in ipairs(COMMANDS) do
-    if not redis.acl_check_cmd(command, tag, 'a') then
+    if not redis.acl_check_cmd(command, tag, tag) then -- both may be keys
       return "NOPERM This user has no permissions to run the '" .. command:lower() .. "' command"
     end
   end
@@ -211,8 +211,12 @@ local function forbidden(tag)
   return false
 end
 
-local function stop()
-  stopped = true
+-- Whether that is what an error says, in the words of Valkey or of Redis 7.0; notes it.
+local function is_denial(reason)
+  local found = string.find(reason, 'ACL failure in script', 1, true)
+    or string.find(reason, 'The user executing the script', 1, true)
+  stopped = stopped or found ~= nil
+  return found
 end
 
 local function store_time()

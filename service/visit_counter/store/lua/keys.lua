@@ -58,8 +58,8 @@
 --   visitors:<kind>:<label>   HLL   until 8 days after a newer label froze it
 --   visitors:total            HLL   for ever
 --   pages                     zset  path -> pageviews, at most max_pages and `(other)`
---   candidates                hash  path that waits for a place -> views, minute of the last, and of
---                                   each network that has viewed it two bytes of a hash, as text;
+--   candidates                hash  path that waits for a place -> views, minute of the last, and
+--                                   of each network that viewed it two bytes of a hash, as text;
 --                                   `#` -> day on which all were looked through    91 days after
 --   idle                      hash  where pages are full, page -> views and since which minute they
 --                                   are known; `#` -> minute and rank of the last look     91 days

@@ -128,7 +128,7 @@ HEAD = """\
 
 async def run_round(world: World, fault: Fault, rng: Random, room: Room) -> Round:
     """One fault under load, and the verdict on every hit."""
-    found = Round(await asyncio.to_thread(make_sites, world, rng))
+    found = Round(await asyncio.to_thread(make_sites, world, rng, fault.visit_s))
     load = Load(world.service.port, found.sites, rng, CONNECTIONS)
     try:
         async with load:
@@ -155,13 +155,14 @@ def letters_of(world: World, fault: Fault) -> DeadLetters:
     return letters_in(world.producers) if fault.poisons else frozenset()
 
 
-def make_sites(world: World, rng: Random) -> list[SiteHits]:
+def make_sites(world: World, rng: Random, visit_s: int = 1800) -> list[SiteHits]:
     names = [f"s{rng.getrandbits(40):010x}" for _ in range(SITES)]
     for name in names:
-        world.service.call("", {"id": name, "origins": [ORIGIN], **EACH_PAGE})
+        times = {"visit_timeout": visit_s, "online_window": min(visit_s, 300)}
+        world.service.call("", {"id": name, "origins": [ORIGIN], **times, **EACH_PAGE})
     if world.service.workers:
         time.sleep(KNOWN_S)
-    return [SiteHits(name) for name in names]
+    return [SiteHits(name, visit_s) for name in names]
 
 
 async def run_world(name: str, rows: Sequence[Row], options: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ from visit_counter.model.site_settings import partition_of
 BATCH = b"_record"
 STOP_S = 8.0
 MANY = 1000  # connections, or streams
+SHORT_VISIT_S = 10  # the shortest that may be set
 TELL_S = 10.0  # until hits are answered as they must be
 READ_FIRST = ("running", "seen")  # before anything of a site is written
 LOADING_S = 1.0
@@ -88,6 +89,8 @@ class Fault:
     """How many the service must have at least."""
     poisons: bool
     """It makes the store refuse batches for good."""
+    visit_s: int
+    """The silence that ends a visit."""
 
 
 FAULTS: dict[str, Fault] = {}
@@ -100,10 +103,11 @@ def fault(
     stores: tuple[str, ...] = ("valkey", "redis"),
     workers: int = 1,
     poisons: bool = False,
+    visit_s: int = 1800,
 ) -> Callable[[Act], Act]:
     def register(act: Act) -> Act:
         key = act.__name__.replace("_", "-")
-        FAULTS[key] = Fault(name, act, worlds, kills, stores, workers, poisons)
+        FAULTS[key] = Fault(name, act, worlds, kills, stores, workers, poisons, visit_s)
         return act
 
     return register
@@ -240,6 +244,15 @@ async def log_lost(case: Case) -> float:
 async def store_away(case: Case) -> float:
     await asyncio.to_thread(case.world.outer.stop)
     await asyncio.sleep(case.room.away)
+    await case.world.restart_store()
+    return time.monotonic()
+
+
+@fault("store stopped for longer than a visit", "outer", workers=2, visit_s=SHORT_VISIT_S)
+async def store_away_for_long(case: Case) -> float:
+    """What both workers have spooled is brought in one order of time, so visits are exact."""
+    await asyncio.to_thread(case.world.outer.stop)
+    await asyncio.sleep(1.5 * SHORT_VISIT_S)
     await case.world.restart_store()
     return time.monotonic()
 

@@ -10,7 +10,7 @@ import asyncio
 import resource
 import time
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Self
@@ -23,20 +23,43 @@ PAUSE_S = 0.02  # after a refusal, or before another try to connect
 MAX_HITS = 90_000  # a site takes at most 100,000 pages
 AT_ONCE = 100  # connections that are opened
 KNOWN_PART = 0.3  # of the hits come from a visitor who has been there
+UNCLEAR_S = 2.0  # on both sides of the silence that ends a visit
 
 
 class SiteHits:
-    """What one site was sent; hit n views the page /n."""
+    """What one site was sent; hit n views the page /n. A visit ends with `visit_s` of silence."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, visit_s: int = 1800) -> None:
         self.name = name
+        self.visit_s = visit_s
         self.visitors = array("L")
+        self.sent_s = array("d")
         self.answered = bytearray()
+        self._last_s: dict[int, float] = {}
 
     def next(self, visitor: int) -> int:
+        now_s = time.monotonic()
         self.visitors.append(visitor)
+        self.sent_s.append(now_s)
         self.answered.append(0)
+        self._last_s[visitor] = now_s
         return len(self.visitors) - 1
+
+    def may_come(self, visitor: int) -> bool:
+        """Whether a hit now would plainly begin a visit, or plainly not: when the service accepts
+        it is not known to the client."""
+        silent_s = time.monotonic() - self._last_s[visitor]
+        return abs(silent_s - self.visit_s) > UNCLEAR_S
+
+    def visits(self, hits: Iterable[int]) -> int:
+        """How many visits began with these hits, which are in the order in which they were sent."""
+        last_s: dict[int, float] = {}
+        begun = 0
+        for n in hits:
+            visitor, sent_s = self.visitors[n], self.sent_s[n]
+            begun += visitor not in last_s or sent_s - last_s[visitor] >= self.visit_s
+            last_s[visitor] = sent_s
+        return begun
 
     @property
     def sent(self) -> int:
@@ -134,7 +157,9 @@ class Load:
 
     def _visitor(self, site: SiteHits) -> int:
         if self._rng.random() < KNOWN_PART and site.visitors:
-            return self._rng.choice(site.visitors)
+            visitor = self._rng.choice(site.visitors)
+            if site.may_come(visitor):
+                return visitor
         self._new_visitors += 1
         return self._new_visitors
 

@@ -117,12 +117,12 @@ async def judge_site(
         kept=[f"{site.name}{page(n)}" for n in kept],
         doubled=[f"{site.name}{path}" for path, views in counted.pages.items() if views > 1],
     )
-    visitors = {site.visitors[n] for n in hits}
+    visitors, visits = {site.visitors[n] for n in hits}, site.visits(hits)
     expected: dict[str, int] = {"pages that nobody viewed": 0}
     found = {"pages that nobody viewed": len(counted.pages) - len(hits)}
     for kind, sums in counted.sums.items():
         expected |= {f"pageviews ({kind})": sum(counted.pages.values())}
-        expected |= {f"visits ({kind})": len(visitors)}  # the round is shorter than a visit
+        expected |= {f"visits ({kind})": visits}
         found |= {f"pageviews ({kind})": sums["p"], f"visits ({kind})": sums["v"]}
     expected |= dict.fromkeys(counted.visitors, await sketched(store, site.name, visitors))
     found |= counted.visitors

@@ -293,7 +293,7 @@ async def test_what_an_ended_process_has_spooled_keeps_its_place(tmp_path: Path)
 async def test_over_several_hosts_visits_have_a_bound(tmp_path: Path, first: int) -> None:
     """Hosts do not know what the others have spooled. In the worst order, one spool after the other
     and live hits between, of each visitor at least one visit is counted, and at most as many as the
-    hosts would have counted alone; they are not exact."""
+    hosts would have counted alone; they are not exact. Ids stay for the hour that this takes."""
     places = [tmp_path / f"{n}/producers/0" for n in range(2)]
     async with several(places, None) as (server, site, hosts):
         visits = Visits(site, hosts, seed=1)

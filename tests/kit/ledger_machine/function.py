@@ -142,15 +142,17 @@ class Generation:
             self.seen = {who: at for who, at in self.seen.items() if at > gone}
             self.trimmed = newest if self.seen else 0
 
-    def add(self, other: Generation) -> None:
+    def add(self, other: Generation, timeout: int) -> None:
         self.numbers.update(other.numbers)
         for period, visitors in other.visitors.items():
             self.visitors[period] |= visitors
         self.seeds.update(other.seeds)
         self.pages.merge(other.pages)
         self.drops.update(other.drops)
-        later = {who: max(at, self.seen.get(who, at)) for who, at in other.seen.items()}
-        self.seen.update(later)
+        oldest = max(self.last, other.last) - timeout - LATE_MS
+        for who, at in other.seen.items():
+            if who in self.seen or at >= oldest:
+                self.seen[who] = max(at, self.seen.get(who, at))
         self.last = max(self.last, other.last)
 
     def counted(self, period: Period, metric: str) -> int:
@@ -243,7 +245,7 @@ class Function:
         self.generations[self.current] = Generation()
         return ""
 
-    def undo(self, operation: str) -> str:
+    def undo(self, operation: str, timeout: int) -> str:
         kind, moved = self.operations.get(operation, ("", 0))
         if kind != "reset":
             return "NOOPERATION no such reset in the last 30 days"
@@ -251,7 +253,7 @@ class Function:
             return ""
         if not set(range(moved + 1, self.current)) <= self.undone:
             return "NEWER a newer reset must be undone first"
-        self.generations[self.current].add(self.generations.pop(moved))
+        self.generations[self.current].add(self.generations.pop(moved), timeout)
         self.undone.add(moved)
         return ""
 

@@ -96,7 +96,7 @@ class Modelled:
         _done(self.function.reset(operation))
 
     async def undo(self, site: Site, operation: str) -> int:
-        _done(self.function.undo(operation))
+        _done(self.function.undo(operation, site.settings.visit_timeout * 1000))
         return 0  # visitors are sets here, no sum is approximate
 
     async def seed(
@@ -130,7 +130,8 @@ class Checked(Modelled):
     ) -> list[list[Outcome] | StoreError]:
         results = await self._store.record(producer, batches)
         expected = await super().record(producer, batches)
-        assert [_shape(result) for result in expected] == [_shape(result) for result in results]
+        shapes = [_shape(result) for result in expected], [_shape(result) for result in results]
+        assert shapes[0] == shapes[1], (shapes, results, [b.views for b in batches])
         return results
 
     async def replay(self, producer: Producer, batches: Sequence[Record]) -> list[bytes]:

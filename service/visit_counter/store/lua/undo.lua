@@ -47,7 +47,7 @@ end
 
 -- Brings over some visitors, those with the latest instants first, but none whom no hit needs any
 -- more. Returns whether there may be others.
-local function carry_visitors(from, into, state, timeout, now)
+local function carry_visitors(from, into, theirs, state, timeout, now)
   local found = call('ZRANGE', from .. 'seen', -STEP, -1, 'WITHSCORES')
   if #found == 0 then
     return false
@@ -60,7 +60,8 @@ local function carry_visitors(from, into, state, timeout, now)
   end
   local ours, our_byes = scores_of(seen, members), scores_of(left, members)
   local their_byes = scores_of(from .. 'left', members)
-  local room, oldest = MAX_IDS - call('ZCARD', seen), now - timeout - LATE_MS
+  local newest = min(now, max(theirs[LAST], state[LAST]))
+  local room, oldest = MAX_IDS - call('ZCARD', seen), newest - timeout - LATE_MS
   for m = #members, 1, -1 do
     local score = later_of(tonumber(found[2 * m]), ours[m])
     local last = min(math.abs(score), now)
@@ -397,7 +398,7 @@ local function undo(keys, args)
     return redis.error_reply(problem)
   end
   local theirs, ours = load_state(from), load_state(into)
-  local more = carry_visitors(from, into, ours, timeout, now) or carry_pages(from, into)
+  local more = carry_visitors(from, into, theirs, ours, timeout, now) or carry_pages(from, into)
   if not more then
     local sums
     more, sums = carry_numbers(from, into, ours, theirs)

@@ -32,7 +32,10 @@ FENCE = "fence"
 LIBRARY_OF_0_1 = "868c55f0e87b"
 """The hash in the name of version 0.1's library, which may not be loaded when it is fenced."""
 
-PARTS = ("keys.lua", "pages.lua", "counting.lua", "sites.lua", "undo.lua", "installation.lua")
+PARTS = (
+    *("keys.lua", "visitors.lua", "pages.lua", "counting.lua"),
+    *("sites.lua", "undo.lua", "installation.lua"),
+)
 """The files of `lua/` that make the source, in the order in which they are loaded."""
 
 _FUNCTIONS_OF_0_1 = (

@@ -5,6 +5,7 @@
 -- source, loaded in this order (PARTS in store/libraries.py):
 --
 --   keys.lua          the beginning
+--   visitors.lua      when a visit begins, who is online
 --   pages.lua         views of paths, and which have a place
 --   counting.lua      hits and counts: record, open, last_seq, counts
 --   sites.lua         for admins: sites, put_site, done, reset, seed, drops, days

@@ -34,6 +34,33 @@ async def test_another_store_is_refused_until_the_directory_forgets(
     assert "VISIT_COUNTER_REDIS_URL" in str(refused.value)
 
 
+async def test_a_directory_that_is_made_by_the_first_start_remembers(
+    valkey: Server, tmp_path: Path
+) -> None:
+    """Else the second start would not know which store it belongs to."""
+    async with run_service(valkey.url, data_dir=tmp_path / "data"):
+        pass
+
+    assert (tmp_path / "data/installation").read_text()
+
+
+async def test_a_record_that_is_gone_is_told(valkey: Server, tmp_path: Path) -> None:
+    """Hits are counted, and the next start would be refused."""
+    async with run_service(valkey.url, data_dir=tmp_path) as service:
+        await service.site()
+        meta, versions = service.parts.store._meta, service.parts.versions
+        valkey.call("RENAME", meta, f"{meta}:away")
+        await service.hit()
+        await versions._announce()
+        problems = versions.problems
+        valkey.call("DEL", meta)
+        valkey.call("RENAME", f"{meta}:away", meta)
+        await versions._announce()
+
+        assert "has lost the installation's record" in problems[0]
+        assert versions.problems == []
+
+
 async def test_an_emptied_store_is_not_begun_anew(tmp_path: Path) -> None:
     """As after a FLUSHALL, or a restart without its data: restoring it is still possible."""
     with run_server(server_binaries()["valkey"]) as own:

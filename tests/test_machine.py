@@ -75,3 +75,29 @@ def test_the_store_counts_once(real: Real, loop: asyncio.AbstractEventLoop) -> N
 
     OnServer.loop, OnServer.real = loop, real
     play(OnServer, 50)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+@pytest.mark.parametrize("on_server", [False, True], ids=["model", "server"])
+def test_what_was_sent_under_a_copys_id_is_sent_again(
+    real: Real, loop: asyncio.AbstractEventLoop, on_server: bool, noticed: bool
+) -> None:
+    """A spooled batch that a copy of the directory has too is counted under the id that the copy
+    goes on with; then a store is promoted that lacks it."""
+
+    class Scripted(Machine):
+        pass
+
+    Scripted.loop, Scripted.real = loop, real if on_server else None
+    machine = Scripted()
+    machine.remember()
+    machine.spill()
+    machine.copy_directory()
+    machine.restart_first()
+    machine.remember()
+    machine.calm()
+    machine.remember()
+    machine.promote(lost=1, noticed=noticed)
+    machine.calm()
+    machine.every_view_counts_once()
+    machine.teardown()

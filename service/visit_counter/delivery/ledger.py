@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
 
@@ -91,6 +91,15 @@ class Gate:
             self._quiet.set()
 
 
+class Retained(NamedTuple):
+    """A batch that the store has answered for, and when (monotonic seconds)."""
+
+    at_s: float
+    record: Record
+    other: Producer | None
+    """Under whose id it was sent, if not under ours."""
+
+
 class Ledger:
     """The numbers of this producer's batches; entering opens its epoch in every partition."""
 
@@ -107,8 +116,7 @@ class Ledger:
         self._producer = producer
         self._sealed = [0] * PARTITIONS
         self._confirmed = [0] * PARTITIONS
-        self._kept: deque[tuple[float, Record]] = deque()
-        """Batches that the store has answered for, and when (monotonic seconds)."""
+        self._kept: deque[Retained] = deque()
         self._kept_bytes = 0
         self._retained = metrics.Part(metrics.RETAINED_BYTES)
         self._touched_s = self._told_s = time.monotonic()
@@ -295,8 +303,8 @@ class Ledger:
             )
         missing = [
             record
-            for _, record in self._kept
-            if record.partition == partition and last < record.seq <= wanted
+            for _, record, other in self._kept
+            if other is None and record.partition == partition and last < record.seq <= wanted
         ]
         if lost := wanted - last - len(missing):
             await self._store.open(self._producer, {partition: wanted - len(missing)})
@@ -336,7 +344,9 @@ class Ledger:
             if taken.sealed is None:
                 await self._set_aside(record)
             elif record.seq <= taken.sealed[record.partition]:
-                await self._send_as(Producer(taken.id, record.epoch, None), record)
+                other = Producer(taken.id, record.epoch, None)
+                await self._send_as(other, record)
+                self._retain(record, other)
             else:
                 await self._begin_behind(record.partition, record.seq - 1)
                 return batches[sent:]
@@ -401,14 +411,17 @@ class Ledger:
         if record.seq <= self._confirmed[record.partition]:
             return  # it came again
         self._confirmed[record.partition] = record.seq
-        self._kept.append((time.monotonic(), record))
+        self._retain(record)
+
+    def _retain(self, record: Record, other: Producer | None = None) -> None:
+        self._kept.append(Retained(time.monotonic(), record, other))
         self._kept_bytes += len(record.payload)
         self._let_go()
 
     def _let_go(self) -> None:
         oldest_s = time.monotonic() - RETAIN_S
-        while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0][0] < oldest_s):
-            self._kept_bytes -= len(self._kept.popleft()[1].payload)
+        while self._kept and (self._kept_bytes > RETAIN_BYTES or self._kept[0].at_s < oldest_s):
+            self._kept_bytes -= len(self._kept.popleft().record.payload)
         self._retained.set(self._kept_bytes)
 
     async def _run(self) -> None:
@@ -421,7 +434,8 @@ class Ledger:
     async def _verify(self) -> None:
         self._let_go()
         self._aside.settle()
-        partitions = sorted({0, *(record.partition for _, record in self._kept)})
+        own = [record for _, record, other in self._kept if other is None]
+        partitions = sorted({0, *(record.partition for record in own)})
         if time.monotonic() - self._touched_s > TOUCH_S:
             partitions, self._touched_s = [*range(PARTITIONS)], time.monotonic()
         expected = [self._confirmed[partition] for partition in partitions]
@@ -432,10 +446,36 @@ class Ledger:
             for partition, wanted, last in zip(partitions, expected, found, strict=True):
                 if last < wanted:
                     await self._repair(partition)
+            await self._verify_taken()
         except Fenced:
             self._fence()
         except (StoreError, OSError):
             pass  # the watch tells
+
+    async def _verify_taken(self) -> None:
+        """The same for batches that were sent under an id that another service has by now."""
+        sent: dict[tuple[str, int], list[Retained]] = {}
+        for each in self._kept:
+            if each.other is not None:
+                sent.setdefault((each.other.id, each.record.partition), []).append(each)
+        for batches in sent.values():
+            last = await self._last_as(batches[-1])
+            for _, record, other in batches:
+                if other is not None and record.seq > last:
+                    await self._send_as(other, record)
+                    metrics.REPLAYED_BATCHES.inc()
+                    log.warning("the store had lost a batch; sent again", producer=other.id)
+
+    async def _last_as(self, sent: Retained) -> int:
+        """The number of the last batch of an id that another service has by now."""
+        other, partition = sent.other, sent.record.partition
+        assert other, "it was not sent under ours"
+        try:
+            (last,) = await self._store.last_seqs(other, [partition])
+        except Fenced as fenced:  # the other has started once more
+            other.epoch = fenced.epoch
+            (last,) = await self._store.last_seqs(other, [partition])
+        return last
 
     async def _repair(self, partition: int) -> None:
         async with self._gates[partition]:  # a flush may have repaired it, and gone on

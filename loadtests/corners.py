@@ -22,6 +22,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -38,13 +39,14 @@ from visit_counter.model.kinds import Kind
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
+from visit_counter.rules.limits import Allowance
 from visit_counter.store.batch import Batch
 from visit_counter.store.store import Store
 
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 BEGIN = 1_930_000_000_000  # in 2031, later than this machine's time
 AHEAD_MS, BYE_MS, LATE_MS, TRIM_MS, SKETCH_MS = 2000, 2000, HOUR, MINUTE, 8 * DAY
-VISITORS, WORKERS = 6, 3
+VISITORS, WORKERS, PATHS = 6, 3, 12
 ZONES = ("Asia/Ho_Chi_Minh", "America/New_York", "UTC")
 JUMPS = (SECOND, 5 * SECOND, MINUTE, HOUR, DAY, 5 * DAY, 20 * DAY, 400 * DAY)
 PASSES = (SECOND, 10 * SECOND, MINUTE, 10 * MINUTE, 29 * MINUTE, 31 * MINUTE, 2 * HOUR, 9 * HOUR)
@@ -116,6 +118,8 @@ class Modelled:
     """Counted into after the store's clock may have let the sketch expire."""
     forgot: bool = False
     """It has been quiet for so long that a hit in a spool may not find its visit."""
+    most_pages: int = 0
+    """So many pages may have had places of their own at some time."""
     came: list[tuple[int, bytes]] = field(default_factory=list)
     """All views and heres that were not held."""
 
@@ -125,6 +129,7 @@ class Modelled:
 
     def count(self, entries: Iterable[Hit | Drop]) -> None:
         hits, now = [entry for entry in entries if isinstance(entry, Hit)], self.times.store
+        self.most_pages = max([self.most_pages, *(hit.site.settings.max_pages for hit in hits)])
         is_new = not self.seen and any(hit.visitor not in self.seen for hit in hits)
         self.byes = {who: self.byes[who] for who in self.gone}
         said = {hit.visitor for hit in hits if hit.kind is Kind.BYE} & self.seen.keys()
@@ -202,6 +207,11 @@ class Modelled:
                 raise Difference(f"{name} is approximate, and no sketch of it can have expired")
             self._same(name, found, Numbers(pageviews, visits, visitors))
 
+    def check_pages(self, pages: dict[bytes, float]) -> None:
+        """All pages and `(other)` are all pageviews, and there are not too many."""
+        self._same("views of pages", sum(pages.values()), self.sums["total", "", "pageviews"])
+        self._same("too many pages", len(pages.keys() - {b"(other)"}) > self.most_pages, False)
+
     def _same(self, what: str, found: object, expected: object) -> None:
         if found != expected:
             raise Difference(f"{self.site.id} {what}: expected {expected}, found {found}")
@@ -257,6 +267,7 @@ class Episode:
         self._name = f"c{secrets.token_hex(6)}"
         self._workers: list[Worker] = []
         self._sites: list[Modelled] = []
+        self._networks = [None, *map(_network, range(1, 5))]
         self.told: deque[str] = deque(maxlen=TOLD)
 
     async def play(self, steps: int) -> None:
@@ -318,7 +329,9 @@ class Episode:
         if kind == "drop":
             return Drop(of.site, Reason.BOT, at)
         who = visitor(1 + self._rng.randrange(VISITORS))
-        return Hit(of.site, Kind(kind), at, who, "/", self._rng.random() < 0.2)
+        path = f"/{self._rng.randrange(PATHS)}"
+        network = self._rng.choice(self._networks)
+        return Hit(of.site, Kind(kind), at, who, path, self._rng.random() < 0.2, network)
 
     async def _commit(self, worker: Worker, sealed: Sealed) -> None:
         (result,) = await worker.ledger.commit([sealed.batch])
@@ -363,9 +376,9 @@ class Episode:
         """Other settings of a site; a longer timeout does not change what was counted."""
         of = self._rng.choice(self._sites)
         timeout = of.site.settings.visit_timeout if self._right else self._rng.choice([600, 1800])
-        window = self._rng.choice([60, 300, 600])
+        window, pages = self._rng.choice([60, 300, 600]), self._rng.choice([0, 3, 6, 100])
         settings = msgspec.structs.replace(
-            of.site.settings, online_window=window, visit_timeout=timeout
+            of.site.settings, online_window=window, visit_timeout=timeout, max_pages=pages
         )
         of.site = Site(StoredSite(settings, of.site.calendar), 1)
         self._say(f"{of.site.id}: window {window}, timeout {timeout}")
@@ -400,6 +413,9 @@ class Episode:
         store, now = self._rng.choice(self._workers).store, self._times.store
         for of in self._sites:
             of.check(await store.counts(of.site, now), of.site.calendar.periods(now))
+            key = f"{store._tags[of.site.partition]}:{of.site.id}:1:pages"
+            pages: Any = await self._client.zrange(key, 0, -1, withscores=True)
+            of.check_pages(dict(pages))
         if self._right and not any(worker.spool for worker in self._workers):
             for each in (each for each in self._sites if not each.forgot):
                 by_definition = each.visits_by_definition()
@@ -408,6 +424,13 @@ class Episode:
 
     def _say(self, text: str) -> None:
         self.told.append(text)
+
+
+def _network(code: int) -> Allowance:
+    """One that has no part in the limits."""
+    allowance = Allowance()
+    allowance.code = code
+    return allowance
 
 
 async def drive(server: Clocked, seed: int, steps: int) -> int:

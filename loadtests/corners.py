@@ -139,9 +139,12 @@ class Modelled:
                     self.unsure.add(period)
         for hit in hits:
             self._count(hit, now)
-        for who in said | ({hit.visitor for hit in hits} & self.gone):
-            bye = min(self.byes[who], now)
-            (self.gone.add if bye >= self.seen[who] + BYE_MS else self.gone.discard)(who)
+        came = {hit.visitor for hit in hits if hit.kind is not Kind.BYE}
+        for who in said | (came & self.gone):
+            if min(self.byes[who], now) >= self.seen[who] + BYE_MS:
+                self.gone.add(who)
+            elif who in came:  # a bye brings nobody back
+                self.gone.discard(who)
         newest = max((min(hit.at, now) for hit in hits), default=0)
         if hits and (is_new or newest - self.trimmed >= TRIM_MS or self.trimmed > now):
             self._trim(newest, now, hits[0].site.settings.visit_timeout * 1000)

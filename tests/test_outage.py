@@ -205,7 +205,7 @@ async def test_a_disk_that_hangs_ends_no_counting(
     goes_on = threading.Event()
     with run_server(server_binaries()["valkey"]) as own:
         async with run_service(own.url, data_dir=tmp_path) as service:
-            await service.site(max_pages=1000)
+            await service.site(max_pages=1000, trusted_networks=["127.0.0.1"])
             own.pause()
             monkeypatch.setattr("os.fdatasync", lambda _: goes_on.wait(60))
             watch, recorder = service.parts.watch, service.parts.recorder

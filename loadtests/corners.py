@@ -124,7 +124,7 @@ class Modelled:
     """All views and heres that were not held."""
 
     def expire(self) -> None:
-        if self.expires is not None and self.times.store >= self.expires:
+        if self.expires is not None and self.times.store > self.expires:
             self.seen, self.gone, self.expires, self.forgot = {}, set(), None, True
 
     def count(self, entries: Iterable[Hit | Drop]) -> None:

@@ -369,11 +369,12 @@ def unchanged(service: ServiceProcess, book: Book, before: dict[str, Any]) -> li
 
 
 def exact(before: dict[str, Any], after: dict[str, Any], where: str) -> list[str]:
-    """Every value of an answer; a later release may add fields."""
+    """Every value of an answer; a later release may add fields, which an earlier one lacks: there
+    is nothing in them then."""
     return [
         f"{where}.{name}: {after.get(name)!r}, and it was {value!r}"
         for name, value in before.items()
-        if after.get(name) != value
+        if after.get(name, []) != value
     ]
 
 

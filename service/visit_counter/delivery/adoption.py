@@ -107,7 +107,7 @@ def _with_batches(data_dir: Path) -> list[Path]:
 
 
 def note_left(heads: Heads, data_dir: Path) -> None:
-    """Have the order know of the spools that nobody has yet, before any hit is counted: until they
+    """Tell the order of the spools that no process holds yet, before any hit counts: until they
     are adopted the store gets nothing that is later. It blocks, and raises nothing: what is damaged
     is told when it is to be adopted."""
     for directory in directories_of(data_dir):

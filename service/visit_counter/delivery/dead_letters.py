@@ -17,14 +17,14 @@ import structlog
 from visit_counter.disk.format import HEADER, Record, pack
 
 MOST = 1000  # files: behind that many the same mistake tells nothing new
-OVER_S = 30.0  # behind the last batch of a partition, until its mistake counts as over
+OVER_S = 30.0  # after the last batch of a partition, until its mistake counts as over
 
 log = structlog.get_logger()
 
 
 @dataclass
 class Mistake:
-    """Batches of a partition that were rejected, one soon behind the other."""
+    """Batches of a partition that were rejected, one soon after the other."""
 
     reason: str
     began: float

@@ -472,7 +472,7 @@ class Ledger:
         assert other, "it was not sent under ours"
         try:
             (last,) = await self._store.last_seqs(other, [partition])
-        except Fenced as fenced:  # the other has started once more
+        except Fenced as fenced:  # the other service has restarted
             other.epoch = fenced.epoch
             (last,) = await self._store.last_seqs(other, [partition])
         return last

@@ -38,7 +38,7 @@ from visit_counter.store.store import PartitionSites, Store
 from visit_counter.tasks import supervised
 
 LOOK_S = 0.5
-OLD_S = 3.0  # behind that it is told that the list is old
+OLD_S = 3.0  # after that it is told that the list is old
 MOST_NAMED = 5  # unreadable sites in /readyz
 NEVER = "0"  # the version of a partition that never had a site
 

@@ -176,7 +176,7 @@ class Store:
 
     async def replay(self, producer: Producer, batches: Sequence[Record]) -> list[bytes]:
         """Send batches of a partition, in their order, that nobody waits for; for each what became
-        of its hits, see `Batch.marked`. Raises the first StoreError, behind which nothing was
+        of its hits, see `Batch.marked`. Raises the first StoreError, after which nothing was
         counted."""
         marks: list[bytes] = []
         for start in range(0, len(batches), AT_ONCE):

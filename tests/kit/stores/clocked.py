@@ -9,14 +9,13 @@ faketime do not go together.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.kit.stores.server import Server, server_binaries
+from tests.kit.stores.server import Server, server_binaries, started
 from tests.kit.tools import faked_clock
 
 
@@ -56,10 +55,5 @@ class Clocked(Server):
 @contextmanager
 def run_clocked() -> Iterator[Clocked]:
     directory = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
-    server = Clocked(directory)
-    try:
-        server.start()
+    with started(Clocked(directory)) as server:
         yield server
-    finally:
-        server.kill()
-        shutil.rmtree(directory, ignore_errors=True)

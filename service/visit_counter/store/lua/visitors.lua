@@ -168,7 +168,7 @@ end
 ----------------------------------------------------------------------------------------- attendance
 
 -- Since when visitors of a part's day are in its sketches, as far as is known: who was seen on the
--- running day is there, but for its first moments and where the week has changed under it.
+-- running day is there, except in its first moments and where the week has changed under it.
 local function sketched_since(part)
   local state, labels = part.state, part.labels
   local runs = labels[DAY] == state[DAY] and labels[WEEK] == state[BEGAN]
@@ -180,7 +180,7 @@ end
 function attend(part, batch)
   local key, number = part.base .. 'seen', part.visitors
   local members = {unpack_from(string.rep('c8', number), batch.ids, batch.cursor)}
-  batch.cursor, members[number + 1] = members[number + 1], nil -- behind those it read
+  batch.cursor, members[number + 1] = members[number + 1], nil -- where the next part's begin
   local last, strangers, sketched, left = last_of(key, members, sketched_since(part), batch.now)
   local byes = byes_of(part.base .. 'left', members, left, batch.now)
   local room = strangers > 0 and MAX_IDS - call('ZCARD', key) or 0

@@ -10,12 +10,14 @@ faketime do not go together.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.kit.stores.server import Server, server_binaries, started
+from tests.kit.stores.node import wait_until
+from tests.kit.stores.server import READY_S, Server, server_binaries, started
 from tests.kit.tools import faked_clock
 
 
@@ -40,16 +42,24 @@ class Clocked(Server):
     def ahead(self, *, ms: int = 0, **span: float) -> None:
         """From now on its clock is so much ahead of this machine's."""
         self.ahead_ms = ms + round(timedelta(**span).total_seconds() * 1000)
-        self._write(f"{self.ahead_ms / 1000:+.3f}")
+        self._write(f"{self.ahead_ms / 1000:+.3f}", lambda: time.time() + self.ahead_ms / 1000)
 
     def stand_at(self, ms: int) -> None:
         """From now on its clock stands still, at a whole second."""
-        self._write(datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"))
+        text = datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        self._write(text, lambda: ms / 1000)
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, wanted_s: Callable[[], float]) -> None:
+        """Set the clock, and wait until the server shows it: for a moment it may show the one of
+        before."""
         whole = self._offset.with_suffix(".new")
         whole.write_text(f"{text}\n")
         whole.rename(self._offset)
+        if self._process is not None:
+            wait_until(lambda: abs(self._shows_s() - wanted_s()) < 1.5, READY_S)
+
+    def _shows_s(self) -> int:
+        return int(self.call("TIME").split(b"\r\n")[2])
 
 
 @contextmanager

@@ -133,6 +133,8 @@ class Schema:
         record = await self.install()
         if record.converted < form:
             await self._migration(self._head(record, form), older).run(record, self._copies)
+        else:  # another process has upgraded it
+            await self._libraries.take_over(record.writes)
 
     async def convert_rest(self) -> None:
         """Fence and convert what a promoted server may lack of a migration that is complete."""

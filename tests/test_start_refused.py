@@ -69,8 +69,8 @@ def encrypted(certificate: tuple[Path, Path], clients: str) -> Iterator[Node]:
 
 
 @contextmanager
-def stranger(greeting: bytes, answer: bytes) -> Iterator[int]:
-    """The port of something that is no Redis: it greets, and answers the first bytes."""
+def stranger(greeting: bytes, answer: bytes, only: bytes = b"") -> Iterator[int]:
+    """The port of something that is no Redis: it greets, and answers what has these bytes, once."""
 
     def serve() -> None:
         while True:
@@ -82,8 +82,10 @@ def stranger(greeting: bytes, answer: bytes) -> Iterator[int]:
                 connection.settimeout(2)
                 try:
                     connection.sendall(greeting)
-                    connection.recv(4096)
-                    connection.sendall(answer)
+                    if only in connection.recv(4096):
+                        connection.sendall(answer)
+                        if only:
+                            connection.recv(4096)
                 except OSError:
                     pass
 
@@ -112,7 +114,7 @@ async def refusal(url: str) -> str:
         ("rediss://", "", "it does not speak TLS: write redis://"),
         ("rediss+cluster://", "", "it does not speak TLS: write redis://"),
         ("rediss+sentinel://", "/counter", "it does not speak TLS: write redis://"),
-        ("redis://", "/99", "correct the user, password or database"),
+        ("redis://", "/99", "it has no such database: correct the number"),
         ("redis://somebody:wrong@", "", "correct the user, password or database"),
     ],
 )
@@ -196,7 +198,60 @@ async def test_a_server_without_hello() -> None:
     with stranger(b"", b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n") as port:
         said = await refusal(f"redis://{HOST}:{port}")
 
-    assert "it is too old: Valkey 7.2 or Redis 7.0" in said
+    assert "it is too old, or a proxy without functions" in said
+    assert "a Valkey 7.2 or Redis 7.0 or newer" in said
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"-ERR unknown command 'HELLO', with args beginning with: '3'\r\n", "without functions"),
+        (b"-unsupported command 'hello'\r\n", "a proxy that does not pass this command"),
+        (b"-ERR Command is not available: 'HELLO'.\r\n", "it lacks this command"),
+    ],
+    ids=["Envoy", "an older Envoy", "a hosted store"],
+)
+async def test_a_proxy_that_passes_no_functions(answer: bytes, words: str) -> None:
+    with stranger(b"", answer) as port:
+        said = await refusal(f"redis://{HOST}:{port}")
+
+    assert words in said
+
+
+async def test_a_proxy_that_hangs_up() -> None:
+    """As twemproxy does at commands that it does not pass; an inline PING is one."""
+    with stranger(b"", b"+PONG\r\n", only=b"$4\r\nPING\r\n") as port:
+        said = await refusal(f"redis://{HOST}:{port}")
+
+    assert "as a proxy (twemproxy) that passes no functions" in said
+
+
+@pytest.mark.parametrize("command", ["PFADD", "FCALL", "FUNCTION", "INFO"])
+async def test_a_command_that_was_renamed(binary: Path, command: str) -> None:
+    with node(binary, "--rename-command", command, "own") as server:
+        said = await refusal(f"redis://{HOST}:{server.port}")
+
+    assert f"unknown command '{command}'".lower() in said.lower()
+    assert "give it back" in said
+
+
+async def test_what_hosted_stores_keep_to_themselves(binary: Path) -> None:
+    """CONFIG, INFO if that is allowed, the user `default`; and a user without a password who has a
+    database of its own."""
+    hosted = ("--rename-command", "CONFIG", "own1", "--rename-command", "INFO", "own2")
+    with node(binary, *hosted) as server:
+        server.ask("ACL", "SETUSER", "counter", "on", "nopass", "allkeys", "allcommands")
+        url = f"redis://counter@{HOST}:{server.port}/3"
+        async with run_service(url, allow_unsafe_store="true", min_replicas="0") as service:
+            await service.site()
+            answer = await service.hit()
+        in_database_0 = server.ask("DBSIZE")
+        server.ask("ACL", "SETUSER", "default", "off")
+        said = await refusal(f"redis://{HOST}:{server.port}/3")
+
+    assert answer["counted"]
+    assert in_database_0 == 0
+    assert "correct the user, password or database" in said
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
@@ -222,6 +277,14 @@ async def test_one_server_of_a_cluster(binary: Path) -> None:
             said = await refusal(f"redis://{HOST}:{first.port}")
 
     assert "it is one server of a cluster: write redis+cluster://" in said
+
+
+async def test_a_database_of_a_cluster(binary: Path) -> None:
+    """Redis and Valkey word it differently, and Valkey as one that does not exist."""
+    with node(binary, "--cluster-enabled", "yes") as server:
+        said = await refusal(f"redis://{HOST}:{server.port}/1")
+
+    assert "redis+cluster:// without one" in said
 
 
 # -- what may pass

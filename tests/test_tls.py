@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -36,14 +37,23 @@ def certificate() -> Iterator[Certificate]:
         yield cert, key
 
 
+@pytest.fixture(scope="module")
+def locked(certificate: Certificate) -> Path:
+    """A key behind a password."""
+    path = certificate[1].with_name("locked")
+    made = ["genrsa", "-aes256", "-passout", "pass:secret", "-out", str(path)]
+    subprocess.run([str(need("openssl")), *made], check=True, capture_output=True)
+    return path
+
+
 @pytest.fixture
 def binary() -> Path:
     """Debian's Redis: the embedded Valkey is built without TLS."""
     return server_binaries().get("redis") or need("redis-server")
 
 
-def options(port: int, certificate: Certificate) -> dict[str, str]:
-    """Of a server that speaks nothing but TLS."""
+def options(port: int, certificate: Certificate, clients: str = "no") -> dict[str, str]:
+    """Of a server that speaks nothing but TLS; `clients`: whether it asks for a certificate."""
     cert, key = map(str, certificate)
     return {
         "port": "0",
@@ -51,7 +61,7 @@ def options(port: int, certificate: Certificate) -> dict[str, str]:
         "tls-cert-file": cert,
         "tls-key-file": key,
         "tls-ca-cert-file": cert,
-        "tls-auth-clients": "no",
+        "tls-auth-clients": clients,
         "tls-replication": "yes",
     }
 
@@ -65,9 +75,11 @@ class Encrypted(Node):
         super().__init__(binary, place, words)
 
     @classmethod
-    def sentinel(cls, primary: Node, place: Place, certificate: Certificate) -> Encrypted:
-        file = place.directory / "sentinel.conf"
-        lines = [f"{name} {value}" for name, value in options(place.port, certificate).items()]
+    def sentinel(
+        cls, primary: Node, place: Place, certificate: Certificate, clients: str = "no"
+    ) -> Encrypted:
+        file, wanted = place.directory / "sentinel.conf", options(place.port, certificate, clients)
+        lines = [f"{name} {value}" for name, value in wanted.items()]
         watched = [f"sentinel monitor {NAME} {HOST} {primary.port} 1", "unixsocket s"]
         watched += [f'sentinel auth-pass {NAME} "{PASSWORD}"']
         file.write_text("\n".join([*lines, *watched, ""]))
@@ -122,6 +134,131 @@ async def test_a_cluster_is_spoken_to_by_tls(
             counted = await count_in(f"rediss+cluster://{HOST}:{node.port}")
 
     assert counted == 1
+
+
+CLIENTS = {"tls-auth-clients": "yes"}
+
+
+def with_certificate(certificate: Certificate) -> str:
+    """The end of a URL."""
+    cert, key = map(str, certificate)
+    return "?" + urlencode({"ssl_certfile": cert, "ssl_keyfile": key, "ssl_ca_certs": cert})
+
+
+async def test_servers_of_a_cluster_get_our_certificate(
+    binary: Path, certificate: Certificate
+) -> None:
+    """The one that is asked for the others, and those; without it the sentence says so."""
+    cluster = {"cluster-enabled": "yes", "tls-cluster": "yes", **CLIENTS}
+    with places(2) as found:
+        nodes = [Encrypted(binary, place, certificate, **cluster) for place in found]
+        with running(nodes):
+            first, second = nodes
+            first.ask("CLUSTER", "ADDSLOTSRANGE", 0, 8000)
+            second.ask("CLUSTER", "ADDSLOTSRANGE", 8001, 16383)
+            first.ask("CLUSTER", "MEET", HOST, second.port, second.port + 10_000)
+            wait_until(lambda: all_ok(nodes), OK_S)
+            url = f"rediss+cluster://{HOST}:{first.port}"
+            counted = await count_in(url + with_certificate(certificate))
+            with pytest.raises(StartError) as refused:
+                await count_in(f"{url}?{urlencode({'ssl_ca_certs': str(certificate[0])})}")
+
+    assert counted == 1
+    assert "it asks for a client's certificate" in str(refused.value)
+    assert "ssl_certfile=" in str(refused.value)
+
+
+def all_ok(nodes: list[Encrypted]) -> bool:
+    return all(node.info("cluster")["cluster_state"] == "ok" for node in nodes)
+
+
+async def test_sentinels_and_their_primary_get_our_certificate(
+    binary: Path, certificate: Certificate
+) -> None:
+    """And each its own user: the sentinels' is named apart."""
+    with places(2) as (first, second):
+        primary = Encrypted(binary, first, certificate, **CLIENTS)
+        sentinel = Encrypted.sentinel(primary, second, certificate, "yes")
+        with running([primary]):
+            primary.lock()
+            with running([sentinel]):
+                sentinel.ask("ACL", "SETUSER", "watcher", "on", ">a+b", "+sentinel")
+                sentinel.ask("ACL", "SETUSER", "default", "off")
+                url = f"rediss+sentinel://:{QUOTED}@{HOST}:{sentinel.port}/{NAME}"
+                url += f"{with_certificate(certificate)}&sentinel_username=watcher"
+                with pytest.raises(StartError) as refused:
+                    await count_in(f"{url}&sentinel_password=wrong")
+                counted = await count_in(f"{url}&sentinel_password=a+b")
+
+    assert counted == 1
+    assert "correct the sentinels' user and password" in str(refused.value)
+
+
+async def test_a_cluster_that_tells_no_port_is_not_looked_for_at_another(
+    binary: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tls-cluster its servers tell each other their plain port only, here none: redis-py
+    would ask 6379, where somebody else's store may be."""
+    monkeypatch.setattr("visit_counter.store.store.START_WAIT_S", 0.1)
+    with places(1) as (place,):
+        node = Encrypted(binary, place, certificate, **{"cluster-enabled": "yes"})
+        with running([node]):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: all_ok([node]), OK_S)
+            url = f"rediss+cluster://{HOST}:{node.port}{with_certificate(certificate)}"
+            with pytest.raises(StartError, match="set tls-cluster yes"):
+                await count_in(url)
+
+
+@pytest.mark.parametrize("check", ["true", "false"])
+async def test_the_name_in_a_certificate_may_be_left_unchecked(
+    binary: Path, certificate: Certificate, check: str
+) -> None:
+    """As where servers of a cluster tell addresses and their certificate has a name."""
+    cluster = {"cluster-enabled": "yes", "tls-cluster": "yes"}
+    cluster |= {"cluster-announce-hostname": "localhost"}
+    cluster |= {"cluster-preferred-endpoint-type": "hostname"}
+    with places(1) as (place,):
+        node = Encrypted(binary, place, certificate, **cluster)
+        with running([node]):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: all_ok([node]), OK_S)
+            url = f"rediss+cluster://{HOST}:{node.port}?ssl_check_hostname={check}&" + urlencode(
+                {"ssl_ca_certs": str(certificate[0])}
+            )
+            if check == "false":
+                assert await count_in(url) == 1
+                return
+            with pytest.raises(StartError, match="a host that is in the certificate"):
+                await count_in(url)
+
+
+async def test_files_of_certificates_are_looked_at_before_the_store(
+    certificate: Certificate, locked: Path, tmp_path: Path
+) -> None:
+    """Else a wrong one would be a store that is away, for half a minute."""
+    cert, key = map(str, certificate)
+    text, none, directory = tmp_path / "text", tmp_path / "none", tmp_path / "directory"
+    text.write_text("no certificate")
+    directory.mkdir()
+    wrong = {
+        "ssl_certfile in VISIT_COUNTER_REDIS_URL is the file": {"ssl_certfile": str(none)},
+        "No such file or directory": {"ssl_certfile": cert, "ssl_keyfile": str(none)},
+        "is no certificate (PEM)": {"ssl_certfile": str(text), "ssl_keyfile": key},
+        "with the key of ssl_keyfile": {"ssl_certfile": cert, "ssl_keyfile": str(locked)},
+        "another password than ssl_password": {
+            "ssl_certfile": cert, "ssl_keyfile": str(locked), "ssl_password": "wrong",
+        },
+        "has no certificates (PEM)": {"ssl_ca_certs": str(text)},
+        "Is a directory": {"ssl_ca_certs": str(directory)},
+    }  # fmt: skip
+    for words, named in wrong.items():
+        for url in (f"rediss://{HOST}:1", f"rediss+cluster://{HOST}:1"):
+            with pytest.raises(StartError) as refused:
+                await count_in(f"{url}?{urlencode(named)}")
+            assert words in str(refused.value)
+            assert "VISIT_COUNTER_REDIS_URL" in str(refused.value)
+            assert "wrong" not in str(refused.value)
 
 
 async def test_a_certificate_of_strangers_is_refused(

@@ -52,4 +52,6 @@ def address_of(client: Redis) -> str:
     Uses `connection_kwargs`: no public way tells what a pool has read in its URL.
     """
     known = client.connection_pool.connection_kwargs
-    return str(known.get("path") or f"{known.get('host')}:{known.get('port', 6379)}")
+    host = str(known.get("host"))
+    shown = f"[{host}]" if ":" in host else host
+    return str(known.get("path") or f"{shown}:{known.get('port', 6379)}")

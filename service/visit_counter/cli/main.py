@@ -22,6 +22,7 @@ COMMANDS = {
     "spool": ("spool",),
     "sites": ("site",),
     "upgrade": ("upgrade",),
+    "acl": ("acl",),
 }
 """Modules of this package, and their commands."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from visit_counter.config.host import host_timezone
+from visit_counter.config.store_url import parse_redis_url
 from visit_counter.config.values import (
     Address,
     parse_address,
@@ -28,7 +29,6 @@ from visit_counter.config.values import (
     parse_networks,
     parse_number,
     parse_path,
-    parse_redis_url,
     parse_switch,
     parse_timezone,
     parse_token,
@@ -108,7 +108,8 @@ class Settings:
         "",
         "The Valkey or Redis that counts: `redis://`, `rediss://`, `unix://`,"
         " `redis+cluster://host:port,…` or `redis+sentinel://host:port,…/name`; the last two also"
-        " by TLS, as `rediss+cluster://` and `rediss+sentinel://`.",
+        " by TLS, as `rediss+cluster://` and `rediss+sentinel://`. Certificates, and a user of the"
+        " sentinels, are [parameters](docs/how-to/stores.md).",
         unset="an embedded Valkey",
         secret=True,
     )

@@ -11,14 +11,9 @@ from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
-from urllib.parse import SplitResult, unquote, urlsplit
 from zoneinfo import available_timezones
 
 from visit_counter.config.host import cores, is_timezone
-
-# Schemes that name several hosts; with a second s, as in rediss://, they are spoken to by TLS.
-CLUSTER, SENTINEL = "redis+cluster", "redis+sentinel"
-TLS = {"rediss+cluster": CLUSTER, "rediss+sentinel": SENTINEL}
 
 
 class Address(NamedTuple):
@@ -45,84 +40,6 @@ def parse_base_path(text: str) -> str:
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", part) and part.strip(".") for part in parts):
         raise ValueError(f"{text!r} is not the path of a URL, such as /thongke")
     return "".join(f"/{part}" for part in parts)
-
-
-class ManyHosts(NamedTuple):
-    """The URL of a cluster or of sentinels in its parts."""
-
-    kind: str
-    """CLUSTER or SENTINEL."""
-    tls: bool
-    hosts: tuple[Address, ...]
-    username: str | None
-    password: str | None
-    name: str
-    """Of the primary that sentinels watch."""
-    database: int
-
-
-def parse_redis_url(text: str) -> str:
-    """Checked, not changed. No message repeats the URL: it may hold a password."""
-    scheme = text.partition("://")[0]
-    if parse_many_hosts(text) is not None:
-        return text
-    if scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(
-            "the URL must begin with redis://, rediss://, unix://, redis+cluster://, "
-            "rediss+cluster://, redis+sentinel:// or rediss+sentinel://"
-        )
-    url = _split(text)
-    if scheme == "unix" and len(url.path) < 2:
-        raise ValueError("the URL names no socket, such as unix:///run/valkey/valkey.sock")
-    if scheme != "unix" and not url.hostname:
-        raise ValueError("the URL names no host, such as redis://127.0.0.1:6379/0")
-    if scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", url.path):
-        raise ValueError("behind the host stands the number of a database, such as /0")
-    return text
-
-
-def parse_many_hosts(text: str) -> ManyHosts | None:
-    """None for the URL of one server."""
-    scheme, _, rest = text.partition("://")
-    kind = TLS.get(scheme, scheme)
-    if kind not in (CLUSTER, SENTINEL):
-        return None
-    where, _, path = rest.partition("/")
-    user, _, hosts = where.rpartition("@")
-    username, _, password = user.partition(":")
-    name, _, database = path.partition("/")
-    if kind == SENTINEL and not re.fullmatch(r"[A-Za-z0-9._-]+(/[0-9]+)?", path):
-        raise ValueError(
-            "behind the sentinels stands the name of the primary they watch, such as "
-            "redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/counter"
-        )
-    if kind == CLUSTER and path:
-        raise ValueError(
-            "a cluster has no databases: end the URL behind its hosts, and write a / in a password "
-            "as %2F"
-        )
-    return ManyHosts(
-        kind,
-        scheme in TLS,
-        tuple(_host(each, 26379 if kind == SENTINEL else 6379) for each in hosts.split(",")),
-        unquote(username) or None,
-        unquote(password) or None,
-        name,
-        int(database or 0),
-    )
-
-
-def _host(text: str, port: int) -> Address:
-    try:
-        address = parse_address(text if re.search(r":[0-9]+$", text) else f"{text}:{port}")
-    except ValueError:
-        address = Address("", 0)
-    if not address.port:
-        raise ValueError(
-            "the URL names its hosts as host:port, with commas between them and no spaces, such as "
-            "10.0.0.1:6379,10.0.0.2:6379; in a password write # / ? @ % as %23 %2F %3F %40 %25"
-        )
-    return address
 
 
 def parse_namespace(text: str) -> str:
@@ -190,17 +107,6 @@ def _is_ip(text: str, version: int) -> bool:
 
 def _is_host_name(text: str) -> bool:
     return re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,252}", text) is not None
-
-
-def _split(url: str) -> SplitResult:
-    """urlsplit, whose own errors would repeat a part of the password."""
-    try:
-        parts = urlsplit(url)
-        if parts.port != 0 and not parts.fragment:
-            return parts
-    except ValueError:
-        pass
-    raise ValueError("the URL cannot be read; in a password write # / ? @ % as %23 %2F %3F %40 %25")
 
 
 def _one_of(text: str, *allowed: str) -> str:

@@ -19,7 +19,6 @@ import structlog
 from visit_counter import metrics
 from visit_counter.errors import StoreError
 from visit_counter.store.checks import Check
-from visit_counter.store.starting.final import sentence
 from visit_counter.store.store import Store
 from visit_counter.tasks import supervised
 
@@ -73,7 +72,7 @@ class Watch:
                 "The store cannot be examined, so nobody knows whether it is safe: "
                 f"{self._not_examined}"
             ]
-        return [check.detail for check in self.checks if not check.ok]
+        return [check.detail for check in self.checks if not check.ok] + self._store.problems
 
     async def _run(self) -> None:
         while True:
@@ -93,14 +92,14 @@ class Watch:
                 self._not_examined = ""
             except StoreError as error:
                 self._forget_checks()
-                self._not_examined = str(error)
+                self._not_examined = self._store.why(error) or str(error)
         self._told.hear(self.fault)
 
     async def _fault(self) -> str | None:
         try:
             await self._store.probe()
         except StoreError as error:
-            return sentence(error, self._store.address) or str(error)
+            return self._store.why(error) or str(error)
         return None
 
     def _learn(self, fault: str | None) -> None:

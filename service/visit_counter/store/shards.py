@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from random import shuffle
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import structlog
 from redis import exceptions
@@ -27,11 +27,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from visit_counter.adapters.redis_private import NO_NOTIFICATIONS, address_of, slot_of
-from visit_counter.config.values import CLUSTER, Address, ManyHosts, parse_address, parse_many_hosts
+from visit_counter.config.store_url import CLUSTER, SENTINEL, ManyHosts, parse_many_hosts
+from visit_counter.config.values import Address, parse_address
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.store.replies import LOST, is_final, speaking
-from visit_counter.store.starting.final import sentence
-from visit_counter.store.starting.peek import wrong_scheme
+from visit_counter.store.starting.final import Asked, sentence
+from visit_counter.store.starting.peek import wrong_speech
 from visit_counter.store.writer import SILENT_S, Call, Writer
 
 SLOTS = 16384
@@ -45,6 +46,14 @@ RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 GONE = "another server takes these writes now"
 
 log = structlog.get_logger()
+
+
+class NobodyTells(StoreUnavailable):
+    """Neither sentinels nor servers of a cluster say which servers take writes."""
+
+    def __init__(self, message: str, *, sentinels: bool) -> None:
+        super().__init__(message)
+        self.sentinels = sentinels
 
 
 class Shard:
@@ -106,13 +115,33 @@ class Shard:
             why = f"only {replicas} of {self._min_replicas} replicas have confirmed"
         return [each if isinstance(each, StoreError) else OutcomeUnknown(why) for each in replies]
 
+    async def rehearse(self) -> None:
+        """Raises StoreError where it does not let us wait for replicas, if we are to."""
+        if not self._min_replicas:
+            return
+        async with speaking():
+            await self.client.wait(0, 1)
+            if await self._waits_until_on_disk():
+                try:
+                    await self.client.execute_command("WAITAOF", 0, 0, 1)  # type: ignore[no-untyped-call]
+                except exceptions.NoPermissionError:
+                    raise
+                except exceptions.ResponseError:  # Redis 7.0 does not know it
+                    pass
+
     async def _waits_until_on_disk(self) -> bool:
         """Whether replicas can be waited for until they have a batch on disk: where servers sync
         once a second that would take as long."""
         if self._waits_for_disk is None:
             try:
                 found = await self.client.config_get("appendfsync")
-            except exceptions.ResponseError:  # it may not be told to us
+            except exceptions.ResponseError as error:
+                log.warning(
+                    "the store does not tell whether it syncs every write (ACL rule +config|get): "
+                    "replicas confirm that they have a hit, not that it is on their disk",
+                    address=self.address,
+                    reason=str(error),
+                )
                 found = {}
             except LOST:
                 return False
@@ -188,6 +217,11 @@ class Range(NamedTuple):
     first: int
     last: int
     server: Address
+    """Its host is empty where it is the one that was asked."""
+
+    def at(self, asked: Address) -> Range:
+        host = self.server.host or asked.host
+        return self._replace(server=Address(host, self.server.port))
 
 
 class Shards:
@@ -208,6 +242,8 @@ class Shards:
             self._by_tag = dict.fromkeys(tags, Shard(url, min_replicas))
             return
         self._locate = _primaries if self._many.kind == CLUSTER else _watched_primary
+        self._asked: Address | None = None
+        """Of servers that name no host of theirs: whose host has been taken for all of them."""
 
     def of(self, tag: str) -> Shard:
         return self._by_tag[tag]
@@ -242,15 +278,16 @@ class Shards:
     def is_cluster(self) -> bool:
         return self._many is not None and self._many.kind == CLUSTER
 
-    async def wrong_scheme(self) -> str:
-        """What is wrong, where servers speak TLS and we do not, or the other way; else ""."""
+    async def wrong_speech(self) -> str:
+        """What is wrong, where servers speak TLS and we do not, or the other way, or where proxies
+        hang up; else ""."""
         if self._many is not None:
             tls, hosts = self._many.tls, self._many.hosts
         elif (single := self.all()[0].tcp) is not None:
             tls, hosts = single
         else:
             return ""  # a unix socket
-        found = [await wrong_scheme(host, tls=tls) for host in hosts]
+        found = [await wrong_speech(host, tls=tls) for host in hosts]
         return found[0] if all(found) else ""
 
     async def close(self) -> None:
@@ -294,22 +331,26 @@ class Shards:
             try:
                 async with asyncio.timeout(LOOK_S):
                     found = await self._locate(host, many)
-                await self._take(found, many)
+                self._asked = host if any(not each.server.host for each in found) else None
+                await self._take([each.at(host) for each in found], many)
                 return
             except LOST as error:
                 errors[host] = error
         reasons = "; ".join(f"{host}: {str(e) or 'no answer'}" for host, e in errors.items())
         # One that may pass decides: of several hosts only all can be wrong for good.
-        causes = sorted(errors.values(), key=lambda error: bool(sentence(error, "")))
-        raise StoreUnavailable(f"nobody tells which servers take writes: {reasons}") from causes[0]
+        causes = sorted(errors.values(), key=lambda error: bool(sentence(error, Asked(""))))
+        raise NobodyTells(
+            f"nobody tells which servers take writes: {reasons}", sentinels=many.kind == SENTINEL
+        ) from causes[0]
 
     def _who_knows(self, many: ManyHosts) -> list[Address]:
         """Sentinels, or any servers of a cluster; in any order, since one may be cut off and have
-        an old view of the others."""
+        an old view of the others. Where servers name no host of theirs, the one that was asked is
+        it: then the same one comes first."""
         servers = [] if many.name else [parse_address(shard.address) for shard in self.all()]
         hosts = [*dict.fromkeys((*servers, *many.hosts))]
         shuffle(hosts)
-        return hosts
+        return sorted(hosts, key=lambda host: host != self._asked)
 
     async def _take(self, found: Sequence[Range], many: ManyHosts) -> None:
         """Go on with these servers. A slot that nobody takes stays where it was: its server will
@@ -340,23 +381,42 @@ def in_order(groups: Iterable[Sequence[int]], answered: Iterable[Sequence[Any]])
 
 
 async def _primaries(host: Address, many: ManyHosts) -> list[Range]:
-    """What a server of a cluster says of its primaries. One that does not know its own address
-    leaves it out."""
+    """What a server of a cluster says of its primaries."""
     found = await _ask(_url(host, many), "CLUSTER", "SLOTS")
+    if not all(server[1] for _, _, server, *_ in found):
+        raise ConnectionError(
+            "it tells port 0 of servers of the cluster: with TLS set tls-cluster yes there, and in "
+            "VISIT_COUNTER_REDIS_URL write rediss+cluster://"
+        )
     return [
-        Range(first, last, Address((server[0] or b"").decode() or host.host, server[1]))
+        Range(first, last, Address(_endpoint(server), server[1]))
         for first, last, server, *_ in found
     ]
 
 
+def _endpoint(server: Sequence[Any]) -> str:
+    """Where a server of a cluster is reached, "" for the host that was asked: it does not know its
+    own address, or is to name none (cluster-preferred-endpoint-type unknown-endpoint). `?` stands
+    for a name that it lacks (hostname), and then its address is told beside it."""
+    named: str = (server[0] or b"").decode()
+    if named != "?":
+        return named
+    beside = [value.decode() for value in server[3]] if len(server) > 3 else []
+    of: dict[str, str] = dict(zip(beside[::2], beside[1::2], strict=False))
+    return of.get("ip", "")
+
+
 async def _watched_primary(host: Address, many: ManyHosts) -> list[Range]:
-    """What a sentinel says of the primary that it watches. The URL's user is the servers', and a
-    sentinel's where that asks for one."""
+    """What a sentinel says of the primary that it watches. Where the URL has no user of the
+    sentinels, theirs is that of the servers if they ask for one."""
     question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", many.name)
+    own = many._replace(
+        username=many.sentinel_username, password=many.sentinel_password, database=0
+    )
     try:
-        found = await _ask(_url(host, many._replace(password=None, database=0)), *question)
+        found = await _ask(_url(host, own), *question)
     except exceptions.RedisError as error:
-        if not many.password or not is_final(error):
+        if own.password or not many.password or not is_final(error):
             raise
         found = await _ask(_url(host, many._replace(database=0)), *question)
     if found is None:
@@ -393,9 +453,10 @@ async def _close(*clients: Redis) -> None:
 
 def _url(server: Address, many: ManyHosts) -> str:
     user = ""
-    if many.password:
-        user = f"{quote(many.username or '', safe='')}:{quote(many.password, safe='')}@"
-    return f"redis{'s' if many.tls else ''}://{user}{server}/{many.database}"
+    if many.username or many.password:
+        user = f"{quote(many.username or '', safe='')}:{quote(many.password or '', safe='')}@"
+    scheme, options = "rediss" if many.tls else "redis", urlencode(many.options)
+    return f"{scheme}://{user}{server}/{many.database}" + (f"?{options}" if options else "")
 
 
 def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool:
@@ -408,6 +469,7 @@ def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool
         socket_connect_timeout=CONNECT_S,
         retry=Retry(NoBackoff(), 0),
         maint_notifications_config=NO_NOTIFICATIONS,
+        driver_info=None,  # nor CLIENT SETINFO, which few users of least rights may run
     )
 
 

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 import structlog
+from redis import exceptions
 
 from visit_counter import metrics
 from visit_counter.clock import Clock, skew
+from visit_counter.config.store_url import tls_options
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import OutcomeUnknown, StartError, StoreError, StoreUnavailable
@@ -36,7 +38,9 @@ from visit_counter.store.migration import Migrating
 from visit_counter.store.replies import REFUSING, Again, Early, NotOurs, pairs, speaking
 from visit_counter.store.schema import Schema
 from visit_counter.store.shards import Shard, Shards
-from visit_counter.store.starting.final import may_pass, sentence
+from visit_counter.store.starting.certificates import wrong_files
+from visit_counter.store.starting.denied import forbids_info, rules
+from visit_counter.store.starting.final import Asked, may_pass, sentence
 from visit_counter.store.writer import Call
 
 START_WAIT_S = 30.0
@@ -91,6 +95,8 @@ class Store:
         and raises StartError if that is not the store that is meant."""
         self._belongs_to = belongs_to
         self._clock = clock
+        self._namespace = namespace
+        self._files = wrong_files(tls_options(url))
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
         self._meta = f"{namespace}:{{meta}}"
@@ -107,6 +113,8 @@ class Store:
         self.periods: Callable[[str, int], Periods] = _in_utc
         """Names a site's periods as of an instant; who knows the sites sets it."""
         self._first_info: dict[str, Mapping[str, object]] = {}  # by address
+        self._denied: dict[str, str] = {}
+        """Which commands a server forbids to us, by address."""
         self._had_ours: dict[str, str] = {}
         """The run_id of the server that had our data last, by address."""
 
@@ -342,12 +350,32 @@ class Store:
         one_each = [*{self._shards.of(tag): tag for tag in tags}.values()]
         sent = self._clock.local()
         answers = await self._functions.calls("probe", [(tag,) for tag in one_each])
-        for tag, (store_time, kept) in zip(one_each, answers, strict=True):
+        denied: dict[str, str] = {}
+        for tag, (store_time, kept, forbidden) in zip(one_each, answers, strict=True):
             self._learn(sent, store_time)
+            if forbidden:
+                denied[self._shards.of(tag).address] = forbidden.decode()
             found = (kept or b"").decode()
             if found != self.schema.installation:
                 raise NotOurs(await self._what_became(self._shards.of(tag), found))
             self._had_ours[self._shards.of(tag).address] = self._shards.of(tag).run_id
+        if partition is None:
+            self._denied = denied
+
+    @property
+    def problems(self) -> list[str]:
+        """What the store's user is forbidden although hits count, in sentences."""
+        return [
+            f"The store at {address} forbids what some hits or changes need ({said}): allow it with "
+            f"the rule {rules(said, self._namespace)} (ACL SETUSER)."
+            for address, said in self._denied.items()
+        ]
+
+    def why(self, error: BaseException, *, greeting: bool = False) -> str:
+        """An error that no waiting ends, and how to correct it; "" if it may pass. `greeting`: the
+        store has answered nothing before."""
+        asked = Asked(self.address, self._namespace, self._shards.is_cluster, greeting)
+        return sentence(error, asked)
 
     async def follow(self) -> bool:
         """Whether a server was left, since another one answers at its address by now; raises
@@ -364,7 +392,7 @@ class Store:
             )
         before = self._had_ours.get(shard.address, "")
         async with speaking():
-            now = (await shard.client.info("server")).get("run_id")
+            now = await _run_id(shard)
         if before in ("", now):
             return (
                 f"the data of the server at {shard.address} was removed while it ran, as by "
@@ -400,6 +428,8 @@ class Store:
     # -- start
 
     async def _start(self) -> None:
+        if self._files:
+            raise StartError(self._files)
         await self._wait_until_up()
         try:
             self._belongs_to(await self.schema.found(), self.address)
@@ -411,7 +441,7 @@ class Store:
                 "adopt", [(tag, self.schema.installation) for tag in self._tags]
             )
         except StoreError as error:
-            raise StartError(f"the store refuses the counting function: {error}") from None
+            raise self._refused(error) from None
 
     async def _wait_until_up(self) -> None:
         """Wait until the store takes hits; raises StartError at once for what no waiting ends."""
@@ -419,9 +449,7 @@ class Store:
         delay, told = 0.05, ""
         while True:
             try:
-                checks = await self.examine()
-                if found := objections(checks, allow_unsafe=self._allow_unsafe):
-                    raise StartError(" ".join(found))
+                await self._judge()
                 await self._rehearse()
                 return
             except StoreError as error:
@@ -439,27 +467,46 @@ class Store:
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
 
+    async def _judge(self) -> None:
+        """Raises StartError for an unsafe store, unless the admin allows it, and StoreError."""
+        try:
+            checks = await self.examine()
+        except StoreError as error:
+            if not (self._allow_unsafe and forbids_info(str(error))):
+                raise
+            log.warning(
+                "the store is not examined: nobody knows whether it is safe", why=str(error)
+            )
+            await self.look()
+            return
+        if found := objections(checks, allow_unsafe=self._allow_unsafe):
+            raise StartError(" ".join(found))
+
     async def _rehearse(self) -> None:
         """Load our functions and use every command that they use; raises StartError if the store
         refuses one, and StoreError for what may pass."""
         try:
             for shard in self._shards.all():
                 await self._libraries.load(shard)
+                await shard.rehearse()
             sent = self._clock.local()
             for store_time in await self._functions.everywhere("rehearse", self._tags):
                 self._learn(sent, store_time)  # before the first hit
         except StoreError as error:
             if may_pass(error):
                 raise
-            raise StartError(f"the store refuses the counting function: {error}") from None
+            raise self._refused(error) from None
+
+    def _refused(self, error: StoreError) -> StartError:
+        return StartError(self.why(error) or f"the store refuses the counting function: {error}")
 
     async def _final(self, error: StoreError) -> str:
         """Why no waiting ends an error, and how to correct it; "" if it may pass."""
-        if found := sentence(error, self.address, is_cluster=self._shards.is_cluster):
+        if found := self.why(error, greeting=True):
             return found
         if isinstance(error.__cause__, REFUSING):
             return ""  # it has answered
-        wrong = await self._shards.wrong_scheme()
+        wrong = await self._shards.wrong_speech()
         return wrong and f"the store at {self.address} refuses us ({error}): {wrong}"
 
     async def _relearn(self) -> None:
@@ -470,6 +517,15 @@ class Store:
 
     async def _call(self, name: str, partition: int, *arguments: str | bytes | int) -> Any:
         return await self._functions.call(name, self._tags[partition], *arguments)
+
+
+async def _run_id(shard: Shard) -> str | None:
+    """Of the server that answers at its address; None where INFO is forbidden."""
+    try:
+        found: Mapping[str, str] = await shard.client.info("server")
+    except exceptions.NoPermissionError:
+        return None
+    return found.get("run_id")
 
 
 def _in_utc(_site: str, at: int) -> Periods:

@@ -90,6 +90,8 @@ class Versions:
         self._installation = Installation(0, 0, 0, 0)
         self._upgrading: asyncio.Task[None] | None = None
         self._problem = ""
+        self._untidy = ""
+        """Why libraries that nobody uses are not removed."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -124,7 +126,10 @@ class Versions:
                 "The store has lost the installation's record (its key ends with {meta}): hits "
                 "are counted, and no service starts here again. Restore that key from a backup."
             ]
-        return [f"The store's upgrade is not finished: {self._problem}"] if self._problem else []
+        problems = (
+            [f"The store's upgrade is not finished: {self._problem}"] if self._problem else []
+        )
+        return problems + ([self._untidy] if self._untidy else [])
 
     async def finish(self) -> None:
         """Bring the store into the newest form; raises Problem 409 while a worker lives that cannot
@@ -159,7 +164,7 @@ class Versions:
             looks += 1
             with suppress(StoreError):  # the watch tells
                 await self._announce()
-                if looks % TIDY_EVERY == 0:
+                if looks % TIDY_EVERY == AGAIN_EVERY:  # soon, also where no worker lives long
                     await self._tidy()
                 if looks % SCAN_EVERY == 0 and self._is_first():
                     await self._store.schema.convert_rest()
@@ -222,5 +227,12 @@ class Versions:
 
     async def _tidy(self) -> None:
         used = {seen.worker.library for seen in self.seen if seen.at > self.now - BACK_MS}
-        if removed := await self._store.schema.remove_libraries(lambda name: name not in used):
+        try:
+            removed = await self._store.schema.remove_libraries(lambda name: name not in used)
+        except StoreError as error:
+            why = self._store.why(error)
+            self._untidy = why and f"Function libraries that nobody uses are not removed: {why}"
+            return
+        self._untidy = ""
+        if removed:
             log.info("removed function libraries that nobody uses", libraries=removed)

@@ -203,18 +203,24 @@ local function adopt(keys, args)
   return call('HSET', keys[1] .. ':ledger', '#', args[1])
 end
 
--- probe(tag) answers {now, installation}. It writes nothing, but is refused whenever writes are.
+-- probe(tag) answers {now, installation, which commands are forbidden, as an error, or nothing}. It
+-- writes nothing, but is refused whenever writes are.
 local function probe(keys)
-  local denied = forbidden(keys[1])
-  if denied then
+  local denied, kept = denial(keys[1]), redis.pcall('HGET', keys[1] .. ':ledger', '#')
+  local failed = type(kept) == 'table' and kept
+  if denied and (failed or stopped or string.find(denied, "'time'", 1, true)) then
     return redis.error_reply(denied)
   end
-  return {store_time(), call('HGET', keys[1] .. ':ledger', '#')}
+  return failed or {store_time(), kept, denied or false}
 end
 
 -- rehearse(tag) uses every command that any function uses, on keys that nothing else has: where one
 -- is forbidden to this user, it is found out before a hit is.
 local function rehearse(keys)
+  local denied = denial(keys[1])
+  if denied then
+    return redis.error_reply(denied)
+  end
   local tag = keys[1] .. ':rehearsal:'
   local zset, other, hash, sketch = tag .. 'zset', tag .. 'other', tag .. 'hash', tag .. 'sketch'
   local text = tag .. 'text'
@@ -244,7 +250,6 @@ local function rehearse(keys)
   call('HGET', hash, 'a')
   call('HMGET', hash, 'a')
   call('HGETALL', hash)
-  call('HEXISTS', hash, 'a')
   call('HINCRBY', hash, 'a', 1)
   call('HDEL', hash, 'b')
   call('HLEN', hash)

@@ -189,27 +189,46 @@ local function bind()
   pack, unpack_from, unpack_list = struct.pack, struct.unpack, unpack
 end
 
--- Whether the store's access rules (ACL) stopped a call in its middle. Until they allow all
--- commands again nothing is counted: each retry would write again what comes before that one.
-local stopped = false
+-- All commands that the functions run: docs/how-to/stores.md has the rules (ACL) that allow them.
 local COMMANDS = {
-  'GET', 'SET', 'MGET', 'MSET', 'ZADD', 'ZINCRBY', 'ZMSCORE', 'ZSCORE', 'ZCARD', 'ZCOUNT', 'ZRANGE',
-  'ZREM', 'ZREMRANGEBYSCORE', 'PEXPIRE', 'PTTL', 'TYPE', 'HSET', 'HSETNX', 'HGET', 'HMGET',
-  'HGETALL', 'HEXISTS', 'HINCRBY', 'HDEL', 'PFADD', 'PFMERGE', 'PFCOUNT', 'EXISTS', 'UNLINK',
+  'EXISTS', 'GET', 'HDEL', 'HGET', 'HGETALL', 'HINCRBY', 'HLEN', 'HMGET', 'HSET', 'HSETNX', 'MGET',
+  'MSET', 'PERSIST', 'PEXPIRE', 'PFADD', 'PFCOUNT', 'PFMERGE', 'PTTL', 'RENAME', 'SET', 'TIME',
+  'TYPE', 'UNLINK', 'ZADD', 'ZCARD', 'ZCOUNT', 'ZINCRBY', 'ZMSCORE', 'ZRANGE', 'ZRANGEBYSCORE',
+  'ZREM', 'ZREMRANGEBYRANK', 'ZREMRANGEBYSCORE', 'ZSCORE',
 }
 
--- Answers the error, as the server words it, while a command is forbidden; false else.
-local function forbidden(tag)
-  if not stopped then
-    return false
-  end
+-- Those of them that the store's access rules forbid to this user, as an error in the server's
+-- words; nothing if there are none. A server that has renamed a command does not know it.
+local function denial(tag)
+  local key, denied, unknown, keys_denied = tag .. ':rehearsal', {}, {}, false
   for _, command in ipairs(COMMANDS) do
-    if not redis.acl_check_cmd(command, tag, tag) then -- both may be keys
-      return "NOPERM This user has no permissions to run the '" .. command:lower() .. "' command"
+    local known, allowed = pcall(redis.acl_check_cmd, command, key, key) -- both may be keys
+    if not known then
+      unknown[#unknown + 1] = "'" .. command:lower() .. "'"
+    elseif not allowed and redis.acl_check_cmd(command, tag, tag) then -- as FCALL itself
+      keys_denied = true
+    elseif not allowed then
+      denied[#denied + 1] = "'" .. command:lower() .. "'"
     end
   end
-  stopped = false
-  return false
+  if #unknown > 0 then
+    return 'ERR unknown command ' .. table.concat(unknown, ', ')
+  elseif #denied > 0 then
+    return 'NOPERM This user has no permissions to run the ' .. table.concat(denied, ', ')
+      .. ' command' .. (#denied > 1 and 's' or '')
+  end
+  return keys_denied and 'NOPERM This user has no permissions to access the keys of a partition'
+end
+
+-- Whether access rules stopped a call in its middle. Until they allow all commands again nothing is
+-- counted: each retry would write again what comes before that one.
+local stopped = false
+
+-- Answers the error while that is so; false else.
+local function forbidden(tag)
+  local denied = stopped and denial(tag)
+  stopped = denied and true or false
+  return denied
 end
 
 -- Whether that is what an error says, in the words of Valkey or of Redis 7.0; notes it.

@@ -4,12 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visit_counter.rules.addresses import NOWHERE, Networks, client_address, parsed
+from visit_counter.rules.addresses import NOWHERE, Address, Networks, client_address, parsed
 
 
 def found(peer: str, forwarded: list[str], trusted: Networks) -> str:
     """The client's network."""
-    return client_address(trusted.peer(peer), ",".join(forwarded), trusted).network
+    return looked_for(peer, forwarded, trusted)[0]
+
+
+def looked_for(peer: str, forwarded: list[str], trusted: Networks) -> tuple[str, list[str]]:
+    """The client's network, and whom it names beyond it."""
+    named: list[str] = []
+
+    def beyond(_: Address, hop: str) -> None:
+        named.append(hop.strip())
+
+    client = client_address(trusted.peer(peer), ",".join(forwarded), trusted, beyond)
+    return client.network, named
 
 
 def holds(networks: Networks, text: str) -> bool:
@@ -50,6 +61,25 @@ PROXIES = Networks.parse(["127.0.0.0/8", "::1", "10.0.0.0/8", "2001:db8:f::/48"]
 def test_finds_the_client(peer: str, forwarded: list[str], address: str) -> None:
     """The first hop from the right that is no trusted proxy is the client."""
     assert found(peer, forwarded, PROXIES) == address
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "named"),
+    [
+        ("10.0.0.1", ["192.0.2.1"], []),
+        ("10.0.0.1", ["198.51.100.1, 192.0.2.1"], ["198.51.100.1"]),
+        ("10.0.0.1", ["203.0.113.9, 198.51.100.1, 192.0.2.1, 10.0.0.2"], ["198.51.100.1"]),
+        ("10.0.0.1", ["2001:db8::9", "2001:db8:e::1"], ["2001:db8::9"]),
+        ("10.0.0.1", ["10.0.0.4, 10.0.0.3"], []),
+        ("10.0.0.1", ["198.51.100.1, garbage"], []),
+        ("198.51.100.7", ["192.0.2.1, 192.0.2.2"], []),
+    ],
+)
+def test_tells_whom_the_client_names_beyond_it(
+    peer: str, forwarded: list[str], named: list[str]
+) -> None:
+    """Of a client that was found behind a trusted proxy, the next hop only."""
+    assert looked_for(peer, forwarded, PROXIES)[1] == named
 
 
 @pytest.mark.parametrize(

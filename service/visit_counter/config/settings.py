@@ -33,6 +33,7 @@ from visit_counter.config.values import (
     parse_timezone,
     parse_token,
     parse_workers,
+    trusts_all,
 )
 from visit_counter.errors import SettingsError
 
@@ -161,7 +162,8 @@ class Settings:
         "TRUSTED_PROXIES",
         parse_networks,
         "127.0.0.0/8,::1/128",
-        "Networks (CIDR) of the proxies whose `X-Forwarded-For` is believed.",
+        "Networks (CIDR) of the proxies whose `X-Forwarded-For` is believed,"
+        " [a CDN's too](docs/how-to/proxies.md).",
     )
     timezone: str = setting(
         "TIMEZONE",
@@ -194,6 +196,8 @@ class Settings:
                 wrong.append(f"{about.env}: {error}")
         if wrong:
             raise SettingsError("\n".join(wrong))
+        if wide := trusts_all(cast(tuple[str, ...], values.get("trusted_proxies", ()))):
+            warnings.append(wide)
         if "timezone" not in values:
             values["timezone"] = _host_zone(environ, root, warnings)
         if "log_format" not in values and (sys.stderr.isatty() if tty is None else tty):

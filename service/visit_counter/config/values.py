@@ -15,6 +15,9 @@ from zoneinfo import available_timezones
 
 from visit_counter.config.host import cores, is_timezone
 
+WIDEST = {4: 8, 6: 16}
+"""The shortest prefixes that networks of proxies have, by versions of IP."""
+
 
 class Address(NamedTuple):
     """Where to listen; port 0 lets the system choose a free one."""
@@ -87,6 +90,19 @@ def parse_token(text: str) -> str:
 
 def parse_networks(text: str) -> tuple[str, ...]:
     return tuple(_network(part) for part in text.replace(",", " ").split())
+
+
+def trusts_all(networks: tuple[str, ...]) -> str:
+    """A warning where trusted networks hold so much of the internet that they are not proxies'."""
+    wide = [n for n in map(ip_network, networks) if n.prefixlen < WIDEST[n.version]]
+    wide = [n for n in wide if str(n) not in ("fc00::/7", "fd00::/8", "fe80::/10")]  # all inside
+    if not wide:
+        return ""
+    return (
+        f"VISIT_COUNTER_TRUSTED_PROXIES trusts {', '.join(map(str, wide))}: whoever is in there "
+        "and sends X-Forwarded-For chooses an address with each hit, and no limit holds; name the "
+        "networks of your proxies"
+    )
 
 
 def parse_timezone(text: str) -> str:

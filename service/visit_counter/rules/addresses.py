@@ -10,7 +10,7 @@ quarter of a hit's time. The address goes into the visitor's id and the buckets,
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
 
@@ -75,7 +75,12 @@ class Networks:
         return False
 
 
-def client_address(peer: Peer, forwarded: str, trusted: Networks) -> Address:
+Beyond = Callable[[Address, str], None]
+"""Is told of a client that is no trusted proxy and names another one beyond it: it made that up, or
+it is a proxy that nobody has listed."""
+
+
+def client_address(peer: Peer, forwarded: str, trusted: Networks, beyond: Beyond) -> Address:
     """The client of a request from *peer* with this X-Forwarded-For, of several ones all in a row.
 
     All hops trusted: the left-most. A hop that is no address, reached from the right: the peer.
@@ -86,17 +91,24 @@ def client_address(peer: Peer, forwarded: str, trusted: Networks) -> Address:
     alone = "," not in forwarded and len(forwarded) < MAX_ADDRESS
     if alone and (address := parsed(forwarded)):  # nearly always
         return address
-    for hop in reversed(_hops(forwarded)):
-        text = hop.strip()
+    hops = _hops(forwarded)
+    for n in range(len(hops) - 1, -1, -1):
+        text = hops[n].strip()
         if not text:
             continue
-        address = parsed(text) or parsed(_host(text))
+        address = hop_address(text)
         if address is None:
             return peer.address
         client = address
         if not trusted.holds(client):
+            if n:
+                beyond(client, hops[n - 1])
             break
     return client
+
+
+def hop_address(text: str) -> Address | None:
+    return parsed(text) or parsed(_host(text))
 
 
 def _hops(forwarded: str) -> list[str]:

@@ -366,8 +366,8 @@ class Store:
     def problems(self) -> list[str]:
         """What the store's user is forbidden although hits count, in sentences."""
         return [
-            f"The store at {address} forbids what some hits or changes need ({said}): allow it with "
-            f"the rule {rules(said, self._namespace)} (ACL SETUSER)."
+            f"The store at {address} forbids what some hits or changes need ({said}): allow it "
+            f"with the rule {rules(said, self._namespace)} (ACL SETUSER)."
             for address, said in self._denied.items()
         ]
 

@@ -11,7 +11,6 @@ from visit_counter import tasks
 from visit_counter.errors import Problem
 from visit_counter.tasks import readable
 from visit_counter.web.components import Components, parts_of
-from visit_counter.web.hits.forwarding import HINT
 from visit_counter.web.responses import json_response
 
 
@@ -27,11 +26,10 @@ async def readyz(request: web.Request) -> web.Response:
     """
     parts = parts_of(request)
     faults, problems = _found(parts)
-    hints = [HINT] if parts.intake.forwarding.lately_ignored else []
     body: dict[str, Any] = {
         "status": "unavailable" if faults else "degraded" if problems else "ok",
         "faults": faults,
-        "hints": problems + hints,
+        "hints": problems + parts.intake.forwarding.hints,
         "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in parts.watch.checks},
     }
     return json_response(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})

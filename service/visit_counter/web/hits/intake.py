@@ -93,6 +93,7 @@ class Intake:
         self._secret = secret
         self._network_hash = network_hash(secret)
         self._trusted_proxies = trusted_proxies
+        self._beyond = forwarding.beyond
         # Many visitors have the same browser and language, and come from the same pages: the rules
         # and the keyed part of the visitor's hash are done once for all of them.
         self._kept_standing = lru_cache(maxsize=4096)(self._standing)
@@ -105,7 +106,7 @@ class Intake:
         """Where a request comes from, behind the proxies that we trust."""
         if forwarded and not peer.trusted:
             self.forwarding.ignore()
-        return client_address(peer, forwarded, self._trusted_proxies)
+        return client_address(peer, forwarded, self._trusted_proxies, self._beyond)
 
     def read(self, site: Site, head: Head, peer: Peer, forwarded: str, body: bytes) -> Hit | Drop:
         """What a page posted; raises Malformed, and then nothing was noted of the request."""

@@ -135,6 +135,9 @@ class LaneConnection(Connection):
             return True
         return False
 
+    def wrapped(self) -> None:
+        self._desk.intake.forwarding.wrapped()
+
     def broken_off(self, request: Request) -> None:
         """What it began is no hit."""
         site = self._desk.site(request.target)

@@ -26,6 +26,7 @@ REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 IDLE_S = 75.0
 FOREVER_S: Final = float("inf")
+PROXY_PROTOCOL: Final = (b"PROXY ", b"\0\r\nQUIT\n")  # of its version 2 without empty lines before
 TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n"
 
 log = structlog.get_logger()
@@ -59,6 +60,10 @@ class Connection(asyncio.Protocol):
 
     def broken_off(self, request: Request) -> None:
         """The client went away in the middle of a body."""
+        raise NotImplementedError
+
+    def wrapped(self) -> None:
+        """It began in the PROXY protocol, which nobody here reads."""
         raise NotImplementedError
 
     def answer_mistake(self) -> None:
@@ -224,6 +229,8 @@ class Connection(asyncio.Protocol):
     def _hand_over(self, until_s: float = FOREVER_S) -> None:
         """The connection is aiohttp's from here on, and is to be answered by then."""
         metrics.LANE_REQUESTS.labels("handed over").inc()
+        if self._held.startswith(PROXY_PROTOCOL):
+            self.wrapped()
         self._connections.leave(self)
         self._gone = True
         self._transport.resume_reading()

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tests.kit.services.in_process import Service, namespace, run_service, until
 from tests.kit.stores.node import HOST, Node, places, running, wait_until
 from tests.kit.stores.older import as_of_0_1
+from tests.kit.stores.sentinel import NAME, Sentinel
 from tests.kit.stores.server import Server, run_server, server_binaries
 from tests.kit.tools import need
 from visit_counter.clock import Clock
@@ -314,6 +315,44 @@ async def test_a_cluster_needs_one_more_rule(binary: Path) -> None:
 
     assert answer["counted"]
     assert denied == []
+
+
+async def test_sentinels_need_one_rule(binary: Path) -> None:
+    """Their user's, which is not the servers'."""
+    with places(2) as (first, second):
+        primary = Node(binary, first)
+        with running([primary]):
+            sentinel = Sentinel(binary, second, primary)
+            with running([sentinel]):
+                _, rule = setuser(sentinels_of("counter"), "watcher")
+                sentinel.ask(*rule.replace(">PASSWORD", ">secret").split())
+                sentinel.ask("ACL", "SETUSER", "default", "off")
+                url = f"redis+sentinel://{HOST}:{sentinel.port}/{NAME}"
+                url += "?sentinel_username=watcher&sentinel_password=secret"
+                async with run_service(url) as service:
+                    await service.site()
+                    answer = await service.hit()
+
+    assert answer["counted"]
+
+
+async def test_a_sentinel_names_the_rule_that_it_misses(binary: Path) -> None:
+    with places(2) as (first, second):
+        primary = Node(binary, first)
+        with running([primary]):
+            sentinel = Sentinel(binary, second, primary)
+            with running([sentinel]):
+                sentinel.ask("ACL", "SETUSER", "watcher", "on", ">secret", "+ping")
+                url = f"redis+sentinel://{HOST}:{sentinel.port}/{NAME}"
+                url += "?sentinel_username=watcher&sentinel_password=secret"
+                rule = r"the rule \+sentinel\|get-master-addr-by-name "
+                with pytest.raises(StartError, match=rule):
+                    await run_service(url).__aenter__()
+
+
+def sentinels_of(name: str) -> Settings:
+    url = f"redis+sentinel://10.0.0.1:26379/{name}"
+    return Settings.from_env({"VISIT_COUNTER_REDIS_URL": url})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -208,6 +210,27 @@ async def test_a_cluster_that_tells_no_port_is_not_looked_for_at_another(
             url = f"rediss+cluster://{HOST}:{node.port}{with_certificate(certificate)}"
             with pytest.raises(StartError, match="set tls-cluster yes"):
                 await count_in(url)
+
+
+async def test_a_server_is_told_which_name_is_meant(certificate: Certificate) -> None:
+    """SNI: hosted stores have many behind one address."""
+    names: list[str | None] = []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, HOST, 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        checks = urlencode({"ssl_ca_certs": str(certificate[0]), "ssl_check_hostname": "false"})
+        with pytest.raises(StartError, match="neither Valkey nor Redis"):
+            await count_in(f"rediss://localhost:{port}?{checks}")
+
+    assert set(names) == {"localhost"}
 
 
 @pytest.mark.parametrize("check", ["true", "false"])

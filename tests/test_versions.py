@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -98,6 +99,29 @@ async def test_workers_of_long_ago_are_forgotten(valkey: Server) -> None:
 
     assert "young:5" in known
     assert "old:5" not in known
+
+
+async def test_many_dead_libraries_are_removed_soon_after_a_start(
+    store_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no process lives for an hour they would pile up; those of others stay."""
+    monkeypatch.setattr(versions, "ANNOUNCE_S", 0.01)
+    name = namespace()
+    dead = [f"{name}_{n:012x}" for n in range(40)]
+    others = [f"{name}x_{n:012x}" for n in range(3)] + [f"{name}_x_{0:012x}", f"{name}_0"]
+    async with Redis.from_url(store_server.url) as client:
+
+        async def left() -> set[str]:
+            found: Any = await client.function_list(f"{name}*")
+            return {each[1].decode() for each in found}
+
+        for each in (*dead, *others):
+            await client.function_load(_library(each, f"writes_{forms.NEWEST}"))
+        async with run_service(store_server.url, namespace=name) as service:
+            async with asyncio.timeout(5):
+                while await left() & {*dead}:  # noqa: ASYNC110 # the store has no event for it
+                    await asyncio.sleep(0.01)
+            assert await left() == {*others, service.parts.store.schema.library}
 
 
 async def test_libraries_that_nobody_uses_are_removed(store_server: Server) -> None:

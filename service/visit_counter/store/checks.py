@@ -224,7 +224,8 @@ def _clock(skew_ms: int) -> Check:
 def _functions(library: str, loaded: Collection[str] | None) -> Check:
     """Versions beside ours are no fault: an upgrade has both for a while."""
     if loaded is None:
-        return Check("functions", True, "The store does not tell which functions it has.")
+        detail = "The store does not tell which functions it has (ACL rule +function|list)."
+        return Check("functions", True, detail)
     if library not in loaded:
         return _alarm(
             "functions",

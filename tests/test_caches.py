@@ -21,7 +21,7 @@ NO_CACHES = {
     "reading/reader.py": {"_flights", "_failed_s"},  # reads in flight; which servers failed
     "reading/sites.py": {"by_id", "unreadable"},  # all sites of the store
     "rules/addresses.py": {"_masks"},  # the networks themselves
-    "web/hits/forwarding.py": {"_chains"},  # for operators
+    "web/hits/forwarding.py": {"_seen", "_said"},  # for operators
     "web/hits/full_sets.py": {"_full"},  # for operators
     "web/lane/answering.py": {"_took"},  # for the metrics
     "web/lane/connections.py": {"_newcomers", "_lent"},  # open connections

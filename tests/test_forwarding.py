@@ -50,6 +50,8 @@ async def test_a_cdn_before_a_trusted_proxy_is_told(valkey: Server) -> None:
             await service.site()
             visits = await views(service, chains)
             status, (hint,) = await ready(service)
+            async with service.client.get(f"{service.url}/w/portal/check") as answer:
+                checked = [finding["name"] for finding in (await answer.json())["findings"]]
     async with run_service(valkey.url, trusted_proxies=f"127.0.0.0/8,{EDGE}/32") as service:
         await service.site()
         listed = await views(service, chains)
@@ -57,6 +59,7 @@ async def test_a_cdn_before_a_trusted_proxy_is_told(valkey: Server) -> None:
 
     assert (visits, listed, no_hints) == (1, 130, [])
     assert status == "ok"
+    assert "proxy" in checked
     assert SETTING in hint
     assert "203.0.113.0/24" in hint
     assert EDGE not in hint
@@ -157,14 +160,40 @@ def test_memory_is_bounded() -> None:
     told = Told()
     for n in range(4000):
         told.hits(f"1.{n // 250}.{n % 250}.1", "198.51.100.1")
-    assert len(told.forwarding._chains) == MOST_NETWORKS
+    assert len(told.forwarding.naming) == MOST_NETWORKS
 
     for n in range(5):
         told.hits(f"203.0.{n}.1", *many())
     (hint,) = told.hints
     assert hint.count("/24") == forwarding.MOST_SHOWN
     assert hint.endswith("and 2 more")
-    assert max(len(chain.beyond) for chain in told.forwarding._chains.values()) == 20
+    assert max(len(seen.beyond) for seen in told.forwarding.naming._seen.values()) == 20
+
+
+async def test_an_address_that_brings_too_many_visitors_is_told(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a proxy that throws away what a CDN has said: else nothing shows it."""
+    monkeypatch.setattr(forwarding, "MANY_HITS", 5)
+    async with run_service(valkey.url) as service:
+        await service.site()
+        allowance = service.parts.intake.limits.of(EDGE)
+        for _ in range(1000):
+            service.parts.intake.limits.charge_visitor(allowance)
+        for n in range(4):
+            answer = await service.hit(headers=from_edge(n))
+        before = (await ready(service))[1]
+        answer = await service.hit(headers=from_edge(5))
+        _, (hint,) = await ready(service)
+
+    assert answer["total"]["visits"] == 0
+    assert before == []
+    assert hint.endswith("They are in 203.0.113.0/24")
+    assert "trusted_networks" in hint
+
+
+def from_edge(n: int) -> dict[str, str]:
+    return {"X-Forwarded-For": EDGE, "User-Agent": f"{PERSON} Another/{n}"}
 
 
 @pytest.mark.parametrize("start", [b"PROXY TCP4 192.0.2.1 127.0.0.1 5 80\r\n", V2], ids="12")

@@ -14,6 +14,8 @@ FILES = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 
 def wrong_files(options: Mapping[str, str]) -> str:
     """What is wrong with them, and where that is to be corrected; "" if nothing is."""
+    if not options:
+        return ""
     for name in FILES:
         if name in options and (why := _unreadable(Path(options[name]))):
             return f"{name} in {URL} is the file {options[name]}, which cannot be read: {why}"

@@ -134,7 +134,8 @@ class Intake:
             return Drop(site, Reason.RATE_LIMIT, at)
         if visitor and not allowance.code:
             allowance.code = network_code(self._network_hash, client)
-        known_only = not limits.may_bring_visitors(allowance)
+        if known_only := not limits.may_bring_visitors(allowance):
+            self.forwarding.held(client)
         return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page)
 
     def _standing(self, site: Site, head: Head, destination: str) -> Standing:

@@ -59,7 +59,7 @@ async def check(request: web.Request) -> web.Response:
     findings = [
         *await of_counts(request, site, admin=admin),
         *(of_page(request, site, origin) if origin else []),
-        *([Finding("proxy", False)] if parts_of(request).intake.forwarding.hints else []),
+        *([Finding("proxy", False)] if parts_of(request).intake.forwarding.lately_misled else []),
     ]
     said_of = [_spoken(each, language) for each in findings]
     body = {"site": site.id, "admin": admin, "findings": said_of}

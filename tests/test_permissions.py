@@ -35,7 +35,7 @@ from visit_counter.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/how-to/stores.md"
-LEAST = needed(cluster=False, replicas=False)
+LEAST = needed()
 OWN = {"acl", "acl|log", "acl|setuser", "config|resetstat", "config|set", "ping", "hello"}
 """Commands of these tests, and the greeting, which nobody needs a right for."""
 
@@ -94,9 +94,10 @@ def test_the_page_has_the_rules_that_the_command_prints() -> None:
     environments: list[dict[str, str]] = [
         {},
         {"REDIS_URL": "redis+cluster://10.0.0.1:6379"},
+        {"REDIS_URL": "redis://10.0.0.1/3"},
         {"MIN_REPLICAS": "1", "REDIS_URL": "redis+sentinel://10.0.0.1:26379/counter"},
     ]
-    (one,), (cluster,), (replicas, sentinel) = (
+    (one,), (cluster,), (database,), (replicas, sentinel) = (
         setuser(Settings.from_env({f"VISIT_COUNTER_{n}": v for n, v in each.items()}), "counter")
         for each in environments
     )
@@ -105,8 +106,9 @@ def test_the_page_has_the_rules_that_the_command_prints() -> None:
     assert one in page
     assert sentinel in page
     assert set(cluster.split()) - set(one.split()) == {"+cluster|slots"}
+    assert set(database.split()) - set(one.split()) == {"+select"}
     assert set(replicas.split()) - set(one.split()) == {f"+{each}" for each in SENT_FOR_REPLICAS}
-    assert all(f"`+{each}`" in page for each in ("cluster|slots", *SENT_FOR_REPLICAS))
+    assert all(f"`+{each}`" in page for each in ("cluster|slots", "select", *SENT_FOR_REPLICAS))
 
 
 # -- enough, and no more
@@ -190,6 +192,14 @@ async def test_forbidden_keys_are_named_as_a_pattern(ours: Ours, pattern: str) -
     assert f"with the rule ~{ours.namespace}:* (ACL SETUSER" in await ours.refusal()
 
 
+async def test_a_database_needs_one_more_rule(ours: Ours) -> None:
+    ours.url += "?db=3"
+    assert "with the rule +select (ACL SETUSER" in await ours.refusal()
+
+    ours.rule("+select")
+    await ours.start()
+
+
 async def test_a_store_that_is_not_examined_may_be_allowed(ours: Ours) -> None:
     """Then readiness goes on to say so."""
     ours.rule("-info")
@@ -266,9 +276,7 @@ async def test_commands_that_hits_need_are_a_fault_when_forbidden_later(ours: Ou
 @pytest.mark.parametrize("command", ["wait", "waitaof"])
 async def test_waiting_for_replicas_needs_its_own_rules(ours: Ours, command: str) -> None:
     """CONFIG GET is missed in the log only, as hosted stores forbid it."""
-    ours.rule(
-        " ".join(f"+{each}" for each in needed(cluster=False, replicas=True) if known(ours, each))
-    )
+    ours.rule(" ".join(f"+{each}" for each in needed(replicas=True) if known(ours, each)))
     ours.server.call("CONFIG SET appendfsync always")
     if known(ours, command):
         ours.rule(f"-{command}")
@@ -302,7 +310,7 @@ async def of_one(binary: Path) -> AsyncIterator[Node]:
 
 async def test_a_cluster_needs_one_more_rule(binary: Path) -> None:
     async with of_one(binary) as node:
-        least = [f"+{command}" for command in needed(cluster=True, replicas=False)]
+        least = [f"+{command}" for command in needed(cluster=True)]
         node.ask("ACL", "SETUSER", "counter", "on", ">secret", "~t:*", *least)
         url = f"redis+cluster://counter:secret@{HOST}:{node.port}"
         async with run_service(url, namespace="t") as service:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from visit_counter.config.store_url import parse_many_hosts, parse_redis_url, tls_options
+from visit_counter.config.store_url import (
+    has_database,
+    parse_many_hosts,
+    parse_redis_url,
+    tls_options,
+)
 
 CERTIFICATES = "ssl_certfile=/run/a%20b.pem&ssl_keyfile=/run/key.pem&ssl_ca_certs=/run/ca.pem"
 NAMED = {
@@ -38,6 +43,26 @@ def test_a_user_may_have_no_password() -> None:
 
     assert many
     assert (many.username, many.password) == ("me", None)
+
+
+@pytest.mark.parametrize(
+    ("url", "has"),
+    [
+        ("redis://h", False),
+        ("redis://h/0", False),
+        ("redis://h/3", True),
+        ("redis://h/?db=3", True),
+        ("unix:///run/s", False),
+        ("unix:///run/s?db=0", False),
+        ("unix:///run/s?db=3", True),
+        ("redis+cluster://h", False),
+        ("redis+sentinel://h/name", False),
+        ("redis+sentinel://h/name/3", True),
+        ("", False),
+    ],
+)
+def test_a_database_is_found_wherever_it_stands(url: str, has: bool) -> None:
+    assert has_database(url) == has
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,16 @@ Certificate = tuple[Path, Path]
 @pytest.fixture(scope="module")
 def certificate() -> Iterator[Certificate]:
     """For the address of loopback."""
+    yield from made()
+
+
+@pytest.fixture(scope="module")
+def another() -> Iterator[Certificate]:
+    """Which no server here trusts."""
+    yield from made()
+
+
+def made() -> Iterator[Certificate]:
     with tempfile.TemporaryDirectory(prefix="vc-", dir="/tmp") as directory:
         cert, key = Path(directory) / "cert", Path(directory) / "key"
         name = ("-subj", "/CN=a store", "-addext", f"subjectAltName=IP:{HOST}")
@@ -212,6 +222,19 @@ async def test_a_cluster_that_tells_no_port_is_not_looked_for_at_another(
                 await count_in(url)
 
 
+async def test_a_certificate_of_ours_that_is_not_trusted(
+    binary: Path, certificate: Certificate, another: Certificate
+) -> None:
+    with places(1) as (place,):
+        node = Encrypted(binary, place, certificate, **CLIENTS)
+        with running([node]):
+            named = {"ssl_certfile": str(another[0]), "ssl_keyfile": str(another[1])}
+            query = urlencode({**named, "ssl_ca_certs": str(certificate[0])})
+            for url in ("rediss", "rediss+cluster"):
+                with pytest.raises(StartError, match=r"our certificate \(ssl_certfile\)"):
+                    await count_in(f"{url}://{HOST}:{node.port}?{query}")
+
+
 async def test_a_server_is_told_which_name_is_meant(certificate: Certificate) -> None:
     """SNI: hosted stores have many behind one address."""
     names: list[str | None] = []
@@ -252,7 +275,9 @@ async def test_the_name_in_a_certificate_may_be_left_unchecked(
             if check == "false":
                 assert await count_in(url) == 1
                 return
-            with pytest.raises(StartError, match="a host that is in the certificate"):
+            with pytest.raises(
+                StartError, match="tell such names, or add ssl_check_hostname=false"
+            ):
                 await count_in(url)
 
 

@@ -81,6 +81,16 @@ def tls_options(url: str) -> Options:
     return {name: value for name, value in parse_qsl(urlsplit(url).query) if name in OF_TLS}
 
 
+def has_database(url: str) -> bool:
+    """Whether a URL names another database than 0."""
+    many = parse_many_hosts(url)
+    if many is not None:
+        return many.database > 0
+    parts = urlsplit(url)
+    named = dict(parse_qsl(parts.query)).get("db") or (parts.scheme != "unix" and parts.path[1:])
+    return bool(named) and named != "0"
+
+
 def parse_many_hosts(text: str) -> ManyHosts | None:
     """None for the URL of one server."""
     scheme, _, rest = text.partition("://")

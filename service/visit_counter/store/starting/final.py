@@ -120,6 +120,12 @@ def _permission(refusal: str, namespace: str) -> str:
 
 
 def _tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and "mismatch" in str(error):
+        return (
+            f"its certificate is of another name: write in {URL} a host that is in the "
+            "certificate, have servers of a cluster and sentinels tell such names, or add "
+            "ssl_check_hostname=false"
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             "its certificate is not trusted: name the file of its certificate authority by "
@@ -133,7 +139,10 @@ def _tls(error: ssl.SSLError) -> str:
     if "WRONG_VERSION_NUMBER" in str(error) or "RECORD_LAYER_FAILURE" in str(error):
         return f"it does not speak TLS: write redis:// instead of rediss:// in {URL}"
     if "ALERT" in str(error):
-        return f"it ends TLS with an alert: see its log, and correct its TLS settings or {URL}"
+        return (
+            "it ends TLS with an alert: see its log, and correct its TLS settings, our certificate "
+            f"(ssl_certfile) or {URL}"
+        )
     return ""  # a connection that was cut
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from visit_counter.config.settings import Settings
-from visit_counter.config.store_url import CLUSTER, SENTINEL, parse_many_hosts
+from visit_counter.config.store_url import CLUSTER, SENTINEL, has_database, parse_many_hosts
 from visit_counter.store.libraries import parts
 
 SENT = (
@@ -19,6 +19,8 @@ SENT = (
 """Commands that the service itself sends to every store."""
 
 SENT_TO_CLUSTERS = ("cluster|slots",)
+SENT_TO_DATABASES = ("select",)
+"""Where the URL names another one than 0."""
 SENT_FOR_REPLICAS = ("wait", "waitaof", "config|get")
 """With VISIT_COUNTER_MIN_REPLICAS. Redis before 7.2 does not know WAITAOF."""
 
@@ -34,17 +36,24 @@ def in_functions() -> list[str]:
     return [command.lower() for command in re.findall(r"'([A-Z]+)'", found[1])]
 
 
-def needed(*, cluster: bool, replicas: bool) -> list[str]:
+def needed(*, cluster: bool = False, replicas: bool = False, database: bool = False) -> list[str]:
     """All commands that the store's user must be allowed."""
-    more = (SENT_TO_CLUSTERS if cluster else ()) + (SENT_FOR_REPLICAS if replicas else ())
+    more = (
+        *(SENT_TO_CLUSTERS if cluster else ()),
+        *(SENT_FOR_REPLICAS if replicas else ()),
+        *(SENT_TO_DATABASES if database else ()),
+    )
     return sorted({*SENT, *more, *in_functions()})
 
 
 def setuser(settings: Settings, user: str) -> list[str]:
     """The commands that make a user of least rights: of the servers, and of sentinels."""
-    many = parse_many_hosts(settings.redis_url or "")
+    url = settings.redis_url or ""
+    many = parse_many_hosts(url)
     commands = needed(
-        cluster=bool(many and many.kind == CLUSTER), replicas=settings.min_replicas > 0
+        cluster=bool(many and many.kind == CLUSTER),
+        replicas=settings.min_replicas > 0,
+        database=has_database(url),
     )
     rules = " ".join(f"+{command}" for command in commands)
     keys = f"resetkeys ~{settings.namespace}:* resetchannels"

@@ -134,7 +134,7 @@ async def test_a_disk_that_takes_no_epoch_keeps_nobody_from_counting(
     with run_server(server_binaries()["valkey"]) as store:
         producer = await leave_hits(store, tmp_path, name, number=0)
         with monkeypatch.context() as patch:
-            patch.setattr("visit_counter.disk.producer._write", full)
+            patch.setattr("visit_counter.disk.guarded.replace", full)
             async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
                 counted = (await service.hit())["total"]["pageviews"]
                 problems = service.parts.recorder.problems

@@ -13,6 +13,7 @@ from urllib.request import BaseHandler, HTTPRedirectHandler, ProxyHandler, Reque
 
 from visit_counter.config.admin_token import NAME as TOKEN_NAME
 from visit_counter.config.settings import Settings
+from visit_counter.disk import guarded
 from visit_counter.errors import CallError
 
 CALL_S = 10.0
@@ -52,7 +53,7 @@ def token_of(settings: Settings) -> str:
     if settings.admin_token is not None:
         return settings.admin_token
     try:
-        token = path.read_text(errors="replace").strip()
+        token = guarded.read(path).decode(errors="replace").strip()
     except OSError as error:
         raise CallError(
             f"no admin token: {path} cannot be read ({error.strerror}). Run this where the service "

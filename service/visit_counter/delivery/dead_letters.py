@@ -7,6 +7,7 @@ Such a batch is a mistake, of ours or of whoever wrote into the store's keys; it
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from visit_counter.disk import guarded
 from visit_counter.disk.format import HEADER, Record, pack
 
 MOST = 1000  # files: behind that many the same mistake tells nothing new
@@ -87,8 +89,9 @@ class Aside:
         path = self._directory / f"{record.partition:02}-{record.epoch}-{record.seq}.seg"
         group, _ = pack([record], len(HEADER))
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            path.write_bytes(HEADER + group)
+            guarded.directory(self._directory)
+            with os.fdopen(guarded.fresh(path), "wb") as file:
+                file.write(HEADER + group)
         except OSError:
             return None
         return path

@@ -13,7 +13,6 @@ brings it; beyond it under the new one. Nothing here is asked while a service co
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from contextlib import suppress
 import msgspec
 from msgspec import Struct
 
-from visit_counter.disk import directories
+from visit_counter.disk import guarded
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.errors import StartError
@@ -107,7 +106,7 @@ class Fencing:
         if self._path is None or not self._path.exists():
             return
         try:
-            self._kept = msgspec.json.decode(self._path.read_bytes(), type=Kept)
+            self._kept = msgspec.json.decode(guarded.read(self._path), type=Kept)
         except (OSError, msgspec.MsgspecError) as error:
             raise StartError(
                 f"{self._path} cannot be read ({error}). It says which batches in the spool "
@@ -153,13 +152,7 @@ class Fencing:
     def _write(self) -> None:
         if self._path is None:
             return
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.encode(self._kept))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        directories.sync(self._path.parent)
+        guarded.replace(self._path, msgspec.json.encode(self._kept))
 
 
 def begin_anew(producer: Producer) -> None:
@@ -169,5 +162,7 @@ def begin_anew(producer: Producer) -> None:
 
 
 def _place(producer: Producer) -> str:
+    """Its data directory, as text: a name may be none in this locale's encoding."""
     directory = producer.directory  # <data directory>/producers/<number>
-    return str(directory.absolute().parents[1]) if directory else "none"
+    place = str(directory.absolute().parents[1]) if directory else "none"
+    return place.encode(errors="backslashreplace").decode()

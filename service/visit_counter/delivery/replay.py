@@ -22,7 +22,7 @@ from visit_counter.delivery.debts import Debts
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.order import Heads, Order, number_of
 from visit_counter.delivery.queues import MAX_BATCH
-from visit_counter.disk import directories
+from visit_counter.disk import guarded
 from visit_counter.disk.format import Record
 from visit_counter.disk.producer import Producer
 from visit_counter.disk.spool import Spool
@@ -68,7 +68,7 @@ async def replaying(
     assert producer.directory, "there is a place for a spool"
     order = Order(heads or Heads(), number_of(producer.directory), store.now)
     directory = producer.directory / "spool"
-    directories.make(directory, 0o700)
+    guarded.directory(directory)
     async with Spool(directory, SPOOL_BYTES) as spool:
         spooled = [spool.last_seq(partition) for partition in range(PARTITIONS)]
         order.begin(await asyncio.to_thread(_heads, spool))

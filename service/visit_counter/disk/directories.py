@@ -10,6 +10,9 @@ import errno
 import os
 from pathlib import Path
 
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+"""What a system call says where a file system does not sync directories, as some network ones."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a system call says where nothing more fits."""
 
@@ -25,9 +28,12 @@ def make(path: Path, mode: int = 0o777) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the names in a directory on disk."""
+    """Have the names in a directory on disk, where the file system can do that."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(directory)

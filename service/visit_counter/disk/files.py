@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from visit_counter.disk import directories
+from visit_counter.disk import directories, guarded
 from visit_counter.disk import format as segment
 from visit_counter.disk.directories import FULL
 from visit_counter.disk.format import HEADER, MARK, OVERHEAD, NewerSegment, Record, Scan
 from visit_counter.errors import SpoolFull, StartError, UnknownForm
 from visit_counter.model import forms
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What link(2) says where a file system has none."""
 
 
 def paths(directory: Path) -> list[Path]:
@@ -56,7 +59,7 @@ def scans(directory: Path) -> Iterator[tuple[Path, bytes, Scan]]:
     newer version wrote."""
     found = paths(directory)
     for path in found:
-        data = path.read_bytes()
+        data = guarded.read(path)
         try:
             held = segment.scan(data, sealed=path != found[-1])
             for record in held.records:
@@ -110,13 +113,13 @@ def prove_room(directory: Path, least: int) -> None:
 
 def read(path: Path, at: int) -> Record | None:
     """The record that lies there, None if it is not sound."""
-    with path.open("rb") as file:
+    with os.fdopen(guarded.opened(path, os.O_RDONLY), "rb") as file:
         file.seek(at)
         front = file.read(OVERHEAD)
         if len(front) < OVERHEAD:
             return None
         length = segment.length_at(front)
-        if not OVERHEAD <= length <= path.stat().st_size:
+        if not OVERHEAD <= length <= os.fstat(file.fileno()).st_size:
             return None
         return segment.record_at(front + file.read(length - OVERHEAD), 0)
 
@@ -222,15 +225,25 @@ def _set_aside(path: Path, data: bytes, found: Scan) -> Path:
         for n in itertools.count()
         if not (name := path.with_suffix(f".seg{n or ''}.bad")).exists()
     )
-    os.link(path, kept_as)
+    _keep(path, kept_as)
     mended.replace(path)
     directories.sync(path.parent)
     return kept_as
 
 
+def _keep(path: Path, kept_as: Path) -> None:
+    """Give a file another name, or a copy where the file system knows no second names."""
+    try:
+        os.link(path, kept_as)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        guarded.replace(kept_as, guarded.read(path))
+
+
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    file = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    file = guarded.opened(path, flags)
     try:
         yield file
     finally:

@@ -7,12 +7,11 @@ would count hits where nobody looks for them; so it is refused, and told how to 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-from visit_counter.disk import directories
+from visit_counter.disk import guarded
 from visit_counter.errors import StartError
 
 NAME = "installation"
@@ -21,21 +20,25 @@ log = structlog.get_logger()
 
 
 def remembered(data_dir: Path) -> str:
-    """The id of the store that this data directory was used with; empty if it was with none."""
-    with suppress(OSError, UnicodeDecodeError):
-        return (data_dir / NAME).read_text().strip()
-    return ""
+    """The id of the store that this data directory was used with; empty if it was with none.
+    Raises StartError where something else has the file's name."""
+    try:
+        return guarded.read(data_dir / NAME).decode().strip()
+    except guarded.Planted as error:
+        raise StartError(
+            f"the file {error.filename}, which says whose hits are in the spool, cannot be read "
+            f"({error.strerror}), so nothing is counted: {guarded.remedy(error, '')}"
+        ) from None
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def remember(data_dir: Path, installation: str) -> None:
     """Keep the id; where that is not possible, the log says so, and nothing is checked later."""
     if remembered(data_dir) == installation:
         return
-    fresh = data_dir / f"{NAME}.new"
     try:
-        fresh.write_text(f"{installation}\n")
-        fresh.replace(data_dir / NAME)
-        directories.sync(data_dir)
+        guarded.replace(data_dir / NAME, f"{installation}\n".encode())
     except OSError as error:
         log.warning("the store of this data directory is not remembered", why=str(error))
 

@@ -9,6 +9,7 @@ the death of its parent. Nothing here signals a process that is not proven to ho
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
+
+from visit_counter.disk import guarded
 
 log = structlog.get_logger()
 
@@ -62,7 +65,7 @@ async def take_after(path: Path, seconds: float) -> int:
 def share(path: Path) -> int:
     """Lock the file together with others who share it, and return its descriptor."""
     with _opened(path) as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        _flock(lock, fcntl.LOCK_SH)
         return lock
 
 
@@ -86,8 +89,11 @@ async def take_over(path: Path, ends: Iterable[tuple[signal.Signals, float]]) ->
 
 
 def sign(lock: int, pid: int) -> None:
-    """Write into the lock file who holds it, where the disk takes that: it is for people."""
+    """Write into the lock file who holds it, where the disk takes that: it is for people. A file
+    that has another name too is left alone: it may be no lock there."""
     with suppress(OSError):
+        if os.fstat(lock).st_nlink > 1:
+            return
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % pid, 0)
 
@@ -95,7 +101,7 @@ def sign(lock: int, pid: int) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     """The descriptor of the lock file, closed only when the block fails."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = guarded.opened(path, os.O_RDWR | os.O_CREAT)
     try:
         yield lock
     except BaseException:
@@ -105,10 +111,17 @@ def _opened(path: Path) -> Iterator[int]:
 
 def _try(lock: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _flock(lock: int, how: int) -> None:
+    try:
+        fcntl.flock(lock, how)
+    except PermissionError as error:  # no file forbids it, but a sandbox does
+        raise OSError(errno.ENOLCK, f"flock: {error.strerror}") from None
 
 
 def _signature(lock: int) -> str:

@@ -9,6 +9,7 @@ counts as made. All but `alone_in` blocks; errors are StartErrors with what to d
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import gzip
 import os
@@ -16,20 +17,25 @@ import secrets
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
+import structlog
 from msgspec import Struct
 
-from visit_counter.disk import directories
+from visit_counter.disk import directories, guarded
 from visit_counter.errors import StartError
 
 KEPT = 2  # the newest ones of a directory
 LEFT_S = 3600.0  # what is written for longer was left by a killed process
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+"""What flock(2) says of a directory on file systems that do not lock those, such as NFS."""
+
+log = structlog.get_logger()
 
 
 class Head(Struct, frozen=True, kw_only=True):
@@ -130,9 +136,21 @@ class MigrationCopy:
 @asynccontextmanager
 async def alone_in(directory: Path) -> AsyncIterator[None]:
     """Wait until no other process makes a copy in the directory, and keep others out."""
-    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        await asyncio.to_thread(fcntl.flock, held, fcntl.LOCK_EX)
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(directory, error) from None
+    try:
+        try:
+            await asyncio.to_thread(fcntl.flock, held, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise _refused(directory, error) from None
+            log.warning(
+                "nothing keeps two processes from making the copy at once: they make it twice",
+                directory=str(directory),
+                why=error.strerror,
+            )
         yield
     finally:
         os.close(held)
@@ -140,18 +158,20 @@ async def alone_in(directory: Path) -> AsyncIterator[None]:
 
 def keep_newest(directory: Path, head: Head) -> None:
     """Remove all copies of a store but the newest ones, and what killed processes have left."""
-    copies = sorted(directory.glob("before-*.jsonl.gz"), key=lambda path: path.stat().st_mtime_ns)
+    copies = sorted(directory.glob("before-*.jsonl.gz"), key=lambda path: path.lstat().st_mtime_ns)
     found = [path for path in copies if _is_of(path, head)]
     old_s = time.time() - LEFT_S
-    left = (path for path in directory.glob("before-*.new") if path.stat().st_mtime < old_s)
+    left = (path for path in directory.glob("before-*.new") if path.lstat().st_mtime < old_s)
     for path in (*found[:-KEPT], *left):
         path.unlink(missing_ok=True)
 
 
 def _is_of(path: Path, head: Head) -> bool:
-    """Whether a copy is of the same store."""
+    """Whether a copy is of the same store, and no link to one."""
+    if path.is_symlink():
+        return False
     try:
-        with gzip.open(path, "rb") as lines:
+        with _lines(path) as lines:
             found = msgspec.json.decode(next(lines, b""), type=Head)
     except (OSError, EOFError, ValueError):
         return False
@@ -172,7 +192,7 @@ def read(path: Path) -> tuple[Head, Iterator[Saved]]:
 def _checked(path: Path) -> Head:
     """Read every line once; raises ValueError, EOFError or OSError."""
     digest, keys = blake2b(digest_size=16), 0
-    with gzip.open(path, "rb") as lines:
+    with _lines(path) as lines:
         first = next(lines, b"")
         head = msgspec.json.decode(first, type=Head)
         digest.update(first)
@@ -191,12 +211,21 @@ def _checked(path: Path) -> Head:
 
 
 def _keys(path: Path) -> Iterator[Saved]:
-    with gzip.open(path, "rb") as lines:
+    with _lines(path) as lines:
         next(lines)
         for line in lines:
             if not line.startswith(b'{"keys"'):
                 key = msgspec.json.decode(line, type=Key)
                 yield Saved(key.tag, key.key.encode(), b64decode(key.value))
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterator[bytes]]:
+    with (
+        os.fdopen(guarded.opened(path, os.O_RDONLY, named=True), "rb") as file,
+        gzip.GzipFile(fileobj=file) as lines,
+    ):
+        yield iter(lines)
 
 
 def _make_way(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from visit_counter.disk import directories, locks
+from visit_counter.disk import directories, guarded, locks
 from visit_counter.errors import StartError
 
 NAME = "producer"
@@ -44,7 +44,8 @@ class Producer:
         """Begin a later epoch, at least the given one."""
         self.epoch = max(self.epoch + 1, least)
         if self._path is not None:
-            _write(self._path, {"id": self.id, "epoch": self.epoch})
+            kept = {"id": self.id, "epoch": self.epoch}
+            guarded.replace(self._path, json.dumps(kept).encode())
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def producer_of(data_dir: Path, most: int = 1) -> Iterator[Producer]:
             remedy = (
                 "free some space on its disk"
                 if error.errno in directories.FULL
-                else f"make it usable for user id {os.geteuid()}"
+                else guarded.remedy(error, f"make it usable for user id {os.geteuid()}")
             )
             why = (
                 f"The data directory {data_dir} keeps no spool ({error.strerror or error}: "
@@ -85,14 +86,19 @@ def producer_in(directory: Path) -> Iterator[Producer]:
 
 def directories_of(data_dir: Path) -> list[Path]:
     """Those of all its producers, in the order of their numbers."""
-    found = [path for path in (data_dir / "producers").glob("*") if path.name.isdecimal()]
+    home = data_dir / "producers"
+    if not guarded.is_ours(home):
+        return []
+    found = [path for path in home.glob("*") if path.name.isdecimal() and guarded.is_ours(path)]
     return sorted(found, key=lambda path: int(path.name))
 
 
 def _first_free(data_dir: Path, most: int, stack: ExitStack) -> Path:
+    directories.make(data_dir, 0o700)
+    guarded.directory(data_dir / "producers")
     for number in range(most):
         directory = data_dir / "producers" / str(number)
-        directories.make(directory, 0o700)
+        guarded.directory(directory)
         try:
             stack.enter_context(locks.held(directory / "lock"))
             return directory
@@ -114,7 +120,7 @@ def _begun(path: Path) -> Producer:
 
 def _read(path: Path) -> Producer:
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(guarded.read(path))
         producer = Producer(str(kept["id"]), int(kept["epoch"]), path)
     except FileNotFoundError:
         producer = Producer(secrets.token_hex(16), 0, path)
@@ -124,14 +130,3 @@ def _read(path: Path) -> Producer:
         ) from None
     producer.raise_epoch()
     return producer
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    """Replace a file so that after a crash there is the old or the new one, whole."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    directories.sync(path.parent)

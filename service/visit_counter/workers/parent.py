@@ -70,7 +70,8 @@ class Parent:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._lock = locks.share(self._data_dir / LOCK)
+        with embedded.explained(self._data_dir):
+            self._lock = locks.share(self._data_dir / LOCK)
         line = socket.socket(fileno=self.inherited.line)
         self._reader, self._writer = await asyncio.open_unix_connection(sock=line, limit=MOST_BYTES)
         self._task = supervised(self._run, "line to the parent")

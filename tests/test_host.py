@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from visit_counter.config.host import cores, data_warning, host_timezone, is_timezone
+from visit_counter.config.host import (
+    cores,
+    data_warning,
+    host_timezone,
+    is_mount_point,
+    is_timezone,
+    mount_of,
+)
 
 HANOI, ROME = "Asia/Ho_Chi_Minh", "Europe/Rome"
 BOUND = len(os.sched_getaffinity(0))
@@ -60,31 +67,99 @@ def test_what_is_no_zone(name: str) -> None:
     assert not is_timezone(name)
 
 
-ROOT = "1 0 0:50 / / rw - overlay overlay rw\n"
-UNNAMED = f"/var/lib/docker/volumes/{'0a' * 32}/_data"
+DISK = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
+LAYERS = "1 0 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w\n"
+HEX = "0a" * 32
+UNNAMED = f"/var/lib/docker/volumes/{HEX}/_data"
+EMPTY_DIR = "/pods/1-2-3/volumes/kubernetes.io~empty-dir/data"
+CLAIM = "/pods/1-2-3/volumes/kubernetes.io~csi/pvc-1/mount"
 
 
 @pytest.mark.parametrize(
     ("mounts", "why"),
     [
-        (ROOT, "is no mount"),
-        (ROOT + f"2 1 8:1 {UNNAMED} DATA rw - ext4 /dev/sda1 rw", "volume without a name"),
-        (ROOT + "2 1 0:60 / DATA rw - tmpfs tmpfs rw", "is memory"),
-        (ROOT + "2 1 8:1 /volumes/vc/_data DATA rw - ext4 /dev/sda1 rw", None),
-        (ROOT + "2 1 8:1 /srv/vc PARENT rw shared:1 - ext4 /dev/sda1 rw", None),
+        (DISK, None),
+        (LAYERS, "is on no volume but on the overlay of a container or a live system"),
+        ("1 0 0:5 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw\n", "is on no volume"),
+        (f"1 0 0:5 /@/var/lib/docker/btrfs/subvolumes/{HEX} / rw - btrfs /dev/sda rw\n", "btrfs"),
+        (f"1 0 0:5 / / rw - zfs tank/docker/{HEX} rw\n", "is on no volume but on the zfs"),
+        ("1 0 0:5 /@ / rw shared:1 - btrfs /dev/sda1 rw,subvolid=256,subvol=/@\n", None),
+        ("1 0 0:5 / / rw - zfs rpool/ROOT/debian-1 rw\n", None),
+        ("1 0 0:2 / / rw - rootfs rootfs rw\n", "is memory (rootfs)"),
+        (LAYERS + f"2 1 8:1 {UNNAMED} DATA rw - ext4 /dev/sda1 rw\n", "volume without a name"),
+        (LAYERS + f"2 1 8:1 {EMPTY_DIR} DATA rw - ext4 /dev/sda1 rw\n", "is an emptyDir"),
+        (LAYERS + f"2 1 8:1 {CLAIM} DATA rw - ext4 /dev/sda1 rw\n", None),
+        (LAYERS + "2 1 0:60 / DATA rw - tmpfs tmpfs rw\n", "is memory (tmpfs)"),
+        (LAYERS + "2 1 0:60 / DATA rw - tmpfs  rw\n", "is memory (tmpfs)"),
+        (LAYERS + "2 1 8:1 /volumes/vc/_data DATA rw - ext4 /dev/sda1 rw\n", None),
+        (LAYERS + "2 1 8:1 /srv/vc PARENT rw shared:1 - ext4 /dev/sda1 rw\n", None),
+        (DISK + "2 1 0:6 / DATA rw - tmpfs t rw\n3 2 8:1 / DATA rw - ext4 /dev/sdb rw\n", None),
+        (DISK + "2 1 8:2 / DATA rw - ext4 /dev/sdb rw\n3 2 0:6 / DATA rw - tmpfs t rw\n", "tmpfs"),
+        (
+            DISK + "2 1 8:2 / DATA rw - ext4 /dev/sdb rw\n3 1 0:6 / PARENT rw - tmpfs t rw\n",
+            "tmpfs",
+        ),
+        (DISK + "3 1 0:6 / PARENT rw - tmpfs t rw\n2 3 8:2 / DATA rw - ext4 /dev/sdb rw\n", None),
+        ("1 0 0:2 / / rw - rootfs rootfs rw\n2 1 8:1 / / rw - ext4 /dev/sda1 rw\n", None),
+        (DISK + "2 1 0:6 / DATA/valkey rw - tmpfs t rw\n", None),
+        (DISK + "2 1 0:6 / DATAX rw - tmpfs t rw\n", None),
+        ("nonsense\n", None),
+        (None, None),
     ],
-    ids=["none", "unnamed volume", "tmpfs", "named volume", "a directory of the host, above"],
+    ids=[
+        "disk",
+        "container",
+        "rootless podman",
+        "docker on btrfs",
+        "docker on zfs",
+        "a subvolume of btrfs",
+        "a data set of zfs",
+        "initramfs",
+        "unnamed volume",
+        "emptyDir",
+        "PersistentVolumeClaim",
+        "tmpfs",
+        "tmpfs without a device",
+        "named volume",
+        "a directory of the host, above",
+        "a disk over a tmpfs",
+        "a tmpfs over a disk",
+        "a tmpfs above that covers a disk below",
+        "a disk on a tmpfs",
+        "a disk over the first root",
+        "a mount below",
+        "a mount whose name begins alike",
+        "no mount table",
+        "no /proc",
+    ],
 )
-def test_data_that_goes_with_the_container(tmp_path: Path, mounts: str, why: str | None) -> None:
-    """A volume that an image declares is a mount too, but nobody finds it again."""
-    (tmp_path / "proc/self").mkdir(parents=True)
+def test_data_that_goes_with_the_container_or_system(
+    tmp_path: Path, mounts: str | None, why: str | None
+) -> None:
+    """The mount table says it, as the kernel looks a path up; marker files say nothing."""
+    data = tmp_path / "our\tdata \\ \n" / "d"
     (tmp_path / ".dockerenv").touch()
-    data = tmp_path / "my data"
-    text = mounts.replace("DATA", str(data).replace(" ", "\\040")).replace("PARENT", str(tmp_path))
-    (tmp_path / "proc/self/mountinfo").write_text(text)
-    warning = data_warning(data, tmp_path)
+    if mounts is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        text = mounts.replace("DATA", escaped(data)).replace("PARENT", escaped(data.parent))
+        (tmp_path / "proc/self/mountinfo").write_text(text)
+    warning = data_warning(data, "the numbers", tmp_path)
     assert (why is None) == (warning is None)
-    assert why is None or why in str(warning)
+    assert why is None or f"{data} {why}" in str(warning) or why in str(warning)
+    assert warning is None or "the numbers are lost when " in warning or "with this" in warning
+
+
+def escaped(path: Path) -> str:
+    """As the kernel writes a path into a mount table."""
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in str(path))
+
+
+def test_a_real_mount_is_found() -> None:
+    """Of this machine, whose table the kernel writes."""
+    assert (found := mount_of(Path("/proc/self").parent)), "it has /proc"
+    assert (found.point, found.kind) == ("/proc", "proc")
+    assert is_mount_point(Path("/proc"))
+    assert not is_mount_point(Path("/proc/sys"))
 
 
 @pytest.mark.parametrize(
@@ -100,8 +175,3 @@ def test_cores_are_at_most_what_the_container_gets(
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text(quota)
 
     assert cores(tmp_path) == expected
-
-
-def test_outside_of_a_container_every_directory_stays(tmp_path: Path) -> None:
-    """No marker of a container, no warning."""
-    assert data_warning(tmp_path, tmp_path) is None

@@ -21,7 +21,7 @@ from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, bound
 from visit_counter.process.passed_sockets import passed_sockets
 from visit_counter.process.shutdown import at_stop_signals, leave_in_time
-from visit_counter.process.startup import prepare, store_url
+from visit_counter.process.startup import prepare, prepare_data, store_url
 from visit_counter.process.systemd import Systemd
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ async def single(settings: Settings, life: Life) -> None:
 
     prepare(settings)
     with bound(settings, passed_sockets(os.environ, settings)) as listeners:
+        prepare_data(settings)
         async with life.manager:
             loading = asyncio.create_task(asyncio.to_thread(load))
             async with store_url(settings) as url:

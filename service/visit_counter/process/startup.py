@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from visit_counter.config.admin_token import AdminToken
+from visit_counter.config.data_directory import checked
 from visit_counter.config.host import data_warning
 from visit_counter.config.settings import Settings
 from visit_counter.embedded.server import Embedded
@@ -27,6 +28,16 @@ def prepare(settings: Settings) -> None:
         log.warning(warning)
 
 
+def prepare_data(settings: Settings) -> None:
+    """Once the addresses are ours; raises StartError where others may write in the directory."""
+    kept = "hits that wait in the spool" if settings.redis_url else "the numbers"
+    if settings.admin_token is None:
+        kept += " and the admin token"
+    warnings = (checked(settings.data_dir), data_warning(settings.data_dir, kept))
+    for warning in filter(None, warnings):
+        log.warning(warning)
+
+
 @asynccontextmanager
 async def store_url(settings: Settings, of_parent: str | None = None) -> AsyncIterator[str]:
     """The store to speak to; the embedded one, unless it is a parent's, runs meanwhile."""
@@ -39,8 +50,6 @@ async def store_url(settings: Settings, of_parent: str | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def embedded_store(settings: Settings) -> AsyncIterator[Embedded]:
-    if warning := data_warning(settings.data_dir):
-        log.warning(warning)
     async with Embedded(settings.data_dir, settings.embedded_fsync) as embedded:
         yield embedded
 

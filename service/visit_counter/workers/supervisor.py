@@ -26,7 +26,7 @@ from visit_counter.embedded.server import claim, explained
 from visit_counter.process.listeners import bound
 from visit_counter.process.passed_sockets import passed_sockets
 from visit_counter.process.shutdown import at_stop_signals, leave_in_time
-from visit_counter.process.startup import embedded_store, prepare, welcome
+from visit_counter.process.startup import embedded_store, prepare, prepare_data, welcome
 from visit_counter.process.systemd import Systemd
 from visit_counter.workers.messages import Inherited
 from visit_counter.workers.pool import Workers
@@ -59,6 +59,7 @@ async def run(settings: Settings, hangup: asyncio.Event, manager: Systemd) -> in
     """Have the workers count; answers the exit code of one that could not start, with none up."""
     prepare(settings)
     with bound(settings, passed_sockets(os.environ, settings)) as (pages, ops):
+        prepare_data(settings)
         async with (
             manager,
             shared(settings) as (store_url, kept),

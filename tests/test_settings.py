@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,12 @@ from hypothesis import strategies as st
 
 from visit_counter.config.host import cores
 from visit_counter.config.settings import PREFIX, Settings
-from visit_counter.config.values import Address, parse_address, parse_base_path
+from visit_counter.config.values import (
+    Address,
+    parse_address,
+    parse_base_path,
+    same_place,
+)
 from visit_counter.errors import SettingsError
 
 TOKEN = "a-token-of-32-characters-or-more"
@@ -30,7 +38,7 @@ def refused(**values: str) -> str:
 def test_without_variables_everything_has_a_default_that_works() -> None:
     """An empty environment gives the embedded store on a loopback port."""
     got = settings()
-    assert Address("127.0.0.1", 8080) == got.listen
+    assert got.listen == (Address("127.0.0.1", 8080),)
     assert (got.redis_url, got.ops_listen, got.admin_token) == (None, None, None)
     assert (got.base_path, got.namespace, got.data_dir) == ("", "vc", Path("data"))
     assert (got.embedded_fsync, got.allow_unsafe_store) == ("always", False)
@@ -40,9 +48,11 @@ def test_without_variables_everything_has_a_default_that_works() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "field", "expected"),
     [
-        ("LISTEN", "0.0.0.0:80", "listen", Address("0.0.0.0", 80)),
-        ("LISTEN", "[::]:0", "listen", Address("::", 0)),
-        ("LISTEN", "counter.lan:8080", "listen", Address("counter.lan", 8080)),
+        ("LISTEN", "0.0.0.0:80", "listen", (Address("0.0.0.0", 80),)),
+        ("LISTEN", "[::]:0", "listen", (Address("::", 0),)),
+        ("LISTEN", "counter.lan:8080", "listen", (Address("counter.lan", 8080),)),
+        ("LISTEN", "[::]:8, 0.0.0.0:8", "listen", (Address("::", 8), Address("0.0.0.0", 8))),
+        ("LISTEN", "[::]:0,[::]:0", "listen", (Address("::", 0), Address("::", 0))),
         ("OPS_LISTEN", "127.0.0.1:9100", "ops_listen", Address("127.0.0.1", 9100)),
         ("BASE_PATH", "/", "base_path", ""),
         ("BASE_PATH", "thongke/", "base_path", "/thongke"),
@@ -62,7 +72,7 @@ def test_without_variables_everything_has_a_default_that_works() -> None:
         ("TRUSTED_PROXIES", "10.1.2.3", "trusted_proxies", ("10.1.2.3/32",)),
         ("TIMEZONE", "Asia/Ho_Chi_Minh", "timezone", "Asia/Ho_Chi_Minh"),
         ("LOG_FORMAT", "console", "log_format", "console"),
-        ("LISTEN", "", "listen", Address("127.0.0.1", 8080)),
+        ("LISTEN", "", "listen", (Address("127.0.0.1", 8080),)),
         ("NAMESPACE", "  ", "namespace", "vc"),
     ],
 )
@@ -80,6 +90,12 @@ def test_a_variable_becomes_a_value(name: str, text: str, field: str, expected: 
         ("LISTEN", "127.0.0.1:65536", "not host:port"),
         ("LISTEN", "127.0.0.1:x", "not host:port"),
         ("LISTEN", "1.2.3.4.5:80", "not host:port"),
+        ("LISTEN", "127.0.0.1:80,", "not host:port"),
+        ("LISTEN", "127.0.0.1:80,127.0.0.1:80", "is the same place as 127.0.0.1:80: name it once"),
+        ("LISTEN", "[::]:80,[::1]:80", "is the same place as [::]:80"),
+        ("OPS_LISTEN", "127.0.0.1:8080", "same place as 127.0.0.1:8080 of VISIT_COUNTER_LISTEN"),
+        ("OPS_LISTEN", "[::]:8080", "same place as 127.0.0.1:8080 of VISIT_COUNTER_LISTEN"),
+        ("DATA_DIR", "~nobody-of-this-name/data", "write the whole path"),
         ("BASE_PATH", "/a/../b", "path of a URL"),
         ("BASE_PATH", "/a?b", "path of a URL"),
         ("BASE_PATH", "/a//b", "path of a URL"),
@@ -113,6 +129,33 @@ def test_a_wrong_value_is_refused_in_a_sentence(name: str, text: str, sentence: 
     message = refused(**{name: text})
     assert message.startswith(f"{PREFIX}{name}: ")
     assert sentence in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80", True),
+        ("127.0.0.1:80", "127.0.0.1:81", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("[::]:80", "0.0.0.0:80", True),
+        ("[::]:80", "10.0.0.1:80", True),
+        ("[0:0::0]:80", "[::1]:80", True),
+        ("0.0.0.0:80", "10.0.0.1:80", True),
+        ("0.0.0.0:80", "[::1]:80", False),
+        ("0.0.0.0:80", "counter.lan:80", True),
+        ("10.0.0.1:80", "10.0.0.2:80", False),
+        ("[::ffff:10.0.0.1]:80", "10.0.0.1:80", True),
+        ("localhost:80", "[::1]:80", True),
+        ("localhost:80", "127.0.0.1:80", True),
+        ("localhost:80", "10.0.0.1:80", False),
+        ("LOCALHOST:80", "localhost.:80", True),
+        ("[fe80::1%a]:80", "[fe80::1%b]:80", False),
+    ],
+)
+def test_two_addresses_that_are_one(one: str, other: str, clash: bool) -> None:
+    """As far as names tell: nothing is resolved."""
+    assert clash == same_place(parse_address(one), parse_address(other))
+    assert clash == same_place(parse_address(other), parse_address(one))
 
 
 def test_all_wrong_variables_are_reported_at_once() -> None:
@@ -178,6 +221,59 @@ def test_a_secret_file_that_others_may_read_is_a_warning(tmp_path: Path) -> None
     file.write_text(TOKEN)
     file.chmod(0o644)
     assert f"chmod 600 {file}" in settings(ADMIN_TOKEN_FILE=str(file)).warnings[0]
+
+
+def test_a_secret_that_a_group_was_given_is_no_warning(tmp_path: Path) -> None:
+    """As root gives it to the service's group, and systemd and Kubernetes do; through links, as
+    `..data` of Kubernetes."""
+    (tmp_path / "..1").mkdir()
+    file = tmp_path / "..1/token"
+    file.write_text(TOKEN)
+    file.chmod(0o440)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "token").symlink_to("..data/token")
+
+    got = settings(ADMIN_TOKEN_FILE=str(tmp_path / "token"))
+    assert (got.admin_token, len(got.warnings)) == (TOKEN, 1)  # that of the time zone
+
+
+def test_a_secret_on_a_read_only_mount_is_no_warning(tmp_path: Path) -> None:
+    """Nobody could change its mode there; Kubernetes mounts secrets so, as 0644."""
+    program = """
+import os, sys
+from visit_counter.config.settings import Settings
+print(Settings.from_env(os.environ).warnings)
+"""
+    script = """
+mount -t tmpfs tmpfs "$1" && printf %s "$2" > "$1/token" && chmod 644 "$1/token" || exit 77
+mount -o remount,ro "$1" || exit 77
+VISIT_COUNTER_ADMIN_TOKEN_FILE=$1/token exec "$3" -c "$4"
+"""
+    command = ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), TOKEN]
+    done = subprocess.run(
+        [*command, sys.executable, program], capture_output=True, text=True, timeout=30
+    )
+    if done.returncode == 77 or (done.returncode == 1 and not done.stdout):
+        pytest.skip(f"no mounts here: {done.stderr.strip()}")
+
+    assert "chmod" not in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_secret_may_come_by_a_pipe() -> None:
+    """As of the shell's <(…): the operator names it, and what is behind it is read once."""
+    read, write = os.pipe()
+    os.write(write, f"{TOKEN}\n".encode())
+    os.close(write)
+    try:
+        assert settings(ADMIN_TOKEN_FILE=f"/dev/fd/{read}").admin_token == TOKEN
+    finally:
+        os.close(read)
+
+
+def test_a_secret_without_end_is_refused() -> None:
+    """The memory of the machine is no place for it."""
+    assert "holds more than 65536 bytes" in refused(ADMIN_TOKEN_FILE="/dev/zero")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ async def worker(settings: Settings, life: Life, inherited: Inherited) -> None:
     run = load()
     from visit_counter.workers.parent import Parent  # imported with all the rest
 
-    pages = Listener.inherited(settings.listen, inherited.pages)
+    pages = Listener.inherited(settings.listen[0], inherited.pages)
     own_ops = settings.ops_listen
     ops = Listener.inherited(own_ops, inherited.ops) if own_ops else None
     async with (

@@ -8,6 +8,7 @@ Settings are values: nothing is opened, bound or connected here.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import sys
@@ -22,6 +23,7 @@ from visit_counter.config.store_url import parse_redis_url
 from visit_counter.config.values import (
     Address,
     parse_address,
+    parse_addresses,
     parse_base_path,
     parse_fsync,
     parse_log_format,
@@ -33,11 +35,13 @@ from visit_counter.config.values import (
     parse_timezone,
     parse_token,
     parse_workers,
+    same_place,
     trusts_all,
 )
 from visit_counter.errors import SettingsError
 
 PREFIX = "VISIT_COUNTER_"
+MOST_BYTES = 1 << 16  # of a secret's file
 
 # What Kubernetes puts into the environment of every container for a Service called visit-counter,
 # or visit-counter-valkey (kubernetes.io, "Connecting Applications with Services").
@@ -81,8 +85,12 @@ def setting(
 class Settings:
     """Everything an operator can set."""
 
-    listen: Address = setting(
-        "LISTEN", parse_address, "127.0.0.1:8080", "Address and port; port 0 takes a free one."
+    listen: tuple[Address, ...] = setting(
+        "LISTEN",
+        parse_addresses,
+        "127.0.0.1:8080",
+        "Address and port, or several with commas between them; port 0 takes a free one."
+        " `[::]:8080` takes IPv4 too.",
     )
     ops_listen: Address | None = setting(
         "OPS_LISTEN",
@@ -194,6 +202,7 @@ class Settings:
                     values[name] = about.parse(text)
             except ValueError as error:
                 wrong.append(f"{about.env}: {error}")
+        wrong += _clashes(values)
         if wrong:
             raise SettingsError("\n".join(wrong))
         if wide := trusts_all(cast(tuple[str, ...], values.get("trusted_proxies", ()))):
@@ -224,6 +233,19 @@ def _abouts() -> Iterator[tuple[str, About]]:
             yield each.name, each.metadata["about"]
 
 
+def _clashes(values: Mapping[str, object]) -> list[str]:
+    """Whether both addresses are one, which at the start would look like another program's."""
+    defaults = {each.name: each.default for each in fields(Settings)}
+    listen = cast(tuple[Address, ...], values.get("listen", defaults["listen"]))
+    ops = cast(Address | None, values.get("ops_listen"))
+    return [
+        f"{PREFIX}OPS_LISTEN: {ops} is the same place as {each} of {PREFIX}LISTEN: set another"
+        " port, or leave it out"
+        for each in listen
+        if ops and same_place(each, ops)
+    ][:1]
+
+
 def _unknown(environ: Mapping[str, str]) -> list[str]:
     known = [about.env for _, about in _abouts()]
     known += [f"{about.env}_FILE" for _, about in _abouts() if about.secret]
@@ -252,16 +274,24 @@ def _text(environ: Mapping[str, str], about: About, warnings: list[str]) -> str:
 
 
 def _secret(path: Path, warnings: list[str]) -> str:
+    """What the file says; it may be a link, or a pipe of the shell's <(…)."""
     try:
-        text = path.read_text().strip()
-        mode = stat.S_IMODE(path.stat().st_mode)
+        with path.open("rb") as file:
+            found, data = os.fstat(file.fileno()), file.read(MOST_BYTES + 1)
+            read_only = os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY
+        text = data.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ValueError(f"the file {str(path)!r} cannot be read: {why}") from None
     if not text:
         raise ValueError(f"the file {str(path)!r} is empty")
-    # Docker mounts secrets there, always readable, for this container only.
-    if mode & 0o077 and not path.is_relative_to("/run/secrets"):
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"the file {str(path)!r} holds more than {MOST_BYTES} bytes")
+    # Secrets that Docker, Kubernetes and systemd mount have modes such as 0444 or 0440, which
+    # nobody can change there: they are for this container or service only, and mounted read-only.
+    # And a group may have been given the right to read.
+    readable = stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IROTH
+    if readable and not read_only and not path.is_relative_to("/run/secrets"):
         warnings.append(f"other users may read the secret in {path}: chmod 600 {path}")
     return text
 
@@ -280,4 +310,4 @@ def _shown(value: object, about: About) -> str:
         return "(unset)"
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(value) if type(value) is tuple else str(value)
+    return ",".join(map(str, value)) if type(value) is tuple else str(value)

@@ -38,6 +38,39 @@ def parse_address(text: str) -> Address:
     return Address(inner or host, int(port))
 
 
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """Several, with commas between them."""
+    found = tuple(parse_address(part.strip()) for part in text.split(","))
+    for n, each in enumerate(found):
+        for one in found[:n]:
+            both = {_host_alone(one.host), _host_alone(each.host)} == {"0.0.0.0", "::"}
+            if same_place(one, each) and not both:  # [::] is then for IPv6 alone
+                raise ValueError(f"{each} is the same place as {one}: name it once")
+    return found
+
+
+def same_place(one: Address, other: Address) -> bool:
+    """Whether two programs could not listen on both at once, as far as names tell. [::] takes IPv4
+    too. Port 0 is a free one."""
+    if one.port != other.port or not one.port:
+        return False
+    hosts = {_host_alone(one.host), _host_alone(other.host)}
+    if len(hosts) == 1 or "::" in hosts:
+        return True
+    if "0.0.0.0" in hosts:
+        return not any(":" in each for each in hosts)
+    return "localhost" in hosts and not hosts.isdisjoint(("127.0.0.1", "::1"))
+
+
+def _host_alone(host: str) -> str:
+    """In one spelling; an IPv4 address that is written as one of IPv6 is the IPv4 address."""
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return host.lower().rstrip(".")
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
 def parse_base_path(text: str) -> str:
     parts = [part for part in text.strip("/").split("/") if text.strip("/")]
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", part) and part.strip(".") for part in parts):
@@ -52,7 +85,12 @@ def parse_namespace(text: str) -> str:
 
 
 def parse_path(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no HOME, and no such user; containers often have neither
+        raise ValueError(
+            f"{text!r} begins with a home directory, and there is none here: write the whole path"
+        ) from None
 
 
 def parse_fsync(text: str) -> Literal["always", "everysec"]:

@@ -6,10 +6,11 @@ serves a listener owns its sockets; workers get those of their parent (`workers/
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from visit_counter.config.settings import Settings
 from visit_counter.config.values import Address
@@ -17,10 +18,13 @@ from visit_counter.errors import StartError
 from visit_counter.process.passed_sockets import Passed
 
 NONE_PASSED = Passed([], [])
+ANY_IPV4 = "0.0.0.0"
+NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""What the system says where a host lacks an address, or all of its family."""
 
 
 class Listener(NamedTuple):
-    """An address, and the sockets that have it."""
+    """The sockets of a setting, and the address that it names first."""
 
     address: Address
     sockets: list[socket.socket]
@@ -61,34 +65,63 @@ def bound(settings: Settings, passed: Passed = NONE_PASSED) -> Iterator[Listener
         if settings.ops_listen is None:
             yield Listeners(pages, None)
             return
-        with _bound(settings.ops_listen, passed.ops) as ops:
+        with _bound((settings.ops_listen,), passed.ops) as ops:
             yield Listeners(pages, ops)
 
 
 @contextmanager
-def _bound(address: Address, passed: Sequence[socket.socket]) -> Iterator[Listener]:
-    listener = Listener(address, [*passed])
+def _bound(addresses: Sequence[Address], passed: Sequence[socket.socket]) -> Iterator[Listener]:
+    listener = Listener(addresses[0], [*passed])
     try:
         if passed:
             yield Listener(Address(*passed[0].getsockname()[:2]), listener.sockets)
             return
-        with refused_address(address):
-            for family, where in _places(address):
-                listener.sockets.append(each := socket.socket(family, socket.SOCK_STREAM))
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                each.bind(where)
+        ipv4_apart = {each.port for each in addresses if each.host == ANY_IPV4}
+        for address in addresses:
+            with refused_address(address):
+                _bind(address, listener.sockets, ipv6_alone=address.port in ipv4_apart)
         yield listener
     finally:
         listener.close()
 
 
-def _places(address: Address) -> dict[tuple[int, tuple[object, ...]], None]:
+def _bind(address: Address, sockets: list[socket.socket], *, ipv6_alone: bool) -> None:
+    """Add the sockets of an address, those of a name as far as this host has them: it may have no
+    IPv6 and know a localhost of it all the same."""
+    found = _places(address)
+    port, missing = address.port, []
+    for family, (host, _, *scope) in found:
+        try:
+            each = _socket(family, (host, port, *scope), ipv6_alone=ipv6_alone or len(found) > 1)
+        except OSError as error:
+            if error.errno not in NOT_HERE or len(found) == 1:
+                raise
+            missing.append(error)
+            continue
+        sockets.append(each)
+        port = each.getsockname()[1]
+    if len(missing) == len(found):
+        raise missing[0]
+
+
+def _socket(family: int, where: tuple[Any, ...], *, ipv6_alone: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_alone)
+        made.bind(where)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _places(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
     found = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    return {(family, where): None for family, _, _, _, where in found}
+    return list(dict.fromkeys((family, where) for family, _, _, _, where in found))
 
 
 @contextmanager
@@ -98,6 +131,20 @@ def refused_address(address: Address) -> Iterator[None]:
         yield
     except OSError as error:
         raise StartError(
-            f"cannot listen on {address} ({error.strerror}): end the program that does, or set "
-            "another VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
+            f"cannot listen on {address} ({error.strerror}), so nothing is counted: "
+            f"{_remedy(address, error)} VISIT_COUNTER_LISTEN or VISIT_COUNTER_OPS_LISTEN"
         ) from None
+
+
+def _remedy(address: Address, error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "correct the name, or write an IP address in"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 are for root: let a proxy listen there, and set a higher one in"
+    if error.errno == errno.EADDRINUSE:
+        return "end the program that does, or set another"
+    if error.errno not in NOT_HERE:
+        return "let the system or the sandbox allow it, or set another"
+    if ":" in address.host:
+        return "this host lacks that address or all of IPv6: write 0.0.0.0 instead of [::] in"
+    return "no interface of this host has that address: set another"

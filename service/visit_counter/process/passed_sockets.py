@@ -37,7 +37,7 @@ def passed_sockets(environ: MutableMapping[str, str], settings: Settings) -> Pas
     """Those for this process; raises StartError where they cannot be used."""
     passed = Passed([], [])
     for name, each in _named(environ):
-        is_ops = name == OPS or (name != PAGES and _has(each, settings.ops_listen))
+        is_ops = name == OPS or (name != PAGES and _has(each, _ops(settings)))
         (passed.ops if is_ops else passed.pages).append(each)
     if passed.ops and settings.ops_listen is None:
         where = _where(passed.ops[0])
@@ -46,15 +46,19 @@ def passed_sockets(environ: MutableMapping[str, str], settings: Settings) -> Pas
             f"VISIT_COUNTER_OPS_LISTEN={where}"
         )
     _compare(passed.pages, settings.listen, "VISIT_COUNTER_LISTEN")
-    _compare(passed.ops, settings.ops_listen, "VISIT_COUNTER_OPS_LISTEN")
+    _compare(passed.ops, _ops(settings), "VISIT_COUNTER_OPS_LISTEN")
     return passed
 
 
-def _compare(sockets: Sequence[socket.socket], wanted: Address | None, setting: str) -> None:
-    if sockets and not any(_has(each, wanted) for each in sockets):
+def _ops(settings: Settings) -> tuple[Address, ...]:
+    return (settings.ops_listen,) if settings.ops_listen else ()
+
+
+def _compare(sockets: Sequence[socket.socket], wanted: Sequence[Address], setting: str) -> None:
+    if sockets and not any(_has(each, wanted[:1]) for each in sockets):
         where = _where(sockets[0])
         log.warning(
-            f"a socket with {where} was passed, and {setting} says {wanted}, where commands on "
+            f"a socket with {where} was passed, and {setting} says {wanted[0]}, where commands on "
             f"this host ask: set {setting}={where}"
         )
 
@@ -92,11 +96,13 @@ def _where(passed: socket.socket) -> Address:
     return Address(*passed.getsockname()[:2])
 
 
-def _has(passed: socket.socket, wanted: Address | None) -> bool:
-    """Whether a socket has the address that a setting names."""
+def _has(passed: socket.socket, wanted: Sequence[Address]) -> bool:
+    """Whether a socket has one of the addresses that a setting names."""
     where = _where(passed)
-    if wanted is None or wanted.port not in (0, where.port):
-        return False
+    return any(_is(where, each) for each in wanted if each.port in (0, where.port))
+
+
+def _is(where: Address, wanted: Address) -> bool:
     try:
         return where.host in ANY or ip_address(where.host) == ip_address(wanted.host)
     except ValueError:  # a name

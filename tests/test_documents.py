@@ -8,11 +8,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from aiohttp import web
 from playwright.async_api import expect
 
 from tests.kit.pages.browser import chromium, listening, no_content
 from tests.kit.pages.documents import (
+    DOCS,
     DOCUMENTS,
     GUIDES,
     README,
@@ -27,6 +29,7 @@ from tests.kit.pages.documents import (
 )
 from tests.kit.pages.embedding import PORTAL
 from tests.kit.services.in_process import Service
+from visit_counter.config.settings import Settings
 from visit_counter.web.pages import scripts
 from visit_counter.web.words.languages import LANGUAGES
 
@@ -72,6 +75,20 @@ def test_links_lead_somewhere(document: Path) -> None:
         there = document.parent / path if path else document
         assert there.exists(), link
         assert not heading or heading in anchors(there), link
+
+
+def test_the_manifest_has_settings_of_ours() -> None:
+    """Of Kubernetes: its variables can be read, and what it mounts is what they name."""
+    (text,) = code(DOCS / "how-to/containers.md", "yaml")
+    pod = yaml.safe_load(text)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    token = given.pop("VISIT_COUNTER_ADMIN_TOKEN_FILE")
+    settings = Settings.from_env(given)
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+
+    assert mounts == {str(settings.data_dir), str(Path(token).parent)}
+    assert [str(each.port) for each in settings.listen] == ["8080"]
 
 
 def test_every_guide_is_in_the_index() -> None:

@@ -32,9 +32,15 @@ class LogWriter:
     and why."""
 
     def __init__(
-        self, descriptor: int, lost_line: Callable[[int, str], str], most_bytes: int = MOST_BYTES
+        self,
+        descriptor: int,
+        lost_line: Callable[[int, str], str],
+        most_bytes: int = MOST_BYTES,
+        encoding: str = "utf-8",
     ) -> None:
         self.descriptor = descriptor
+        self.encoding = encoding
+        """The terminal's: what it cannot show is escaped."""
         self._lost_line = lost_line
         self._most_bytes = most_bytes
         self._queue: SimpleQueue[bytes] = SimpleQueue()
@@ -48,7 +54,7 @@ class LogWriter:
 
     def write(self, text: str) -> None:
         """Take whole lines; returns at once."""
-        data = text.encode(errors="backslashreplace")
+        data = text.encode(self.encoding, "backslashreplace")
         with self._lock:
             if fits := self._waiting_bytes + len(data) <= self._most_bytes:
                 self._waiting_bytes += len(data)
@@ -83,7 +89,8 @@ class LogWriter:
 
     def _tell_lost(self) -> None:
         if lost := self._lost:
-            self._put(self._lost_line(lost, self._why).encode())
+            line = self._lost_line(lost, self._why)
+            self._put(line.encode(self.encoding, "backslashreplace"))
             with self._lock:
                 self._lost -= lost
 
@@ -112,6 +119,7 @@ class LineStream(io.TextIOBase):
     errors = "backslashreplace"
 
     def __init__(self, writer: LogWriter) -> None:
+        self.encoding = writer.encoding
         self._writer = writer
         self._lock = threading.RLock()
         self._begun = ""

@@ -72,7 +72,10 @@ def _write_by_threads(processors: Processors) -> None:
             event = cast(structlog.types.EventDict, process(None, "warning", event))
         return f"{event}\n"
 
-    _writers[:] = [LogWriter(descriptor, lost_line) for descriptor in (1, 2)]
+    _writers[:] = [
+        LogWriter(descriptor, lost_line, encoding=getattr(stream, "encoding", None) or "utf-8")
+        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr))
+    ]
     sys.stdout, sys.stderr = (cast(TextIO, LineStream(writer)) for writer in _writers)
     atexit.register(drain)
     # A job in the background that writes to its terminal would be stopped where `stty tostop` is.

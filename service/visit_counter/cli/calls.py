@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
@@ -114,5 +115,6 @@ def refusal(error: HTTPError) -> str:
 
 
 def show(answer: Any) -> int:
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    can_say_all = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(answer, indent=2, ensure_ascii=not can_say_all))
     return 0

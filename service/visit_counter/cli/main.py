@@ -7,11 +7,13 @@ module of the command that is given is imported: a start of the service needs no
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
+from traceback import extract_tb
 
 from visit_counter.config.settings import Settings
 from visit_counter.errors import CallError, SettingsError, StartError, StoreError
@@ -29,6 +31,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     open_standard_descriptors()
+    speak_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
@@ -42,6 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (StartError, CallError) as error:
         complain(str(error))
+        return 1
+    except UnicodeEncodeError as error:
+        complain(
+            f"{error.object!r} is no text in the encoding of this locale: set LC_ALL=C.UTF-8, or "
+            "the locale that your terminal has"
+        )
+        return 1
+    except OSError as error:
+        complain(f"the system refused something ({error}), at {place_of(error)}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -58,6 +70,21 @@ def open_standard_descriptors() -> None:
     # None is what Python makes of closed ones.
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 # for this process's life
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 # for this process's life
+
+
+def speak_any_encoding() -> None:
+    """Escape what a terminal cannot show, be it one of ASCII or ISO-8859-1, and those bytes of a
+    path that are no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def place_of(error: OSError) -> str:
+    """The line of this package that asked for it."""
+    lines = extract_tb(error.__traceback__)
+    line = next((line for line in reversed(lines) if "visit_counter" in line.filename), lines[-1])
+    return f"{os.path.basename(line.filename)}:{line.lineno}"
 
 
 def complain(sentence: str) -> None:

@@ -39,12 +39,13 @@ BYTES = MOST + MOST * PARTITIONS * 8
 log = structlog.get_logger()
 
 
-def shared_memory() -> int:
-    """A descriptor of an empty table, for processes that inherit it."""
-    if hasattr(os, "memfd_create"):
+def shared_memory(data_dir: Path) -> int:
+    """A descriptor of an empty table, for processes that inherit it: of memory, or where the system
+    has none or forbids it, of a file without a name. Raises OSError."""
+    try:
         memory = os.memfd_create("visit-counter-order")
-    else:
-        with tempfile.TemporaryFile() as file:
+    except (AttributeError, OSError):
+        with tempfile.TemporaryFile(dir=data_dir) as file:
             memory = os.dup(file.fileno())
     os.ftruncate(memory, BYTES)
     return memory

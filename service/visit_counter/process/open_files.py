@@ -10,13 +10,18 @@ from __future__ import annotations
 import resource
 from typing import NamedTuple
 
+import structlog
+
 from visit_counter.errors import StartError
 
 LEAST_FILES = 96
+USUAL = 1024
 ENDLESS = 1 << 20  # what is taken for a limit where there is none
 MOST_VIEWERS = 20_000
 NEWCOMERS = 256
 OPS = 256
+
+log = structlog.get_logger()
 
 
 class Places(NamedTuple):
@@ -53,15 +58,31 @@ def places_here() -> Places:
 
 def most_files() -> int:
     """How many this process may open."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most, _ = _limits()
     return ENDLESS if most == resource.RLIM_INFINITY else most
+
+
+def _limits() -> tuple[int, int]:
+    """The soft and the hard one; where a sandbox does not tell, what is usual."""
+    try:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return USUAL, USUAL
 
 
 def allow_many() -> None:
     """Raise the soft limit, usually 1,024, to the hard one; raises StartError if that is too low
     to work with."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, most = _limits()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError) as error:  # a sandbox that forbids it: then fewer have to do
+        most = most_files()
+        log.warning(
+            f"the limit of open files cannot be raised ({error}), so there are places for fewer "
+            "connections: raise it outside of the sandbox (ulimit -n 65536)",
+            files=most,
+        )
     if most_files() < LEAST_FILES:
         raise StartError(
             f"only {most} files may be open here, and connections are files: allow at least "

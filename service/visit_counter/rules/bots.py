@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from crawleruseragents import CRAWLER_USER_AGENTS_DATA  # type: ignore[import-untyped]
+from visit_counter.adapters import crawlers
 
 MAX_LENGTH = 512
 """Characters of a user agent that are looked at."""
@@ -131,5 +131,5 @@ def _rest(node: dict[str, Any]) -> str:
     return ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})"
 
 
-_LISTED = [str(crawler["pattern"]) for crawler in CRAWLER_USER_AGENTS_DATA]
+_LISTED = crawlers.patterns()
 _AT_START, _ANYWHERE = _compiled([*(p for p in _LISTED if p not in PEOPLE), *UNLISTED])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from random import randrange
 
 from aiohttp import web
@@ -95,7 +96,8 @@ class Stream(asyncio.Protocol):
         transport.write(b"retry: %d\n%b" % (randrange(*RETRY_MS), first.data))
         transport.set_write_buffer_limits(0)  # so that a pause means a message not taken
         own = transport.get_extra_info("socket")
-        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
+        with suppress(OSError):  # where a sandbox has no such option, dead viewers stay longer
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._hub.leave(self._watched, self)

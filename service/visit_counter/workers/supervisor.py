@@ -66,13 +66,15 @@ async def run(settings: Settings, hangup: asyncio.Event, manager: Systemd) -> in
             Workers(settings.workers) as workers,
         ):
             token = admin_token(settings.admin_token, settings.data_dir)
+            with explained(settings.data_dir):
+                order = shared_memory(settings.data_dir)
             inherited = Inherited(
                 pages=pages.descriptors,
                 ops=ops.descriptors if ops else [],
                 kept=kept,
                 store_url=store_url,
                 workers=settings.workers,
-                order=shared_memory(),
+                order=order,
             )
             if code := await workers.start(inherited):
                 return code

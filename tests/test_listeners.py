@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.service_process import free_port
-from tests.kit.services.process import call, serving
+from tests.kit.services.process import call, environment, serving, this_version
 from tests.kit.services.sandbox import refusing
 from tests.kit.stores.server import Server
 from visit_counter.config.settings import Settings
@@ -120,6 +120,41 @@ def test_a_host_without_ipv6() -> None:
     assert "write 0.0.0.0 instead of [::]" in second
 
 
+def healthy(**settings: str) -> bool:
+    """What the image's health check says."""
+    given = {f"VISIT_COUNTER_{name}": text for name, text in settings.items()}
+    command = [*this_version().command, "healthcheck"]
+    return subprocess.run(command, env=environment(given), timeout=30).returncode == 0
+
+
+WITHOUT_LOOPBACK = """
+ip link set lo up || exit 77
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 || exit 77
+exec "$@"
+"""
+
+
+def test_a_container_with_an_ipv6_that_has_no_loopback() -> None:
+    """As Docker makes them: [::] is there, and takes IPv4; ::1 is not."""
+    program = """
+import socket
+from visit_counter.cli.calls import here
+from visit_counter.config.settings import Settings
+from visit_counter.process.listeners import bound
+settings = Settings.from_env({"VISIT_COUNTER_LISTEN": "[::]:8080"})
+with bound(settings) as listeners:
+    listeners.pages.sockets[0].listen()
+    print(here(settings))
+    socket.create_connection(here(settings).removeprefix("http://").rsplit(":", 1)).close()
+"""
+    command = ["unshare", "-n", "sh", "-c", WITHOUT_LOOPBACK, "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    if done.returncode == 77 or (done.returncode == 1 and not done.stdout):
+        pytest.skip(f"no networks of its own here: {done.stderr.strip()}")
+
+    assert (done.stdout, done.stderr) == ("http://127.0.0.1:8080\n", "")
+
+
 @needs_ipv6
 def test_a_service_counts_on_all_its_addresses(valkey: Server) -> None:
     """Who comes by IPv4 to an address of IPv6 is the same client, and so is its proxy."""
@@ -141,6 +176,7 @@ def test_a_service_counts_on_all_its_addresses(valkey: Server) -> None:
 
         assert [status for status, _ in answers] == [200] * 3
         assert answers[-1][1]["total"] == {"pageviews": 3, "visits": 1, "visitors": 1}
+        assert healthy(LISTEN=both)
         with suppress(OSError):  # what is for admins is not there
             assert call("GET", f"http://{V4}:{ops}/healthz")[0] != 200
         assert call("GET", f"http://[{V6}]:{ops}/healthz")[0] == 200

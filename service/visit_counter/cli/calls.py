@@ -45,7 +45,8 @@ def ask(
 def here(settings: Settings, *, ops: bool = False) -> str:
     address = (ops and settings.ops_listen) or settings.listen[0]
     if address.host in ("0.0.0.0", "::"):
-        address = address._replace(host="127.0.0.1" if address.host == "0.0.0.0" else "::1")
+        # Both take IPv4, and containers have an IPv6 without ::1.
+        address = address._replace(host="127.0.0.1")
     return f"http://{address}{settings.base_path}"
 
 

@@ -149,6 +149,8 @@ def _volatile(mount: Mount) -> tuple[str, str] | None:
 
 def _unescaped(field: str) -> str:
     """Blank, tab, newline and backslash are written as three octal digits."""
+    if "\\" not in field:
+        return field
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 

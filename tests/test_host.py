@@ -79,10 +79,10 @@ CLAIM = "/pods/1-2-3/volumes/kubernetes.io~csi/pvc-1/mount"
     ("mounts", "why"),
     [
         (DISK, None),
-        (LAYERS, "is on no volume but on the overlay of a container or a live system"),
-        ("1 0 0:5 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw\n", "is on no volume"),
+        (LAYERS, "is not on a volume but on the overlay of a container or a live system"),
+        ("1 0 0:5 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw\n", "is not on a volume"),
         (f"1 0 0:5 /@/var/lib/docker/btrfs/subvolumes/{HEX} / rw - btrfs /dev/sda rw\n", "btrfs"),
-        (f"1 0 0:5 / / rw - zfs tank/docker/{HEX} rw\n", "is on no volume but on the zfs"),
+        (f"1 0 0:5 / / rw - zfs tank/docker/{HEX} rw\n", "is not on a volume but on the zfs"),
         ("1 0 0:5 /@ / rw shared:1 - btrfs /dev/sda1 rw,subvolid=256,subvol=/@\n", None),
         ("1 0 0:5 / / rw - zfs rpool/ROOT/debian-1 rw\n", None),
         ("1 0 0:2 / / rw - rootfs rootfs rw\n", "is memory (rootfs)"),

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except UnicodeEncodeError as error:
         complain(
-            f"{error.object!r} is no text in the encoding of this locale: set LC_ALL=C.UTF-8, or "
+            f"{error.object!r} is not text in the encoding of this locale: set LC_ALL=C.UTF-8, or "
             "the locale that your terminal has"
         )
         return 1
@@ -74,7 +74,7 @@ def open_standard_descriptors() -> None:
 
 def speak_any_encoding() -> None:
     """Escape what a terminal cannot show, be it one of ASCII or ISO-8859-1, and those bytes of a
-    path that are no text."""
+    path that are not text."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -137,7 +137,7 @@ def _volatile(mount: Mount) -> tuple[str, str] | None:
         return f"is memory ({mount.kind})", "when this container or machine ends"
     if mount.kind in LAYERS or LAYER.search(mount.source) or LAYER_OF_ZFS.search(mount.device):
         return (
-            f"is on no volume but on the {mount.kind} of a container or a live system",
+            f"is not on a volume but on the {mount.kind} of a container or a live system",
             "when that container is removed or a live system ends",
         )
     if EMPTY_DIR.search(mount.source):

@@ -90,7 +90,7 @@ async def take_over(path: Path, ends: Iterable[tuple[signal.Signals, float]]) ->
 
 def sign(lock: int, pid: int) -> None:
     """Write into the lock file who holds it, where the disk takes that: it is for people. A file
-    that has another name too is left alone: it may be no lock there."""
+    that has another name too is left alone: it may not be a lock there."""
     with suppress(OSError):
         if os.fstat(lock).st_nlink > 1:
             return

@@ -123,7 +123,7 @@ def _binary() -> Path:
 
 
 def _open_log(home: Path) -> int:
-    """A long one is put aside; so is one that has another name too, where it may be no log."""
+    """A long one is put aside; so is one that has another name too, where it may not be a log."""
     path, flags = home / "valkey.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND
     file = guarded.opened(path, flags)
     found = os.fstat(file)

@@ -165,7 +165,7 @@ class Embedded:
         if not os.path.isdir("/proc/self/fd"):
             raise StartError(
                 f"The data directory {self._data_dir} has too long a name for a unix socket, or "
-                "one that is no text here: set VISIT_COUNTER_DATA_DIR to a shorter path of ASCII."
+                "one that is not text here: set VISIT_COUNTER_DATA_DIR to a shorter path of ASCII."
             )
         home = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY)
         self._hold(home)

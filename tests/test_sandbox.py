@@ -97,6 +97,20 @@ files.create(files.path_of(directory, 2))
 (skipped,) = files.skip(directory)
 print(skipped.records, skipped.kept_as.name, files.skip(directory))
 """
+ROOM = """
+import sys
+from pathlib import Path
+from visit_counter.disk import files
+files.prove_room(Path(sys.argv[1]), 1)
+print("not refused")
+"""
+SECRET = """
+import sys
+from pathlib import Path
+from visit_counter.config.secret_files import secret_in
+(Path(sys.argv[1]) / "token").write_text("secret")
+print(secret_in(Path(sys.argv[1]) / "token", []))
+"""
 SYNCED = """
 import sys
 from pathlib import Path
@@ -111,8 +125,10 @@ print("made")
     [
         (("link=EPERM", "linkat=EPERM"), DAMAGED, "2 00000001.seg.bad []\n"),
         (("fsync=EINVAL",), SYNCED, "made\n"),
+        (("statfs=ENOSYS", "fstatfs=ENOSYS"), ROOM, "not refused\n"),
+        (("statfs=EPERM", "fstatfs=EPERM"), SECRET, "secret\n"),
     ],
-    ids=["no second names", "no synced directories"],
+    ids=["no second names", "no synced directories", "room is not told", "mounts are not told"],
 )
 def test_file_systems_that_can_do_less(
     tmp_path: Path, calls: tuple[str, ...], program: str, said: str

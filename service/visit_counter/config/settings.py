@@ -8,9 +8,7 @@ Settings are values: nothing is opened, bound or connected here.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from visit_counter.config.host import host_timezone
+from visit_counter.config.secret_files import secret_in
 from visit_counter.config.store_url import parse_redis_url
 from visit_counter.config.values import (
     Address,
@@ -41,7 +40,6 @@ from visit_counter.config.values import (
 from visit_counter.errors import SettingsError
 
 PREFIX = "VISIT_COUNTER_"
-MOST_BYTES = 1 << 16  # of a secret's file
 
 # What Kubernetes puts into the environment of every container for a Service called visit-counter,
 # or visit-counter-valkey (kubernetes.io, "Connecting Applications with Services").
@@ -270,30 +268,7 @@ def _text(environ: Mapping[str, str], about: About, warnings: list[str]) -> str:
     path = environ.get(f"{about.env}_FILE", "").strip() if about.secret else ""
     if text and path:
         raise ValueError(f"{about.env}_FILE is set too; keep one of the two")
-    return _secret(Path(path), warnings) if path else text
-
-
-def _secret(path: Path, warnings: list[str]) -> str:
-    """What the file says; it may be a link, or a pipe of the shell's <(…)."""
-    try:
-        with path.open("rb") as file:
-            found, data = os.fstat(file.fileno()), file.read(MOST_BYTES + 1)
-            read_only = os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY
-        text = data.decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ValueError(f"the file {str(path)!r} cannot be read: {why}") from None
-    if not text:
-        raise ValueError(f"the file {str(path)!r} is empty")
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"the file {str(path)!r} holds more than {MOST_BYTES} bytes")
-    # Secrets that Docker, Kubernetes and systemd mount have modes such as 0444 or 0440, which
-    # nobody can change there: they are for this container or service only, and mounted read-only.
-    # And a group may have been given the right to read.
-    readable = stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IROTH
-    if readable and not read_only and not path.is_relative_to("/run/secrets"):
-        warnings.append(f"other users may read the secret in {path}: chmod 600 {path}")
-    return text
+    return secret_in(Path(path), warnings) if path else text
 
 
 def _host_zone(environ: Mapping[str, str], root: Path, warnings: list[str]) -> str:

@@ -25,6 +25,8 @@ from visit_counter.disk.format import HEADER, MARK, OVERHEAD, NewerSegment, Reco
 from visit_counter.errors import SpoolFull, StartError, UnknownForm
 from visit_counter.model import forms
 
+UNTOLD = (errno.EPERM, errno.ENOSYS)
+"""What statfs(2) says where a sandbox refuses it."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What link(2) says where a file system has none."""
 
@@ -104,7 +106,12 @@ def append(path: Path, group: bytes, at: int) -> None:
 def prove_room(directory: Path, least: int) -> None:
     """Raises SpoolFull where the disk would not take that many bytes, OSError where it takes none
     at all."""
-    disk = os.statvfs(directory)
+    try:
+        disk = os.statvfs(directory)
+    except OSError as error:
+        if error.errno in UNTOLD:
+            return  # the first write will show it
+        raise
     if disk.f_bavail * disk.f_frsize < least or _has_no_inodes(disk):
         raise _full(directory)
     if disk.f_flag & os.ST_RDONLY:
@@ -265,11 +272,12 @@ def _sync(file: int) -> None:
 
 
 def _full(directory: Path) -> SpoolFull:
-    if _has_no_inodes(os.statvfs(directory)):
-        return SpoolFull(
-            f"The disk of the spool {directory} takes no more files (it has no free inodes): "
-            "remove some files"
-        )
+    with suppress(OSError):
+        if _has_no_inodes(os.statvfs(directory)):
+            return SpoolFull(
+                f"The disk of the spool {directory} takes no more files (it has no free inodes): "
+                "remove some files"
+            )
     return SpoolFull(f"The disk of the spool {directory} is full: free some space")
 
 

@@ -292,8 +292,8 @@ def timings(world: World) -> Iterator[tuple[str, Callable[[], object], Callable[
     yield "beacons", lambda: beacon.known_beacon(body), lambda: beacon.read_beacon(body)
     yield (
         "standings",
-        lambda: intake._kept_standing(site, own, "empty"),
-        lambda: intake._standing(site, own, "empty"),
+        lambda: intake._kept_standing(site, own, "empty", True),
+        lambda: intake._standing(site, own, "empty", True),
     )
     yield "bots", lambda: bots._cached(agent), lambda: bots._matches(agent)
     page, normal = ("https", "portal.example"), origins._normal

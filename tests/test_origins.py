@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visit_counter.rules.origins import Origins, origin_of, wrong_fetch
+from tests.kit.services.in_process import PERSON, run_service
+from tests.kit.stores.server import Server
+from visit_counter.rules.origins import Origins, is_own_host, origin_of, wrong_fetch
 
 
 @pytest.mark.parametrize(
@@ -171,3 +173,53 @@ def test_never_raises(text: str) -> None:
 def test_wrong_fetch(mode: str, dest: str, expected: str, wrong: bool) -> None:
     """Navigations and other destinations are no hits; browsers without the headers are fine."""
     assert wrong == wrong_fetch(mode, dest, expected)
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1:8080", True),
+        ("203.0.113.7", True),
+        ("[2001:db8::1]:8080", True),
+        ("localhost:8080", True),
+        ("portal", True),
+        ("portal.local:8080", True),
+        ("portal.internal.", True),
+        ("demo.localhost", True),
+        ("evil.example", False),
+        ("evil.example.", False),
+        ("127.0.0.1.evil.example", False),
+        ("local", True),
+        ("notlocal.vn", False),
+        ("evil.example:8080", False),
+        ("", False),
+        ("a b", False),
+        ("evil.example/local", False),
+        ("u@localhost", False),
+    ],
+)
+def test_names_that_no_stranger_can_have(host: str, own: bool) -> None:
+    """Addresses, and names that the public DNS does not know."""
+    assert is_own_host(host) == own
+
+
+@pytest.mark.parametrize("proxies", ["10.0.0.0/8", "127.0.0.0/8"])
+async def test_self_is_no_name_that_a_stranger_leads_here(valkey: Server, proxies: str) -> None:
+    """A page on a name of theirs does not count; on a name of ours, and behind a proxy of ours,
+    which passes its own names on, it does. The lane, the pixel and the checker agree."""
+    counted = {}
+    async with run_service(valkey.url, trusted_proxies=proxies) as service:
+        own = service.url.removeprefix("http://")
+        for host in ("evil.example", own):
+            page = {"Host": host, "Referer": f"http://{host}/", "User-Agent": PERSON}
+            hit = await service.hit("demo", headers={**page, "Origin": f"http://{host}"})
+            async with service.client.get(f"{service.url}/w/demo/dot.gif", headers=page):
+                pageviews = (await service.counts("demo"))["total"]["pageviews"]
+            asked = f"{service.url}/w/demo/check?page=http://{host}/"
+            async with service.client.get(asked, headers={"Host": host}) as answer:
+                found = {each["name"] for each in (await answer.json())["findings"]}
+            counted[host] = (hit["counted"], pageviews, "allowed" in found)
+
+    proxied = proxies == "127.0.0.0/8"
+    assert counted["evil.example"] == (proxied, 2 * proxied, proxied)
+    assert counted[own] == (True, 2 + 2 * proxied, True)

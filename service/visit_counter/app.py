@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import platform
+import socket
 import time
 import zoneinfo
 from collections.abc import AsyncIterator, Callable
@@ -188,5 +189,6 @@ def intake_of(
         limits=limits,
         secret=store.secret,
         trusted_proxies=Networks.parse(settings.trusted_proxies),
+        own_names={settings.listen.host.lower(), socket.gethostname().lower()},
         forwarding=Forwarding(),
     )

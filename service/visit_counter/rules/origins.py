@@ -4,6 +4,8 @@ A beacon is a simple request, so browsers send it from any page and CORS stops n
 list does. That keeps out other people's pages, not programs, which can write any header.
 Entries: ``https://a.vn``, ``https://a.vn:8443``, ``https://*.a.vn`` (sub-domains of any depth, not
 a.vn itself), ``self`` (the host that the request was sent to) and ``*`` (any page).
+A Host header is what a page's own name leads to: anybody may let a name of theirs lead here, and
+``self`` is to be compared with hosts that `is_own_host` or a proxy of ours vouches for.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from ipaddress import IPv6Address
 ANY = "*"
 SELF = "self"
 
+# Names that no stranger can have in the public DNS (RFC 6761, 6762, 8375; ICANN 2024-07-29.06).
+_OWN_NETWORKS = (".localhost", ".local", ".internal", ".home.arpa", ".test")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _NO_PAGE = frozenset({"navigate", "nested-navigate", "websocket"})
-_START = re.compile(r"(https?)://([^/?#\\]{1,300})(?=[/?#\\]|$)", re.IGNORECASE)
+_START = re.compile(r"(https?)://([^/?#\\]{1,300})(?=[/?#\\]|\Z)", re.IGNORECASE)
 _ENTRY = re.compile(r"(https?)://(\*\.)?([^/?#\\]{1,300})/?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
@@ -31,7 +35,8 @@ class Origins:
         """From entries in the form that `parse` gives them."""
         self.texts = tuple(dict.fromkeys(texts))
         self.open = ANY in self.texts
-        self._self = SELF in self.texts
+        self.own = SELF in self.texts
+        """Whether the Host header matters."""
         self._exact = frozenset(text for text in self.texts if "*" not in text and text != SELF)
         wild = (text.partition("://*.") for text in self.texts if "://*." in text)
         self._wild = [(f"{scheme}://", f".{domain}") for scheme, _, domain in wild]
@@ -58,13 +63,27 @@ class Origins:
 
     def _is_self(self, origin: str, host: str) -> bool:
         # The scheme of the request is unknown: a proxy in front may have ended TLS.
-        return self._self and origin == origin_of(origin.partition("://")[0] + "://" + host)
+        return self.own and origin == origin_of(origin.partition("://")[0] + "://" + host)
 
 
 def origin_of(url: str) -> str | None:
     """The origin of *url* (a Referer, an Origin) as browsers write it, None when it has none."""
     start = _START.match(url)
     return _normal(start[1].lower(), start[2]) if start else None
+
+
+def is_own_host(host: str) -> bool:
+    """Whether a Host header can only be meant for this service: an address, a name of one label, or
+    one of a private network."""
+    origin = origin_of(f"http://{host}")
+    if origin is None:
+        return False
+    name = origin.removeprefix("http://").rstrip(".")
+    if name.startswith("["):
+        return True
+    name = name.partition(":")[0].rstrip(".")
+    is_address = not name.strip("0123456789.")
+    return is_address or "." not in name or name.endswith(_OWN_NETWORKS)
 
 
 def wrong_fetch(mode: str, dest: str, expected_dest: str) -> bool:

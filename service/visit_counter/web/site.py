@@ -12,7 +12,7 @@ from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
 from visit_counter.reading.reader import Asked
 from visit_counter.web.auth import require_visible
-from visit_counter.web.client import asked_path, came_by, client_of, known_site, read_body
+from visit_counter.web.client import asked_path, came_by, known_site, read_body
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
 from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
@@ -45,11 +45,14 @@ async def dot_gif(request: web.Request) -> web.Response:
     is_hit = request.method != "HEAD"
     site, intake = known_site(request, hit=is_hit), parts_of(request).intake
     status, head = 200, head_of(request)
+    peer, forwarded = came_by(request)
     if is_hit:
         try:
             named = request.query.get("p")
-            path = referred_path(site, head) if named is None else named_path(named)
-            entry = intake.judge(site, head, client_of(request), VIEW, path, "image")
+            host = intake.own_host(site, head.host, peer.trusted)
+            path = referred_path(site, head, host) if named is None else named_path(named)
+            client = intake.client(peer, forwarded)
+            entry = intake.judge(site, head, peer, client, VIEW, path, "image")
         except Malformed:
             entry = Drop(site, Reason.MALFORMED, intake.clock.now())
         try:

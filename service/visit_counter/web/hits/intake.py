@@ -8,6 +8,7 @@ hit, so that nobody loses the number because of it. Nothing here knows how count
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from functools import lru_cache, partial
 from hashlib import blake2b
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from visit_counter.model.site import Site
 from visit_counter.rules.addresses import Address, Networks, Peer, client_address
 from visit_counter.rules.bots import is_bot
 from visit_counter.rules.limits import Limits
-from visit_counter.rules.origins import origin_of, wrong_fetch
+from visit_counter.rules.origins import is_own_host, origin_of, wrong_fetch
 from visit_counter.rules.visitor_hash import (
     browser_hash,
     network_code,
@@ -84,6 +85,7 @@ class Intake:
         secret: bytes,
         trusted_proxies: Networks,
         forwarding: Forwarding,
+        own_names: Container[str] = (),
     ) -> None:
         self.clock = clock
         self.limits = limits
@@ -94,6 +96,7 @@ class Intake:
         self._network_hash = network_hash(secret)
         self._trusted_proxies = trusted_proxies
         self._beyond = forwarding.beyond
+        self._own_names = own_names
         # Many visitors have the same browser and language, and come from the same pages: the rules
         # and the keyed part of the visitor's hash are done once for all of them.
         self._kept_standing = lru_cache(maxsize=4096)(self._standing)
@@ -111,16 +114,33 @@ class Intake:
     def read(self, site: Site, head: Head, peer: Peer, forwarded: str, body: bytes) -> Hit | Drop:
         """What a page posted; raises Malformed, and then nothing was noted of the request."""
         beacon = known_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
-        path = referred_path(site, head) if beacon.p is None else beacon.p
-        return self.judge(site, head, self.client(peer, forwarded), beacon, path, "empty")
+        path = beacon.p
+        if path is None:
+            path = referred_path(site, head, self.own_host(site, head.host, peer.trusted))
+        client = self.client(peer, forwarded)
+        return self.judge(site, head, peer, client, beacon, path, "empty")
+
+    def own_host(self, site: Site, host: str, vouched: bool) -> str:
+        """The Host header, unless the site has `self` and it is no name of this service; `vouched`:
+        it came by a trusted proxy, which passes on what is sent to its own names."""
+        if vouched or not site.origins.own or is_own_host(host):
+            return host
+        return host if host.partition(":")[0].lower() in self._own_names else ""
 
     def judge(
-        self, site: Site, head: Head, client: Address, beacon: Beacon, path: str, destination: str
+        self,
+        site: Site,
+        head: Head,
+        peer: Peer,
+        client: Address,
+        beacon: Beacon,
+        path: str,
+        destination: str,
     ) -> Hit | Drop:
         """Whether this counts, and as what."""
         at = self.clock.now()
         standing_of = self._kept_standing if head.kept else self._standing
-        drop_reason, browser = standing_of(site, head, destination)
+        drop_reason, browser = standing_of(site, head, destination, peer.trusted)
         if drop_reason is not None:
             return Drop(site, drop_reason, at)
         visitor = b""
@@ -138,10 +158,11 @@ class Intake:
             self.forwarding.held(client)
         return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page)
 
-    def _standing(self, site: Site, head: Head, destination: str) -> Standing:
+    def _standing(self, site: Site, head: Head, destination: str, vouched: bool) -> Standing:
         if head.prefetch:
             return (Reason.PREFETCH, None)
-        if not comes_from_site(site, head, destination):
+        host = self.own_host(site, head.host, vouched)
+        if not comes_from_site(site, head, host, destination):
             return (Reason.ORIGIN, None)
         if is_bot(head.user_agent):
             return (Reason.BOT, None)
@@ -177,9 +198,9 @@ class Intake:
         return outcome
 
 
-def referred_path(site: Site, head: Head) -> str:
+def referred_path(site: Site, head: Head, host: str) -> str:
     origin = origin_of(head.referer)
-    if origin is None or not site.origins.allow(origin, head.host):
+    if origin is None or not site.origins.allow(origin, host):
         return "/"
     try:
         return clean_path(urlsplit(head.referer).path or "/")
@@ -187,7 +208,7 @@ def referred_path(site: Site, head: Head) -> str:
         return "/"
 
 
-def comes_from_site(site: Site, head: Head, destination: str) -> bool:
+def comes_from_site(site: Site, head: Head, host: str, destination: str) -> bool:
     """Whether Fetch Metadata shows a page's report, and its origin is one of the site's.
 
     Where there is no Origin header the Referer decides, and where there is none either only a site
@@ -198,4 +219,4 @@ def comes_from_site(site: Site, head: Head, destination: str) -> bool:
     origin = head.origin or origin_of(head.referer)
     if origin is None:
         return site.origins.open
-    return site.origins.allow(origin, head.host)
+    return site.origins.allow(origin, host)

@@ -23,6 +23,7 @@ from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.rules.origins import origin_of
 from visit_counter.web.auth import is_admin, may_see
+from visit_counter.web.client import came_by
 from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.oembed import scheme_of
 from visit_counter.web.responses import json_response
@@ -86,7 +87,9 @@ def of_page(request: web.Request, site: Site, origin: str) -> list[Finding]:
         found.append(Finding("mixed", False))
     if LOCAL.fullmatch(host) and host != _host(origin_of(f"http://{request.host}")):
         found.append(Finding("localhost", False, {"host": host}))
-    may_count = site.origins.allow(origin, request.host)
+    peer, _ = came_by(request)
+    own_host = parts_of(request).intake.own_host(site, request.host, peer.trusted)
+    may_count = site.origins.allow(origin, own_host)
     found.append(Finding("allowed" if may_count else "refused", may_count, {"origin": origin}))
     return found
 

@@ -16,6 +16,7 @@ from tests.kit.pages.embedding import Scripted, run_scripted
 from tests.kit.services.in_process import Service, run_service
 from tests.kit.stores.server import Server, run_server, server_binaries
 from tests.kit.tools import need
+from visit_counter import logs
 
 # How long an example takes says more of the machine's load than of the code.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,6 +41,12 @@ def redis() -> Iterator[Server]:
     """Debian's Redis for this worker's tests."""
     with run_server(server_binaries().get("redis") or need("redis-server")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_line_was_written() -> None:
+    """Which kinds of lines are left out of the log for a while is of the process."""
+    logs.forget()
 
 
 @pytest.fixture(params=["valkey", "redis"])

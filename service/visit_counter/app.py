@@ -23,7 +23,7 @@ import structlog
 
 from visit_counter import metrics
 from visit_counter.clock import Clock
-from visit_counter.config.admin_token import WrongTokens, admin_token
+from visit_counter.config.admin_token import admin_token
 from visit_counter.config.settings import Settings
 from visit_counter.delivery.adoption import Adoption, note_left
 from visit_counter.delivery.ledger import Ledger
@@ -124,7 +124,6 @@ async def components(
             reader=(reader := Reader(store, clock)),
             hub=await start(Hub(sites, reader, clock, event, places_here().viewers)),
             token=admin_token(settings.admin_token, settings.data_dir),
-            wrong_tokens=WrongTokens(),
             intake=intake_of(store, clock, recorder, settings, limits),
             answers=HitAnswers(clock, reader),
             stopping=asyncio.Event(),
@@ -189,6 +188,6 @@ def intake_of(
         limits=limits,
         secret=store.secret,
         trusted_proxies=Networks.parse(settings.trusted_proxies),
-        own_names={settings.listen.host.lower(), socket.gethostname().lower()},
         forwarding=Forwarding(),
+        own_names={settings.listen.host.lower(), socket.gethostname().lower()},
     )

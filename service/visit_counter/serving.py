@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from visit_counter import deadlines
+from visit_counter.adapters.aiohttp_private import answer_errors_by
 from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, refused_address
 from visit_counter.process.open_files import places_here
@@ -25,7 +26,13 @@ from visit_counter.web.components import COMPONENTS, Components
 from visit_counter.web.lane.answering import Desk
 from visit_counter.web.lane.connections import Bounded, Connections
 from visit_counter.web.lane.lane import Lane
-from visit_counter.web.middleware import end_connection, error_responses, measure
+from visit_counter.web.middleware import (
+    broken_request,
+    end_connection,
+    error_responses,
+    measure,
+    safe_headers,
+)
 from visit_counter.web.migrating import starting_app
 from visit_counter.web.routes import health_routes, ops_routes, page_routes
 
@@ -77,6 +84,7 @@ async def starting(
 def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
     middlewares = [measure, error_responses(parts.settings.base_path)]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+    app.on_response_prepare.append(safe_headers(parts.settings.base_path))
     app[COMPONENTS] = parts
     app.add_routes(routes)
     return app
@@ -100,6 +108,7 @@ async def in_lane(
 @asynccontextmanager
 async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
     """An application, to be given connections."""
+    answer_errors_by(broken_request)
     runner = web.AppRunner(
         app,
         access_log=None,

@@ -9,8 +9,22 @@ SAYS_ADDRESS = " from %s"
 the public way is to log nothing of aiohttp's."""
 
 
-def is_broken_http(fault: BaseException | None) -> bool:
-    """Whether this is a stranger's broken HTTP, which was answered with 400. Its class is not
-    documented."""
+SERVER = "aiohttp.server"
+CLOSED = "Connection closed."
+"""What the RuntimeError says that reading a body raises when its connection ended before."""
+
+
+def is_clients_doing(source: str, fault: BaseException | None) -> bool:
+    """Whether a line of this logger is about a stranger's broken HTTP, which was answered with 400,
+    or a client that went away before its answer. The class of the one and the text of the other are
+    not documented."""
+    if source != SERVER:
+        return False
     http = sys.modules.get("aiohttp.http")
-    return http is not None and isinstance(fault, http.HttpProcessingError)
+    is_broken = http is not None and isinstance(fault, http.HttpProcessingError)
+    return is_broken or isinstance(fault, ConnectionError) or is_closed(fault)
+
+
+def is_closed(fault: BaseException | None) -> bool:
+    """Whether it is of a body that is read when its connection has ended."""
+    return isinstance(fault, RuntimeError) and str(fault) == CLOSED

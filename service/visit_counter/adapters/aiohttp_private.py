@@ -1,16 +1,18 @@
 """aiohttp's private and undocumented parts, as they are in 3.14.5.
 
-The lane answers with aiohttp's Server header, and a live stream takes its connection, so that a
-viewer does not cost a task and a request for hours. What is known of its log: aiohttp_log.
+A live stream takes its connection, so that a viewer does not cost a task and a request for hours;
+and what aiohttp answers by itself gets our words and headers. What is known of its log:
+aiohttp_log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
-from aiohttp import web
-from aiohttp.http import SERVER_SOFTWARE as SERVER_SOFTWARE
+from aiohttp import web, web_server
+from aiohttp.web_protocol import RequestHandler
 
 
 class Unframed(web.StreamResponse):
@@ -32,3 +34,22 @@ def take_transport(request: web.Request) -> asyncio.Transport | None:
     request.protocol.transport = None  # so that it closes nothing
     cast(asyncio.Protocol, transport.get_protocol()).connection_lost(None)
     return transport
+
+
+def answer_errors_by(make: Callable[[int], web.Response]) -> None:
+    """Have servers that are made from now on answer with `make` of the status where no handler is
+    reached, or none can answer any more: broken HTTP, a mistake in the answer itself. By default
+    aiohttp quotes the request, names its version, and knows nothing of our headers."""
+
+    class Handler(RequestHandler):
+        __slots__ = ()
+
+        def handle_error(
+            self, request: web.BaseRequest, status: int = 500, *about: Any, **more: Any
+        ) -> web.StreamResponse:
+            super().handle_error(request, status, *about, **more)  # it logs; raises after a head
+            answer = make(status)
+            answer.force_close()
+            return answer
+
+    web_server.RequestHandler = Handler  # type: ignore[attr-defined]

@@ -6,22 +6,21 @@ out an admin who shares an address with the guesser. Wrong tokens are counted an
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.disk import directories, guarded
 from visit_counter.errors import StartError
 
 NAME = "admin-token"
 MOST_BYTES = 4096
-QUIET_S = 60.0  # between lines of the log about wrong tokens
 
 log = structlog.get_logger()
 
@@ -35,17 +34,10 @@ class AdminToken(NamedTuple):
     new: bool
 
 
-class WrongTokens:
-    """Counts wrong tokens and tells of them at most once a minute."""
-
-    def __init__(self) -> None:
-        self._told_s = float("-inf")
-
-    def note(self) -> None:
-        metrics.WRONG_TOKENS.inc()
-        if time.monotonic() - self._told_s >= QUIET_S:
-            self._told_s = time.monotonic()
-            log.warning("a wrong admin token was sent; visitcounter_wrong_tokens_total counts them")
+def note_wrong_token() -> None:
+    """Count a request with a wrong token, and tell of it, seldom."""
+    metrics.WRONG_TOKENS.inc()
+    logs.seldom(logging.WARNING, "a wrong admin token was sent")
 
 
 def admin_token(given: str | None, data_dir: Path) -> AdminToken:

@@ -21,9 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-import structlog
-
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.clock import Clock
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.queues import (
@@ -67,8 +65,6 @@ TO_SPOOL: Final = State.TO_SPOOL
 DONE: Final = State.DONE
 
 Answers = list[list[Outcome] | StoreError]
-
-log = structlog.get_logger()
 
 
 class Flush(NamedTuple):
@@ -210,8 +206,8 @@ class Flow:
                 self._flush()
                 await self._spill()
                 self._reroute()
-            except Exception:  # a bug of this service: the batches stay, and are sent again
-                log.exception("a flush failed")
+            except Exception as error:  # a bug of ours: the batches stay, and are sent again
+                logs.mistake("a flush failed", error)
                 self._rest(self._queues)
             await self._wait()
 

@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final
 
-import structlog
-
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.errors import StoreError
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.store.batch import Batch, Outcome
@@ -33,8 +31,6 @@ Tell = Callable[[Became], None]
 BECAME: Final = {
     what: metrics.HITS.labels(what) for what in ("counted", "held", "spooled", "dropped", "refused")
 }
-
-log = structlog.get_logger()
 
 
 class Waiting:
@@ -153,8 +149,8 @@ def _tell(waiting: Sequence[Waiting], became: Sequence[Became]) -> None:
             hits[what] = hits.get(what, 0) + 1
             try:
                 told(outcome)
-            except Exception:  # a bug of this service: the others shall have their answers
-                log.exception("an answer failed")
+            except Exception as error:  # a bug of ours: the others shall have their answers
+                logs.mistake("an answer failed", error)
     for what, number in hits.items():
         BECAME[what].inc(number)
 

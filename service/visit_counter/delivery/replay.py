@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.delivery.debts import Debts
 from visit_counter.delivery.ledger import Ledger
 from visit_counter.delivery.order import Heads, Order, number_of
@@ -303,8 +303,8 @@ class Replay:
                 try:
                     taken, errors = await self._bring(turn)
                     away = not taken and not all(isinstance(each, NOT_AWAY) for each in errors)
-                except Exception:  # a bug of this service: the batches stay, and are sent again
-                    log.exception("a replay failed", store=address)
+                except Exception as error:  # a bug of ours: the batches stay, and are sent again
+                    logs.mistake("a replay failed", error, store=address)
                     taken, away = 0, True
                     errors = [StoreError("a bug of this service, see the log")]
                 if taken or errors:

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple, Protocol, Self
 
-import structlog
-
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.clock import Clock
 from visit_counter.errors import StoreError
 from visit_counter.model.site import Site
@@ -31,8 +29,6 @@ AT_ONCE = 100  # counts that are read
 MOST_AT_ONE = 200  # viewers, network
 IN_A_ROW = 500  # viewers who are told before hits have their turn
 TURN_S = 0.002  # that is longer where there are many hits
-
-log = structlog.get_logger()
 
 
 class Watched(NamedTuple):
@@ -189,8 +185,8 @@ class Hub:
             await self._publish(channel, self._message(site, watched.path, reading))
         except StoreError:  # not even old counts
             pass
-        except Exception:  # a bug of this service: the others are told
-            log.exception("viewers were not told", site=watched.site)
+        except Exception as error:  # a bug of this service: the others are told
+            logs.mistake("viewers were not told", error, site=watched.site)
 
     def _message(self, site: Site, path: str | None, reading: Reading) -> Message:
         stale = self._clock.now() - reading.as_of > STALE_MS

@@ -8,13 +8,13 @@ asked now and then, and nobody waits for it who can be given the last counts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import structlog
-
+from visit_counter import logs
 from visit_counter.clock import Clock
 from visit_counter.errors import StoreError, StoreUnavailable
 from visit_counter.model.counts import Counts, Day
@@ -29,8 +29,6 @@ AWAY_S = 5.0  # after it failed, a server is not waited for
 AGAIN_S = 0.25  # but tried
 
 DAYS = 30
-
-log = structlog.get_logger()
 
 
 class Asked(NamedTuple):
@@ -150,7 +148,13 @@ class Reader:
             counts = await self._store.counts(site, now, paths)
         except StoreError as error:
             if server not in self._failed_s:
-                log.warning("the counts could not be read", server=server, reason=str(error))
+                logs.seldom(
+                    logging.WARNING,
+                    "the counts could not be read",
+                    kind=("counts", server),
+                    server=server,
+                    reason=str(error),
+                )
             self._failed_s[server] = time.monotonic()
             return error
         finally:

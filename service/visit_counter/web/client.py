@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from visit_counter import metrics
+from visit_counter.adapters.aiohttp_log import is_closed
 from visit_counter.errors import Problem
 from visit_counter.model.hit import clean_path
 from visit_counter.model.site import Site
@@ -40,9 +41,13 @@ def site_named(request: web.Request, name: str) -> Site:
         return site
     if unreadable := sites.unreadable.get(name):
         raise unreadable.public_problem
-    shown = f'"{name}"' if SITE_ID.match(name) else "of that name"
-    detail = f"There is no site {shown} here: make it, or mend the name in the page."
+    detail = f"There is no site {shown(name)} here: make it, or mend the name in the page."
     raise Problem(404, "Unknown site", detail)
+
+
+def shown(name: str) -> str:
+    """A name that a stranger wrote: as it is if it can be a site's, else not at all."""
+    return f'"{name}"' if SITE_ID.match(name) else "of that name"
 
 
 def asked_path(request: web.Request) -> str | None:
@@ -77,5 +82,9 @@ async def read_body(request: web.Request) -> bytes:
         raise Malformed(f"the body has more than {MAX_BODY} bytes", status=413) from None
     except TimeoutError:
         raise Malformed(f"the body did not arrive within {BODY_S:.0f} s", status=408) from None
-    except (ConnectionError, web.RequestPayloadError) as error:
+    except (OSError, web.RequestPayloadError, web.PayloadAccessError) as error:
         raise Malformed(f"the body broke off: {error}") from None
+    except RuntimeError as error:
+        if not is_closed(error):
+            raise
+        raise Malformed("the body broke off: its connection ended") from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from visit_counter.clock import Clock
-from visit_counter.config.admin_token import AdminToken, WrongTokens
+from visit_counter.config.admin_token import AdminToken
 from visit_counter.config.settings import Settings
 from visit_counter.delivery.adoption import Adoption
 from visit_counter.delivery.recorder import Recorder
@@ -43,7 +43,6 @@ class Components:
     reader: Reader
     hub: Hub
     token: AdminToken
-    wrong_tokens: WrongTokens
     intake: Intake
     answers: HitAnswers
     stopping: asyncio.Event

@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import TypeAlias
 
-import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.errors import OutcomeUnknown, Problem, StoreError
-from visit_counter.web.responses import json_response
+from visit_counter.tasks import readable
+from visit_counter.web.responses import SERVER, json_response
 
 PUBLIC = ("/w/", "/embed.", "/oembed")
 
+FOR_PAGES = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
 OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's log says more.")
 
-log = structlog.get_logger()
+Dress: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 @web.middleware
 async def end_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What the lane hands over ends with its first answer: the next request begins in the lane
     again."""
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        error.force_close()
-        raise
+    response = await handler(request)
     response.force_close()
     return response
 
 
 @web.middleware
 async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Note how long an answer took. It is one of ours: `error_responses` lets no exception pass but
+    that the service stops, which is nobody's answer."""
     began = time.perf_counter()
-    status = 500
-    try:
-        response = await handler(request)
-        status = response.status
-        return response
-    finally:
-        labels = (route_of(request), method_of(request), f"{status // 100}xx")
-        metrics.REQUEST_SECONDS.labels(*labels).note(time.perf_counter() - began)
+    response = await handler(request)
+    labels = (route_of(request), method_of(request), f"{response.status // 100}xx")
+    metrics.REQUEST_SECONDS.labels(*labels).note(time.perf_counter() - began)
+    return response
+
+
+def safe_headers(base_path: str) -> Dress:
+    """What every answer says, also those that aiohttp makes: who answers, without versions; that a
+    browser shall not guess what it is, and may keep only what says so; and, of what is for pages,
+    that all of them may read it."""
+    public = tuple(base_path + path for path in PUBLIC)
+
+    async def dress(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers[hdrs.SERVER] = SERVER
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        if request.path.startswith(public):
+            headers.update(FOR_PAGES)
+
+    return dress
 
 
 def error_responses(base_path: str) -> Middleware:
@@ -52,15 +70,9 @@ def error_responses(base_path: str) -> Middleware:
 
     @web.middleware
     async def respond_to_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-        is_public = request.path.startswith(public)
-        if request.method == "OPTIONS" and is_public:
+        if request.method == "OPTIONS" and request.path.startswith(public):
             return preflight()
-        response = await response_of(request, handler)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        if is_public:
-            response.headers["Access-Control-Allow-Origin"] = "*"
-            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-        return response
+        return await response_of(request, handler)
 
     return respond_to_errors
 
@@ -72,21 +84,28 @@ async def response_of(request: web.Request, handler: Handler) -> web.StreamRespo
         return problem_response(problem)
     except StoreError as error:
         return problem_response(store_problem(error))
-    except web.HTTPRedirection:
-        raise
     except web.HTTPException as error:
         response = problem_response(http_problem(error))
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
-    except Exception:
-        log.exception("a request failed", route=route_of(request))
+    except Exception as error:
+        logs.mistake("a request failed", error, route=route_of(request))
         return problem_response(OUR_MISTAKE)
+
+
+def broken_request(status: int) -> web.Response:
+    """What aiohttp answers when bytes are no request of HTTP, or an answer cannot be made."""
+    broken = Problem(status, "Broken request", "These bytes are no HTTP request that can be read.")
+    response = problem_response(broken if status < 500 else OUR_MISTAKE)
+    response.headers.update(FOR_PAGES)
+    response.headers[hdrs.SERVER] = SERVER
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
 
 
 def preflight() -> web.Response:
     headers = {
-        "Access-Control-Allow-Origin": "*",
         "Access-Control-Allow-Methods": "GET, HEAD, POST, OPTIONS",
         "Access-Control-Allow-Headers": "Content-Type",
         "Access-Control-Max-Age": "7200",
@@ -95,7 +114,8 @@ def preflight() -> web.Response:
 
 
 def problem_json(problem: Problem) -> dict[str, object]:
-    body = {"title": problem.title, "status": problem.status, "detail": problem.detail}
+    detail = readable(problem.detail)  # it may quote what was sent
+    body = {"title": problem.title, "status": problem.status, "detail": detail}
     return body if problem.field is None else {**body, "field": problem.field}
 
 

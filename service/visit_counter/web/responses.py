@@ -9,6 +9,8 @@ from aiohttp import web
 
 from visit_counter.model.site import Site
 
+SERVER = "visit-counter"
+"""Who answers; no versions, which tell strangers what to try."""
 SHARED = "public, max-age=1"
 
 

@@ -16,7 +16,6 @@ from typing import Final
 import orjson
 
 from visit_counter import metrics
-from visit_counter.adapters.aiohttp_private import SERVER_SOFTWARE
 from visit_counter.delivery.queues import Became
 from visit_counter.errors import Problem, StoreError, StoreUnavailable
 from visit_counter.model.hit import Drop, Hit
@@ -34,7 +33,7 @@ from visit_counter.web.lane.connection import Connection
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.lane.request import Request
 from visit_counter.web.middleware import OUR_MISTAKE, problem_json, store_problem
-from visit_counter.web.responses import SHARED, matches
+from visit_counter.web.responses import SERVER, SHARED, matches
 
 STATUS: Final = {
     200: b"HTTP/1.1 200 OK\r\n",
@@ -47,7 +46,7 @@ COMMON: Final = (
     b"X-Content-Type-Options: nosniff\r\n"
     b"Access-Control-Allow-Origin: *\r\n"
     b"Cross-Origin-Resource-Policy: cross-origin\r\n"
-    b"Server: " + SERVER_SOFTWARE.encode() + b"\r\n"
+    b"Server: " + SERVER.encode() + b"\r\n"
 )
 JSON: Final = b"Content-Type: application/json\r\n"
 PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
@@ -179,8 +178,8 @@ class LaneConnection(Connection):
             if not answer.http:
                 answer.http = desk.write(answer.status, JSON + NO_STORE, answer.body)
             self._answer(answer.status, answer.http)
-        except Exception:  # nobody else would end the waiting
-            self.fail()
+        except Exception as error:  # nobody else would end the waiting
+            self.fail(error)
 
     def _refuse(self, error: StoreError) -> None:
         self._tell(store_problem(error))
@@ -205,8 +204,8 @@ class LaneConnection(Connection):
                 self._refuse(error)
             else:
                 self._show(site, known, reader.result())
-        except Exception:
-            self.fail()
+        except Exception as error:
+            self.fail(error)
 
     def _show(self, site: Site, known: str, reading: Reading) -> None:
         shown = self._desk.show(site, reading)

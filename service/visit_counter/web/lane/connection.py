@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-import structlog
-
-from visit_counter import metrics
+from visit_counter import logs, metrics
 from visit_counter.web.client import MAX_BODY
 from visit_counter.web.lane.connections import STALL_S, Connections, Lent
 from visit_counter.web.lane.request import Request, read_request
@@ -27,9 +25,13 @@ BODY_S = 1.0  # for its body
 IDLE_S = 75.0
 FOREVER_S: Final = float("inf")
 PROXY_PROTOCOL: Final = (b"PROXY ", b"\0\r\nQUIT\n")  # of its version 2 without empty lines before
-TOO_LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n"
-
-log = structlog.get_logger()
+TOO_LONG: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Access-Control-Allow-Origin: *\r\n"
+    b"Cache-Control: no-store\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
 
 
 class Connection(asyncio.Protocol):
@@ -87,9 +89,9 @@ class Connection(asyncio.Protocol):
             if self._held:
                 self._run()
 
-    def fail(self) -> None:
+    def fail(self, error: Exception) -> None:
         """A mistake of ours is told, and ends the connection."""
-        log.exception("a request failed", route="/w/{site}")
+        logs.mistake("a request failed", error, route="/w/{site}")
         self._last = True
         self.answer_mistake()
 
@@ -168,8 +170,8 @@ class Connection(asyncio.Protocol):
         more = False
         try:
             more = self._take()
-        except Exception:
-            self.fail()
+        except Exception as error:
+            self.fail(error)
         self._running = False
         if self._held or self._paused:
             self._go_on(more)

@@ -13,16 +13,12 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
-import structlog
-
-from visit_counter import deadlines, metrics
+from visit_counter import deadlines, logs, metrics
 from visit_counter.tasks import supervised
 from visit_counter.web.lane.answering import Desk, LaneConnection
 from visit_counter.web.lane.connections import Connections
 
 SWEEP_S = 1.0
-
-log = structlog.get_logger()
 
 
 class Lane:
@@ -59,6 +55,6 @@ class Lane:
             for connection in [each for each in self._connections if each.until_s < now_s]:
                 try:
                     connection.expire()
-                except Exception:  # a bug of this service: the others have their time too
-                    log.exception("a connection did not end")
+                except Exception as error:  # a bug of this service: the others have their time too
+                    logs.mistake("a connection did not end", error)
                     connection.abort()

@@ -136,7 +136,7 @@ async def pinned_js(request: web.Request) -> web.Response:
 
 async def home(request: web.Request) -> web.Response:
     """GET /: the demo page, by a relative way that holds behind any base path."""
-    raise web.HTTPFound("demo")
+    return web.Response(status=302, headers={hdrs.LOCATION: "demo"})
 
 
 demo = _serving(

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from aiohttp import web
 
 from visit_counter.errors import Problem
+from visit_counter.rules.origins import origin_of
 from visit_counter.web.client import site_named
 from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.drawn.markup import element, text
@@ -22,7 +23,7 @@ from visit_counter.web.pictures.reading import panel_of
 from visit_counter.web.responses import json_response, shared_with
 
 LEAST, MOST = 100, 4000  # pixels that a consumer may allow
-FRAME = re.compile(r"(/[^?#]*)?/w/(?P<site>[^/]+)/frame")
+FRAME = re.compile(r"/w/(?P<site>[^/]+)/frame")
 
 
 class Framed(NamedTuple):
@@ -34,15 +35,20 @@ class Framed(NamedTuple):
 
 
 async def oembed(request: web.Request) -> web.Response:
-    """GET /oembed?url=…: how to embed the frame at an address of ours."""
+    """GET /oembed?url=…: how to embed the frame at an address of ours.
+
+    A format that is not there is the caller's mistake, not ours; oEmbed has 501 for it, which
+    would tell operators that the service fails.
+    """
     if request.query.get("format", "json") != "json":
-        raise Problem(501, "Unknown format", "There is oEmbed as JSON only.", "format")
+        raise malformed("format", "there is json only")
     query = Query(request.query)
     wide, high = (
         query.whole("maxwidth", LEAST, MOST, MOST),
         query.whole("maxheight", LEAST, MOST, MOST),
     )
-    framed = framed_at(request.query.get("url", ""), request.host)
+    base = parts_of(request).settings.base_path
+    framed = framed_at(request.query.get("url", ""), host_of(request), base)
     asked = Query(framed.given)
     panel = await panel_of(request, site_named(request, framed.site), asked)
     frame = Frame(panel, asked)
@@ -61,16 +67,21 @@ async def oembed(request: web.Request) -> web.Response:
     return json_response(body, headers={"Cache-Control": shared_with(panel.site)})
 
 
-def framed_at(url: str, host: str) -> Framed:
-    """Problem 400 for an address that is no frame of this host's."""
+def framed_at(url: str, host: str, base: str) -> Framed:
+    """Problem 400 for an address that is no frame of this host's, below this base path."""
     try:
         parts = urlsplit(url)
-        found = FRAME.fullmatch(parts.path)
+        found = FRAME.fullmatch(parts.path.removeprefix(base))
     except ValueError:
         found = None
-    if not found or parts.scheme not in ("http", "https") or parts.netloc.lower() != host.lower():
+    if (
+        not found
+        or not parts.path.startswith(f"{base}/w/")
+        or parts.scheme not in ("http", "https")
+        or parts.netloc.lower() != host.lower()
+    ):
         raise malformed(
-            "url", f"use the address of a frame here, such as https://{host}/w/demo/frame"
+            "url", f"use the address of a frame here, such as https://{host}{base}/w/demo/frame"
         )
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     return Framed(f"{parts.scheme}://{host}{parts.path}{query_of(given)}", found["site"], given)
@@ -78,9 +89,16 @@ def framed_at(url: str, host: str) -> Framed:
 
 def discovery(request: web.Request) -> str:
     """Where oEmbed tells of the frame that is asked for."""
-    host = f"{scheme_of(request)}://{request.host}"
+    host = f"{scheme_of(request)}://{host_of(request)}"
     url = f"{host}{request.path}{query_of(dict(request.query))}"
     return f"{host}{parts_of(request).settings.base_path}/oembed{query_of({'url': url})}"
+
+
+def host_of(request: web.Request) -> str:
+    """The host that was asked, which we write into answers; Problem 400 if it is none."""
+    if origin_of(f"http://{request.host}") is None:
+        raise Problem(400, "Malformed host", "The Host header is no host name and port.", "Host")
+    return request.host
 
 
 def scheme_of(request: web.Request) -> str:

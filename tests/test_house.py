@@ -40,6 +40,12 @@ BLOCKED = re.compile(
 )
 
 
+# Calls that are given patterns.
+PATTERN = re.compile(
+    r"re\.(compile|match|fullmatch|search|sub|split|findall|finditer)|(msgspec\.)?Meta"
+)
+
+
 def test_every_room_has_a_name_of_its_own() -> None:
     """No module is called utils, core, common, helpers or manager."""
     names = {path.stem for path in (ROOT / "service").rglob("*.py")}
@@ -108,6 +114,21 @@ def test_the_readme_shows_the_settings() -> None:
     found = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", readme, re.S)
     assert found, "README.md lacks the markers <!-- settings --> and <!-- /settings -->"
     assert Settings.table() == found[1].strip()
+
+
+def test_no_pattern_lets_a_line_break_pass() -> None:
+    """`$` also matches before one at the end: a pattern says `\\Z`, or is matched whole."""
+    found = [
+        (path.name, node.value)
+        for path in PACKAGE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and PATTERN.fullmatch(ast.unparse(call.func))
+        if "re.M" not in ast.unparse(call)
+        for node in ast.walk(call)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.search(r"(?<!\\)\$(?=[|)]|\Z)", node.value)
+    ]
+    assert found == []
 
 
 def test_every_exception_from_the_linter_has_a_reason() -> None:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.pages.panels import DRAWN, NOW, SVG, drawn, framed, lines, reading, spoken
+from visit_counter.characters import UNFIT
 from visit_counter.errors import Problem
 from visit_counter.model.kinds import METRICS
 from visit_counter.rules.origins import Origins
 from visit_counter.web.pictures.drawn.colors import DARK, NAMED, THEMES, contrast, readable_on
 from visit_counter.web.pictures.drawn.digits import SETS
 from visit_counter.web.pictures.frame import ancestors
-from visit_counter.web.pictures.query import UNFIT
 from visit_counter.web.words.languages import FORMATS, LANGUAGES, ROWS
 
 VALUES: dict[str, list[str]] = {

@@ -113,9 +113,3 @@ def refusal(error: HTTPError) -> str:
         return f"{problem.get('title', error.code)}: {problem.get('detail', text)}"
     except (ValueError, AttributeError):
         return f"HTTP {error.code}: {text[:500]}"
-
-
-def show(answer: Any) -> int:
-    can_say_all = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(answer, indent=2, ensure_ascii=not can_say_all))
-    return 0

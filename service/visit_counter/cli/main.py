@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from traceback import extract_tb
 
+from visit_counter.characters import escaped_lines
 from visit_counter.config.settings import Settings
 from visit_counter.errors import CallError, SettingsError, StartError, StoreError
 
@@ -90,7 +91,7 @@ def place_of(error: OSError) -> str:
 def complain(sentence: str) -> None:
     """A full disk or a reader that went away does not change the exit code."""
     with suppress(OSError):
-        print(f"visit-counter: {sentence}", file=sys.stderr)
+        print(f"visit-counter: {escaped_lines(sentence)}", file=sys.stderr)
 
 
 def parser(command: str) -> argparse.ArgumentParser:

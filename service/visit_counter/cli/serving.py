@@ -11,6 +11,7 @@ import socket
 from dataclasses import replace
 from typing import Any
 
+from visit_counter.cli.output import say
 from visit_counter.cli.parsers import command
 from visit_counter.config.settings import Settings
 from visit_counter.config.values import parse_workers
@@ -101,5 +102,5 @@ def show_config(options: argparse.Namespace, settings: Settings) -> int:
         print(Settings.table())
         return 0
     for name, value in settings.shown().items():
-        print(f"{name}={value}")
+        say(f"{name}={value}")
     return 0

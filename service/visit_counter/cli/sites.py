@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from visit_counter.cli.calls import ask, show
+from visit_counter.cli.calls import ask
+from visit_counter.cli.output import say, show
 from visit_counter.cli.parsers import command, named
 from visit_counter.config.settings import Settings
 from visit_counter.errors import CallError
@@ -49,9 +50,9 @@ def add_site(options: argparse.Namespace, settings: Settings) -> int:
 def list_sites(options: argparse.Namespace, settings: Settings) -> int:
     listed = ask(options, settings, "GET", "")
     for site in listed["sites"]:
-        print(f"{site['id']}\t{site['timezone']}\t{','.join(site['origins'])}\t{site['name']}")
+        say(site["id"], site["timezone"], ",".join(site["origins"]), site["name"])
     for site in listed.get("unreadable", []):
-        print(f"{site['id']} cannot be read: {site['reason']}", file=sys.stderr)
+        say(f"{site['id']} cannot be read: {site['reason']}", file=sys.stderr)
     return 0
 
 
@@ -79,7 +80,7 @@ def reset_site(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def undo_reset(options: argparse.Namespace, settings: Settings) -> int:
-    path = f"{path_of(options)}/undo/{quote(options.operation, safe='')}"
+    path = f"{path_of(options)}/undo/{quote(options.operation, safe='', errors='surrogateescape')}"
     return show(ask(options, settings, "POST", path, timeout_s=UNDO_S))
 
 
@@ -90,7 +91,7 @@ def seed_site(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def path_of(options: argparse.Namespace) -> str:
-    return "/" + quote(options.site, safe="")
+    return "/" + quote(options.site, safe="", errors="surrogateescape")
 
 
 def assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
+from visit_counter.characters import escaped_lines
 from visit_counter.cli.calls import ask, here
 from visit_counter.cli.parsers import named
 from visit_counter.cli.sites import path_of
@@ -43,8 +44,8 @@ def show_snippet(options: argparse.Namespace, settings: Settings) -> int:
         alone=options.count_only,
         pinned=options.pin,
     )
-    print(lines)
-    more = f"{address}/embed?site={quote(options.site, safe='')}"
+    print(escaped_lines(lines))
+    more = f"{address}/embed?site={quote(options.site, safe='', errors='surrogateescape')}"
     print(f"To choose how it looks, and to learn why it does not count: {more}", file=sys.stderr)
     return 0
 
@@ -63,5 +64,5 @@ def show_privacy(options: argparse.Namespace, settings: Settings) -> int:
             f"{options.site} has settings that this version cannot read ({error}): run the "
             "command of the service's version"
         ) from None
-    print(privacy.markdown(privacy.notice(shown, options.lang)))
+    print(escaped_lines(privacy.markdown(privacy.notice(shown, options.lang))))
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from visit_counter.cli.output import say
 from visit_counter.cli.parsers import command
 from visit_counter.config.settings import Settings
 from visit_counter.delivery import dead_letters
@@ -29,7 +30,7 @@ def show_spool(_options: argparse.Namespace, settings: Settings) -> int:
         print("The spool is empty.")
     for producer in directories_of(settings.data_dir):
         if rejected := dead_letters.found(producer / "rejected"):
-            print(
+            say(
                 f"{len(rejected)} batches that the store refused for good lie in "
                 f"{rejected[0].parent}"
             )
@@ -40,15 +41,15 @@ def show_report(report: spool_files.Report) -> None:
     for segment in report.segments:
         faults = [f"damaged from byte {at} to {end}" for at, end in segment.damage]
         faults += [f"{segment.torn} bytes of a torn tail"] if segment.torn else []
-        print(f"{segment.path}\t{segment.records} batches\t{', '.join(faults) or 'sound'}")
+        say(str(segment.path), f"{segment.records} batches", ", ".join(faults) or "sound")
     for partition, run in report.partitions.items():
-        print(f"partition {partition}\t{run.records} batches, {run.first_seq} to {run.last_seq}")
+        say(f"partition {partition}", f"{run.records} batches, {run.first_seq} to {run.last_seq}")
 
 
 def skip_spool(_options: argparse.Namespace, settings: Settings) -> int:
     skipped = [each for spool in spools_of(settings) for each in spool_files.skip(spool)]
     for each in skipped:
-        print(
+        say(
             f"{each.path}: kept {each.records} batches, at least {each.lost} may be lost; the "
             f"damaged file is kept as {each.kept_as}"
         )

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from visit_counter.cli.calls import call, here, show, token_of
+from visit_counter.cli.calls import call, here, token_of
+from visit_counter.cli.output import say, show
 from visit_counter.cli.parsers import command
 from visit_counter.cli.spool import spools_of
 from visit_counter.config.settings import Settings
@@ -70,7 +71,7 @@ def put_back(options: argparse.Namespace, settings: Settings) -> int:
             "until `visit-counter spool show` says that the spool is empty"
         )
     copy = None if options.put_back is NO_COPY else options.put_back
-    print(asyncio.run(downgrade.put_back(settings, copy, really=options.yes)))
+    say(asyncio.run(downgrade.put_back(settings, copy, really=options.yes)))
     if not options.yes:
         print("Nothing was put back: add --yes to do it.", file=sys.stderr)
     return 0

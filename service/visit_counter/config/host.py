@@ -19,14 +19,14 @@ ZONEINFO = "/zoneinfo/"
 
 # A volume that nobody named gets a random name of 64 hex digits from Docker and Podman, and is not
 # found again by the next container.
-UNNAMED_VOLUME = re.compile(r"/[0-9a-f]{64}/_data(/|$)")
+UNNAMED_VOLUME = re.compile(r"/[0-9a-f]{64}/_data(/|\Z)")
 EMPTY_DIR = re.compile(r"/kubernetes\.io~empty-dir/")
 
 # What a container's own files are on: file systems that lay one directory over others, and the
 # directories or data sets that container runtimes make where the disk's own file system can.
 LAYERS = ("overlay", "overlayfs", "aufs", "fuse.fuse-overlayfs", "unionfs")
 LAYER = re.compile(r"/(btrfs/subvolumes|vfs/dir)/[0-9a-f]{64}|/io\.containerd\.snapshotter\.")
-LAYER_OF_ZFS = re.compile(r"^[^/].*/[0-9a-f]{64}$")
+LAYER_OF_ZFS = re.compile(r"^[^/].*/[0-9a-f]{64}\Z")
 MEMORY = ("tmpfs", "ramfs", "rootfs")
 
 

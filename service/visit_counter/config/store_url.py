@@ -159,7 +159,7 @@ def _unknown(name: str, known: Values) -> str:
 
 def _host(text: str, port: int) -> Address:
     try:
-        address = parse_address(text if re.search(r":[0-9]+$", text) else f"{text}:{port}")
+        address = parse_address(text if re.search(r":[0-9]+\Z", text) else f"{text}:{port}")
     except ValueError:
         address = Address("", 0)
     if not address.port:

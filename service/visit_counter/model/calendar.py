@@ -29,7 +29,7 @@ _MINUTE_MS = 60_000
 
 # right/ counts leap seconds, and posix/, posixrules and localtime differ from host to host.
 _ZONE_NAME = re.compile(
-    r"(?!right/|posix/|posixrules$|localtime$)[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*"
+    r"(?!right/|posix/|posixrules\Z|localtime\Z)[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*"
 )
 
 _From = TypeVar("_From", int, str)

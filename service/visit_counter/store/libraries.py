@@ -158,7 +158,7 @@ class Libraries:
 
 def _writes(functions: Iterable[str]) -> int:
     """The form that a library writes, by the name of one of its functions: 0.1 has none."""
-    forms_ = (re.search(r"_writes_(\d+)$", function) for function in functions)
+    forms_ = (re.search(r"_writes_(\d+)\Z", function) for function in functions)
     return next((int(form[1]) for form in forms_ if form), forms.UNVERSIONED)
 
 

@@ -25,13 +25,14 @@ from visit_counter.web.api.requests import (
     body_of,
     done_once,
     own_site,
+    require_seen,
 )
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import counts_json
 from visit_counter.web.responses import json_response
 
 EXACT = 2**53  # up to there the numbers of JSON are exact
-LABEL = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+LABEL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 log = structlog.get_logger()
 
 
@@ -55,6 +56,7 @@ async def reset_site(request: web.Request) -> web.Response:
     if request.query.get("preview", "0") not in ("", "0"):
         return json_response({"would_reset": await fresh_counts(request, site)})
     order = await body_of(request, Reset)
+    require_seen({"reason": order.reason})
     if order.confirm != site.id:
         detail = f'Send {{"confirm": "{site.id}"}} to reset all numbers of this site.'
         raise Problem(400, "Not confirmed", detail, "confirm")
@@ -99,6 +101,7 @@ async def seed_site(request: web.Request) -> web.Response:
     """POST: add to the running periods of a metric, e.g. the total of an older counter."""
     site = own_site(request)
     order = await body_of(request, SeedOrder)
+    require_seen({"reason": order.reason})
     amounts = order.add.labelled(site.calendar.periods(parts_of(request).clock.now()))
     if not amounts:
         raise Problem(400, "Nothing to add", 'Name a period: {"add": {"total": 1000}}.', "add")

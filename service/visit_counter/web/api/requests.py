@@ -6,7 +6,7 @@ Bodies are JSON; whatever is wrong with one is named by its field.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from visit_counter.characters import unseen_in
 from visit_counter.errors import OutcomeUnknown, Problem
 from visit_counter.model.site import Site
 from visit_counter.store.replies import USED, Refused
@@ -24,7 +25,7 @@ from visit_counter.web.hits.beacon import Malformed
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 T = TypeVar("T")
-Operation = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+Operation = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{8,64}\Z")]
 
 
 def admin(handler: Handler) -> Handler:
@@ -73,6 +74,16 @@ async def body_of(request: web.Request, kind: type[T]) -> T:
         raise invalid(error) from None
     except (ValueError, RecursionError) as error:
         raise Problem(400, "No JSON", f"The body is no JSON object: {error}") from None
+
+
+def require_seen(fields: Mapping[str, Any]) -> None:
+    """Problem 400 for a text, be it in a list, with a character that nobody sees or that changes
+    how the text around it is shown. Stored texts may have some: what is not given is not judged."""
+    for name, value in fields.items():
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and (found := unseen_in(text)):
+                detail = f"{name} has the character {found}, which cannot be seen: leave it out."
+                raise Problem(400, "Bad field", detail, name)
 
 
 def invalid(error: msgspec.ValidationError) -> Problem:

@@ -26,6 +26,7 @@ from visit_counter.web.api.requests import (
     invalid,
     operation_used,
     own_site,
+    require_seen,
     site_json,
 )
 from visit_counter.web.components import parts_of
@@ -109,6 +110,7 @@ async def change_site(request: web.Request) -> web.Response:
 async def settings_order(request: web.Request) -> tuple[dict[str, Any], str]:
     """The settings in a body, and the operation's id."""
     fields = await body_of(request, dict[str, Any])
+    require_seen(fields)
     try:
         order = msgspec.convert({"operation": fields.pop("operation", None)}, Identified)
     except msgspec.ValidationError as error:

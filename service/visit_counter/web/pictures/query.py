@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from visit_counter.characters import UNFIT
 from visit_counter.errors import Problem
 from visit_counter.web.pictures.drawn.colors import NAMED
 
 MAX_TEXT = 60
 HEX = re.compile(r"#?([0-9a-f]{3}|[0-9a-f]{6})", re.IGNORECASE)
-# What XML cannot say, what cannot be seen, and what would turn the text around it.
-UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufff9-\uffff\ud800-\udfff]")
 
 
 class Query:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from visit_counter.characters import UNSEEN
 from visit_counter.model.site_settings import SiteSettings
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
@@ -89,7 +90,7 @@ def notice(settings: SiteSettings, language: str) -> Notice:
         Section(say.choice, [say.choice_off]),
         Section(say.shown, [say.shown_public if settings.public else say.shown_private]),
     ]
-    title = say.title.format(name=settings.name or settings.id)
+    title = say.title.format(name=UNSEEN.sub("", settings.name) or settings.id)
     return Notice(title, say.brief, sections, say.made_of)
 
 

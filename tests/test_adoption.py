@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from orjson import loads
 
 from tests.kit.services.in_process import (
     Service,
@@ -97,8 +96,7 @@ async def test_what_cannot_be_read_is_told_and_disturbs_nobody(tmp_path: Path) -
         (producer / "producer").write_text("nonsense")
         async with run_service(store.url, data_dir=tmp_path, namespace=name) as service:
             await until(lambda: service.parts.adoption.problems)
-            async with service.client.get(f"{service.url}/readyz") as answer:
-                ready = loads(await answer.read())
+            _, ready = await service.ready()
             counted = (await service.hit())["total"]["pageviews"]
             (producer / "producer").unlink()
             await until(lambda: not left(producer))

@@ -574,8 +574,7 @@ async def test_a_foreign_forwarded_for_is_ignored_and_told(valkey: Server) -> No
                 "x" * 5000,
             ):
                 answer = await strict.hit(headers={"X-Forwarded-For": forged})
-            async with strict.client.get(f"{strict.url}/readyz") as ready:
-                status, told = ready.status, await ready.json()
+            status, told = await strict.ready()
 
     assert answer["total"] == {"pageviews": 5, "visits": 1, "visitors": 1}
     assert (REGISTRY.get_sample_value(ignored) or 0.0) - before >= 5

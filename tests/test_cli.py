@@ -52,6 +52,7 @@ class Ran(NamedTuple):
 @pytest.fixture(scope="module")
 def service(valkey: Server) -> Iterator[ServiceProcess]:
     with serving(REDIS_URL=valkey.url, NAMESPACE=NAMESPACE) as running:
+        assert running.url  # a store that tests have written into gets no demo site
         yield running
 
 

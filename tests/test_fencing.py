@@ -106,8 +106,7 @@ async def test_the_fenced_one_says_what_ends_it(own: Server, tmp_path: Path) -> 
             async with Run(own.url, b, name) as two:
                 fenced = one.ledger
                 await until(lambda: [line for line in logs if line["event"] == fenced.fault])
-                ready = await one.service.client.get(f"{one.service.ops_url}/readyz")
-                faults = (await ready.json())["faults"]
+                status, told = await one.service.ready()
                 refused = await views(one.service, 10, 12)
                 await views(two.service, 20, 23)
                 await one.stop()
@@ -120,7 +119,7 @@ async def test_the_fenced_one_says_what_ends_it(own: Server, tmp_path: Path) -> 
                 after += await views(one.service, 50, 53) + await views(two.service, 60, 63)
 
     assert (first, refused) == ([200] * 3, [503] * 2)
-    assert (ready.status, faults) == (503, [fenced.fault])
+    assert (status, told["faults"]) == (503, [fenced.fault])
     assert (after, still) == ([200] * 12, (False, False))
     assert found == once(range(3), range(20, 23), range(30, 33), range(40, 43))
     told = f"on host {socket.gethostname()}, data directory"

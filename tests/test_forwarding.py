@@ -29,8 +29,7 @@ V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01\x1f\x90\x1f\x9
 
 
 async def ready(service: Service) -> tuple[str, list[str]]:
-    async with service.client.get(f"{service.ops_url}/readyz") as answer:
-        body = await answer.json()
+    _, body = await service.ready()
     return body["status"], body["hints"]
 
 

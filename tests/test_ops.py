@@ -25,7 +25,8 @@ SURVIVES_LIMITS = ("sh", "-c", "trap '' XFSZ; exec \"$@\"", "--")
 
 
 async def get(service: Service, path: str) -> tuple[int, str]:
-    async with service.client.get(service.ops_url + path) as answer:
+    headers = {"Authorization": f"Bearer {service.token}"}
+    async with service.client.get(service.ops_url + path, headers=headers) as answer:
         return answer.status, await answer.text()
 
 

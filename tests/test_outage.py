@@ -83,13 +83,12 @@ async def test_the_answer_says_that_the_hit_is_kept(tmp_path: Path) -> None:
             kept = await service.hit(status=202)
             dropped = await service.hit(status=202, headers={"User-Agent": "curl/8"})
             await until(lambda: service.parts.watch.fault)
-            ready = await service.client.get(f"{service.ops_url}/readyz")
-            state = await ready.json()
+            status, state = await service.ready()
 
     assert (kept["counted"], kept["spooled"], kept["total"]) == (True, True, first["total"])
     assert kept["as_of"] <= first["as_of"] + 1
     assert (dropped["counted"], dropped["reason"], dropped["spooled"]) == (False, "bot", True)
-    assert (ready.status, state["status"]) == (200, "degraded")
+    assert (status, state["status"]) == (200, "degraded")
 
 
 async def test_spooled_hits_do_not_wait_any_more(
@@ -294,8 +293,8 @@ async def test_readiness_says_why_hits_are_spooled(tmp_path: Path) -> None:
 
 
 async def readiness(service: Service) -> tuple[int, str]:
-    async with service.client.get(f"{service.ops_url}/readyz") as answer:
-        return answer.status, await answer.text()
+    status, told = await service.ready()
+    return status, str(told)
 
 
 async def test_spooled_hits_of_a_clock_that_was_ahead_count_at_once(

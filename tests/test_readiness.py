@@ -245,7 +245,7 @@ async def test_a_directory_that_keeps_no_spool_is_named(valkey: Server, tmp_path
     async with run_service(valkey.url, data_dir=tmp_path) as service:
         await service.site()
         await service.hit()
-        status, ready = await readiness(service)
+        status, ready = await service.ready()
 
     assert (status, ready["status"]) == (200, "degraded")
     assert f"{tmp_path}" in ready["hints"][0]
@@ -289,7 +289,7 @@ async def until_ready(place: Place, status: int, state: str, words: tuple[str, .
     try:
         async with asyncio.timeout(WITHIN_S):
             while True:
-                found, ready = await readiness(place.service)
+                found, ready = await place.service.ready()
                 told = " ".join(ready["faults"] + ready["hints"])
                 if (found, ready["status"]) == (status, state) and all(w in told for w in words):
                     return
@@ -300,13 +300,8 @@ async def until_ready(place: Place, status: int, state: str, words: tuple[str, .
 
 async def until_said(place: Place, words: str) -> None:
     async with asyncio.timeout(WITHIN_S):
-        while words not in str((await readiness(place.service))[1]):  # noqa: ASYNC110 # it has no event
+        while words not in str((await place.service.ready())[1]):  # noqa: ASYNC110 # it has no event
             await asyncio.sleep(0.05)
-
-
-async def readiness(service: Service) -> tuple[int, Any]:
-    async with service.client.get(f"{service.ops_url}/readyz") as answer:
-        return answer.status, await answer.json()
 
 
 @contextmanager

@@ -55,8 +55,7 @@ async def test_a_list_that_is_not_read_is_told(
     valkey.call("RPUSH", key, "foreign")
     await until(lambda: sites.not_read)
     (problem,) = sites.not_read
-    async with service.client.get(f"{service.url}/readyz") as answer:
-        ready = await answer.json()
+    _, ready = await service.ready()
     valkey.call("DEL", key)
     valkey.call("RENAME", f"{key}:away", key)
     await until(lambda: not sites.not_read)

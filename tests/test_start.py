@@ -178,7 +178,7 @@ def test_an_unsafe_store_is_refused_unless_it_is_allowed(args: tuple[str, ...], 
     with run_server(server_binaries()["valkey"], *args) as server:
         said = refused(1, REDIS_URL=server.url)
         with serving(REDIS_URL=server.url, ALLOW_UNSAFE_STORE="true") as service:
-            status, ready = call("GET", f"{service.url}/readyz")
+            status, ready = service.ready()
             warned = service.errors
 
     assert words in said
@@ -312,17 +312,17 @@ def test_a_second_instance_names_the_first(place: Path) -> None:
         assert first.hit()["counted"] is True
 
 
-def test_the_admin_token_is_shown_once(place: Path, valkey: Server) -> None:
-    """Made at the first start, kept for its owner only, and never in the log."""
+def test_the_admin_token_is_in_its_file_alone(place: Path, valkey: Server) -> None:
+    """Made at the first start, kept for its owner only; what is no terminal is told where it is, as
+    journald and Docker keep what is written there."""
     settings = {"DATA_DIR": str(place), "ADMIN_TOKEN": "", "REDIS_URL": valkey.url}
     path = place / "admin-token"
     with serving(**settings, NAMESPACE="token") as first:
         url = first.url
         token = path.read_text().strip()
-        until(lambda: token in first.printed, 5)
-        status = call("GET", f"{url}/api/v1/sites", token=token)[0]
-        assert (status, first.printed.count(token)) == (200, 1)
-        assert token not in first.errors
+        assert call("GET", f"{url}/api/v1/sites", token=token)[0] == 200
+        until(lambda: f"cat {path}" in first.errors, 5)
+        assert (first.printed, token in first.errors) == ("", False)
     with serving(**settings, NAMESPACE="token") as second:
         assert call("GET", f"{second.url}/api/v1/sites", token=token)[0] == 200
         assert (second.printed, token in second.errors) == ("", False)

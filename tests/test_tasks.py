@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.kit.services.in_process import Service, run_service, until
+from tests.kit.services.in_process import run_service, until
 from tests.kit.stores.server import Server
 from visit_counter import tasks
 from visit_counter.tasks import once, supervised
@@ -129,17 +129,12 @@ async def test_too_many_open_files_end_no_loop(
         with monkeypatch.context() as patch:
             patch.setattr(what, fail)
             await until(lambda: calls > 2)
-            status, degraded = await readiness(service)
+            status, degraded = await service.ready()
         hit = await service.hit()
         await until(lambda: not tasks.problems())
-        _, well = await readiness(service)
+        _, well = await service.ready()
 
     assert (status, degraded["status"]) == (200, "degraded")
     assert [hint for hint in degraded["hints"] if f"The task {name} fails" in hint]
     assert hit["counted"]
     assert not [hint for hint in well["hints"] if "task" in hint]
-
-
-async def readiness(service: Service) -> tuple[int, Any]:
-    async with service.client.get(f"{service.ops_url}/readyz") as answer:
-        return answer.status, await answer.json()

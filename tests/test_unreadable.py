@@ -234,7 +234,7 @@ async def test_what_is_no_name_of_a_site_disturbs_no_other(service: Service) -> 
         await newer.write("", b"{}")
         await newer.write_name(b"\xff", "a")
         listed = await service.api("GET", "/sites")
-        _, ready = await readiness(service)
+        _, ready = await service.ready()
         hit = await service.hit("a")
 
     assert hit["counted"] is True
@@ -398,11 +398,11 @@ async def test_readiness_names_the_site_the_reason_and_the_remedy(service: Servi
     await service.site("a")
     async with newer_version(service) as newer:
         await break_site(newer)
-        status, ready = await readiness(service)
+        status, ready = await service.ready()
         gauge = await scraped(service, "visitcounter_unreadable_sites")
         known = await scraped(service, "visitcounter_sites")
         await service.api("PUT", "/sites/a", {"origins": ["*"]})
-        _, healed = await readiness(service)
+        _, healed = await service.ready()
 
     assert (status, ready["status"], len(ready["hints"])) == (200, "degraded", 1)
     assert f'site "a" in the store cannot be read: {REASON}.' in ready["hints"][0]
@@ -418,7 +418,7 @@ async def test_readiness_names_five_sites_and_how_many_more(service: Service) ->
         for n in range(8):
             bad = site_json(settings={"id": f"s{n}", "metric": "x" * 10_000})
             await newer.write(f"s{n}", packed_json(bad))
-        _, ready = await readiness(service)
+        _, ready = await service.ready()
 
     assert [re.findall(r'site "(s\d)"', hint) for hint in ready["hints"]] == [
         *([f"s{n}"] for n in range(5)),
@@ -426,11 +426,6 @@ async def test_readiness_names_five_sites_and_how_many_more(service: Service) ->
     ]
     assert ready["hints"][5].startswith("And 3 more sites cannot be read")
     assert max(map(len, ready["hints"])) < 600
-
-
-async def readiness(service: Service) -> tuple[int, Any]:
-    async with service.client.get(f"{service.ops_url}/readyz") as answer:
-        return answer.status, await answer.json()
 
 
 async def scraped(service: Service, name: str) -> float:

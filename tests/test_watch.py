@@ -114,5 +114,6 @@ async def test_a_password_that_was_changed_is_named_with_the_remedy() -> None:
 
 
 async def body(service: Service, path: str) -> str:
-    async with service.client.get(service.ops_url + path) as answer:
+    headers = {"Authorization": f"Bearer {service.token}"}
+    async with service.client.get(service.ops_url + path, headers=headers) as answer:
         return await answer.text()

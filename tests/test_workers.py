@@ -17,11 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from redis import Redis
 
+from tests.kit.services.in_process import TOKEN
 from tests.kit.services.in_process import until as soon
 from tests.kit.services.process import (
     STOP_S,
@@ -192,9 +193,9 @@ def test_a_killed_worker_is_replaced_and_its_counts_stay(place: Path) -> None:
         hits_by_each(service, 2)
         before, (killed, left) = counted(service), service.workers
         os.kill(killed, signal.SIGKILL)
-        until(lambda: "Only 1 of 2 workers" in str(call("GET", f"{service.url}/readyz")), 5)
+        until(lambda: "Only 1 of 2 workers" in str(service.ready()), 5)
         until(lambda: up(service, without={killed}), UP_S)
-        after, ready = counted(service), call("GET", f"{service.url}/readyz")
+        after, ready = counted(service), service.ready()
 
         assert (before, after) == (4, 4)
         assert (left in service.workers, service.process.poll()) == (True, None)
@@ -240,8 +241,8 @@ def test_a_parent_that_hangs_is_named(place: Path) -> None:
 def ready(service: ServiceProcess) -> tuple[int, Any]:
     """The status and JSON of /readyz, of a worker that is there."""
     with suppress(TimeoutError):
-        request = urlopen(f"{service.url}/readyz", timeout=1)
-        with request as answer:
+        asked = Request(f"{service.url}/readyz", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urlopen(asked, timeout=1) as answer:
             return answer.status, json.load(answer)
     return 0, {"status": "no answer"}
 

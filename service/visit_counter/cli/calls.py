@@ -66,6 +66,14 @@ def token_of(settings: Settings) -> str:
     return token
 
 
+def ready(base: str, token: str | None) -> dict[str, Any]:
+    """What /readyz of the service here says, also with 503."""
+    told = call(url := f"{base}/readyz", "GET", token=token, also=503)
+    if not isinstance(told, dict) or "status" not in told:
+        raise CallError(f"what answers at {url} is no visit counter")
+    return told
+
+
 def call(
     url: str,
     method: str,
@@ -74,7 +82,9 @@ def call(
     *,
     elsewhere: bool = False,
     timeout_s: float = CALL_S,
+    also: int = 200,
 ) -> Any:
+    """The JSON that is answered with 200, or with `also`; raises CallError."""
     # The environment's proxy is for the way out, never for the service here.
     handlers: list[BaseHandler] = [Unmoved()] if elsewhere else [Unmoved(), ProxyHandler({})]
     opener = build_opener(*handlers)
@@ -82,6 +92,8 @@ def call(
         with opener.open(request_of(url, method, body, token), timeout=timeout_s) as answer:
             text = answer.read()
     except HTTPError as error:
+        if error.code == also:
+            return read_json(error.read(), url)
         if moved := error.headers.get("Location"):
             raise CallError(f"{url} has moved to {moved}: use that with --url") from None
         raise CallError(refusal(error)) from None
@@ -90,6 +102,10 @@ def call(
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise CallError(f"no answer at {url} ({reason}): is the service running?") from None
+    return read_json(text, url)
+
+
+def read_json(text: bytes, url: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

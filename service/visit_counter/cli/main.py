@@ -20,7 +20,7 @@ from visit_counter.config.settings import Settings
 from visit_counter.errors import CallError, SettingsError, StartError, StoreError
 
 COMMANDS = {
-    "serving": ("serve", "healthcheck", "config"),
+    "serving": ("serve", "healthcheck", "status", "config"),
     "snippet": ("snippet", "privacy"),
     "spool": ("spool",),
     "sites": ("site",),

@@ -24,6 +24,7 @@ def add_commands(commands: Any) -> None:
     )
     health = command(commands, "healthcheck", healthcheck, "exit 0 if the service here answers")
     health.add_argument("--ready", action="store_true", help="ask whether it can count")
+    command(commands, "status", show_status, "what is wrong with the service here, if anything")
     config = command(commands, "config", show_config, "show the settings in force")
     config.add_argument("--markdown", action="store_true", help="all settings as a table")
 
@@ -95,6 +96,19 @@ def healthcheck(options: argparse.Namespace, settings: Settings) -> int:
     path = "/readyz" if options.ready else "/healthz"
     print(json.dumps(call(here(settings) + path, "GET")))
     return 0
+
+
+def show_status(options: argparse.Namespace, settings: Settings) -> int:
+    """What /readyz tells admins, in sentences; exit code 1 while hits are refused."""
+    from visit_counter.cli.calls import here, ready, token_of
+
+    token = None if settings.ops_listen else token_of(settings)
+    told = ready(here(settings, ops=True), token)
+    say(told["status"])
+    wrong_token = [told["details"]] if "details" in told else []
+    for sentence in (*wrong_token, *told.get("faults", ()), *told.get("hints", ())):
+        say(f"- {sentence}")
+    return int(told["status"] == "unavailable")
 
 
 def show_config(options: argparse.Namespace, settings: Settings) -> int:

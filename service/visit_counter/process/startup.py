@@ -6,6 +6,8 @@ nothing of the web and of stores.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -55,9 +57,13 @@ async def embedded_store(settings: Settings) -> AsyncIterator[Embedded]:
 
 
 def welcome(token: AdminToken, pages: str, ops: str) -> None:
-    where = "from the settings" if token.path is None else f"in {token.path}"
+    """Say where the service is, and where its admin token. The token itself is shown on a terminal
+    only: what is written elsewhere is kept, by journald, by Docker, for more people than its file
+    is for."""
     log.info("counting", demo=f"{pages}/demo", admin_api=f"{ops}/api/v1")
-    if token.new:
-        print(f"\n  Admin token (shown once, kept {where}): {token.token}\n", flush=True)
+    if token.path is None:
+        log.info("the admin token is from the settings")
+    elif token.new and sys.stdout.isatty():
+        print(f"\n  Admin token (shown once, kept in {token.path}): {token.token}\n", flush=True)
     else:
-        log.info(f"the admin token is {where}")
+        log.info(f"the admin token is in {token.path}", read=f"cat {shlex.quote(str(token.path))}")

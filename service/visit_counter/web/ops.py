@@ -10,8 +10,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from visit_counter import tasks
 from visit_counter.errors import Problem
 from visit_counter.tasks import readable
+from visit_counter.web.auth import is_admin
 from visit_counter.web.components import Components, parts_of
 from visit_counter.web.responses import json_response
+
+DETAILS = (
+    "What is wrong, and how to mend it, is told on the service's host by `visit-counter status`; "
+    "here to whoever sends the admin token, and to all on the address VISIT_COUNTER_OPS_LISTEN."
+)
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -24,6 +30,16 @@ async def readyz(request: web.Request) -> web.Response:
 
     Of several workers the one that is asked speaks for itself, and says what is wrong with others.
     """
+    return _ready(request, told=True)
+
+
+async def public_readyz(request: web.Request) -> web.Response:
+    """The same on the pages' address: what is wrong, with addresses, paths and versions, is for
+    whoever sends the admin token."""
+    return _ready(request, told=is_admin(request))
+
+
+def _ready(request: web.Request, *, told: bool) -> web.Response:
     parts = parts_of(request)
     faults, problems = _found(parts)
     body: dict[str, Any] = {
@@ -32,7 +48,9 @@ async def readyz(request: web.Request) -> web.Response:
         "hints": problems + parts.intake.forwarding.hints,
         "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in parts.watch.checks},
     }
-    return json_response(body, status=503 if faults else 200, headers={"Cache-Control": "no-store"})
+    if not told:
+        body = {"status": body["status"], "details": DETAILS}
+    return json_response(body, status=503 if faults else 200)
 
 
 def own_problems(parts: Components) -> list[str]:

@@ -46,7 +46,7 @@ def page_routes(base: str) -> list[web.RouteDef]:
         web.get(f"{base}/demo.svg", widget.demo_icon),
         web.get(f"{base}/", widget.home),
         web.get(f"{base}/healthz", ops.healthz),
-        web.get(f"{base}/readyz", ops.readyz),
+        web.get(f"{base}/readyz", ops.public_readyz),
     ]
 
 

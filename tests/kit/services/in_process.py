@@ -92,6 +92,12 @@ class Service:
             assert answer.status == status, (answer.status, await answer.text())
             return await answer.json(content_type=None)
 
+    async def ready(self) -> tuple[int, Any]:
+        """The status and JSON of /readyz, as an admin sees it."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        async with self.client.get(f"{self.ops_url}/readyz", headers=headers) as answer:
+            return answer.status, await answer.json()
+
     async def counts(self, site: str = "portal") -> Any:
         """The counts as the store has them now: GET /w/{site} may be a second old."""
         answer = await self.api("POST", f"/sites/{site}/reset?preview=1")

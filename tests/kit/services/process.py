@@ -166,8 +166,8 @@ class ServiceProcess:
         return int(answer["page"]["pageviews"])
 
     def ready(self) -> tuple[int, Any]:
-        """The status and JSON of /readyz."""
-        return call("GET", f"{self.url}/readyz")
+        """The status and JSON of /readyz, as an admin sees it."""
+        return call("GET", f"{self.url}/readyz", token=self.token)
 
     def _file(self, name: str) -> Path:
         return self._scratch / name

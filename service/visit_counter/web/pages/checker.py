@@ -21,8 +21,9 @@ from visit_counter.model.calendar import zone
 from visit_counter.model.counts import Counts
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
+from visit_counter.model.site_settings import SITE_ID
 from visit_counter.rules.origins import origin_of
-from visit_counter.web.auth import is_admin, may_see
+from visit_counter.web.auth import is_admin
 from visit_counter.web.client import came_by
 from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.oembed import scheme_of
@@ -51,9 +52,10 @@ async def check(request: web.Request) -> web.Response:
     if unreadable := parts_of(request).sites.unreadable.get(name):
         detail = said["unreadable"].format(site=name, reason=unreadable.field)
         raise Problem(503, unreadable.public_problem.title, detail)
-    if site is None or not may_see(site, request):
-        raise Problem(404, "Unknown site", said["unknown"].format(site=name))
     admin, page = is_admin(request), request.query.get("page", "")
+    if site is None or not (site.settings.public or admin):
+        named = name if SITE_ID.match(name) else "?"
+        raise Problem(404, "Unknown site", said["unknown"].format(site=named))
     origin = origin_of(page)
     if page and origin is None:
         raise Problem(400, "Malformed address", said["page"], "page")

@@ -196,6 +196,7 @@ def test_wrong_fetch(mode: str, dest: str, expected: str, wrong: bool) -> None:
         ("a b", False),
         ("evil.example/local", False),
         ("u@localhost", False),
+        ("localhost?evil.example", False),
     ],
 )
 def test_names_that_no_stranger_can_have(host: str, own: bool) -> None:

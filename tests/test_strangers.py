@@ -30,7 +30,18 @@ from visit_counter.web.routes import health_routes, ops_routes, page_routes
 
 PATHS = sorted({route.path for route in (*page_routes(""), *ops_routes(""))})
 SITES = ("demo", "nowhere", "%ff", "a%0ab", "%E2%80%AE")
-HOSTS = (b"a.vn", b"\xff.vn", b"a[b", b"[::1", b"a:b:c", b"", b"a b", b"u@h", b"a" * 4000)
+HOSTS = (
+    b"a.vn",
+    b"\xff.vn",
+    b"a[b",
+    b"[::1",
+    b"a:b:c",
+    b"",
+    b"a b",
+    b"u@h",
+    b"a?\xff",
+    b"a" * 4000,
+)
 QUERIES = (
     "",
     "?path=%ff&page=%ff&lang=%ff&url=%ff&site=%ff&theme=%ff&title=%ff",

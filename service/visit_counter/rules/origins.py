@@ -23,6 +23,7 @@ _OWN_NETWORKS = (".localhost", ".local", ".internal", ".home.arpa", ".test")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _NO_PAGE = frozenset({"navigate", "nested-navigate", "websocket"})
 _START = re.compile(r"(https?)://([^/?#\\]{1,300})(?=[/?#\\]|\Z)", re.IGNORECASE)
+_ENDS = re.compile(r"[/?#\\]")
 _ENTRY = re.compile(r"(https?)://(\*\.)?([^/?#\\]{1,300})/?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
@@ -72,13 +73,17 @@ def origin_of(url: str) -> str | None:
     return _normal(start[1].lower(), start[2]) if start else None
 
 
+def is_host(host: str) -> bool:
+    """Whether a Host header is a name or address, perhaps with a port, and nothing else."""
+    return not _ENDS.search(host) and origin_of(f"http://{host}") is not None
+
+
 def is_own_host(host: str) -> bool:
     """Whether a Host header can only be meant for this service: an address, a name of one label, or
     one of a private network."""
-    origin = origin_of(f"http://{host}")
-    if origin is None:
+    if not is_host(host):
         return False
-    name = origin.removeprefix("http://").rstrip(".")
+    name = (origin_of(f"http://{host}") or "").removeprefix("http://")
     if name.startswith("["):
         return True
     name = name.partition(":")[0].rstrip(".")

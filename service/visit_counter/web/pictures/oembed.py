@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from aiohttp import web
 
 from visit_counter.errors import Problem
-from visit_counter.rules.origins import origin_of
+from visit_counter.rules.origins import is_host
 from visit_counter.web.client import site_named
 from visit_counter.web.components import parts_of
 from visit_counter.web.pictures.drawn.markup import element, text
@@ -96,7 +96,7 @@ def discovery(request: web.Request) -> str:
 
 def host_of(request: web.Request) -> str:
     """The host that was asked, which we write into answers; Problem 400 if it is none."""
-    if origin_of(f"http://{request.host}") is None:
+    if not is_host(request.host):
         raise Problem(400, "Malformed host", "The Host header is no host name and port.", "Host")
     return request.host
 

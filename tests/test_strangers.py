@@ -22,6 +22,7 @@ from tests.kit.services.process import until as until_true
 from tests.kit.stores.server import Server
 from visit_counter import logs
 from visit_counter import serving as servers
+from visit_counter.model.reasons import Reason
 from visit_counter.store.migration import Progress
 from visit_counter.web.client import read_body
 from visit_counter.web.hits.beacon import Malformed
@@ -111,6 +112,22 @@ def test_no_request_is_a_failure_of_the_service(service: ServiceProcess, path: s
     assert service.errors[before:] == ""
     assert "Traceback" not in service.errors
     assert failures(service) == []
+
+
+def test_labels_of_metrics_are_no_strangers_to_choose(service: ServiceProcess) -> None:
+    """Neither by paths and sites, nor by methods, nor by what is dropped."""
+    for method in ("GET", "BREW", "DELETE", "X" * 50):
+        for target in ("/w/invented", "/invented", "/w/invented/frame", "/w/demo/dot.gif?p=%00"):
+            said(service, requested(method, target))
+    labels: dict[str, set[str]] = {}
+    for name, value in re.findall(r'(\w+)="([^"]*)"', service.metrics()):
+        labels.setdefault(name, set()).add(value)
+
+    assert labels["route"] <= {*PATHS, "other"}
+    assert labels["method"] <= {"GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "other"}
+    assert labels["status"] <= {"2xx", "3xx", "4xx", "5xx"}
+    assert labels["reason"] <= {*map(str, Reason), "unknown_site"}
+    assert "invented" not in str(labels)
 
 
 def test_a_redirect_is_booked_as_one(service: ServiceProcess) -> None:

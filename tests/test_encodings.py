@@ -112,7 +112,7 @@ def test_the_log_speaks_the_terminals_encoding(valkey: Server, encoding: str) ->
                 stderr=log,
             ) as process,
         ):
-            until(lambda: b"Admin token" in path.read_bytes(), START_S)
+            until(lambda: b"admin-token" in path.read_bytes(), START_S)
             process.terminate()
             assert process.wait(10) == 0
         lines = path.read_bytes().decode(encoding)

@@ -81,8 +81,12 @@ async def test_the_command_status_says_what_is_wrong(valkey: Server, tmp_path: P
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_the_token_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, new: bool) -> None:
+@pytest.mark.parametrize("outside", ["", "docker exec CONTAINER "])
+def test_the_token_is_shown_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, outside: str, new: bool
+) -> None:
     """Elsewhere it would be kept, by journald or Docker: its file is named, and how to read it."""
+    monkeypatch.setattr("visit_counter.process.startup.in_container", lambda: bool(outside))
     token = AdminToken("vc_secret", Path("/data/admin token"), new)
     shown = []
     for terminal in (False, True):
@@ -90,11 +94,11 @@ def test_the_token_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(out, "isatty", lambda terminal=terminal: terminal)
         with redirect_stdout(out), capture_logs() as lines:
             welcome(token, "http://a", "http://a")
-        shown.append((out.getvalue(), str(lines)))
+        shown.append((out.getvalue(), lines))
 
     assert [("vc_secret" in printed) for printed, _ in shown] == [False, new]
-    assert not [logged for _, logged in shown if "vc_secret" in logged]
-    assert "cat '/data/admin token'" in shown[0][1]
+    assert "vc_secret" not in str([logged for _, logged in shown])
+    assert shown[0][1][-1]["read"] == f"{outside}cat '/data/admin token'"
 
 
 # -- private sites

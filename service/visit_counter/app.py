@@ -182,6 +182,7 @@ async def recorder_of(
 def intake_of(
     store: Store, clock: Clock, recorder: Recorder, settings: Settings, limits: Limits
 ) -> Intake:
+    listened = {address.host.lower() for address in settings.listen}
     return Intake(
         clock=clock,
         recorder=recorder,
@@ -189,5 +190,5 @@ def intake_of(
         secret=store.secret,
         trusted_proxies=Networks.parse(settings.trusted_proxies),
         forwarding=Forwarding(),
-        own_names={settings.listen.host.lower(), socket.gethostname().lower()},
+        own_names={*listened, socket.gethostname().lower()},
     )

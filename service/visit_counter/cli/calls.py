@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from http.client import HTTPException, InvalidURL
 from pathlib import Path

@@ -69,6 +69,11 @@ def cores(root: Path = Path("/")) -> int:
     return max(1, min(bound, int(quota) // int(period))) if quota.isdecimal() else bound
 
 
+def in_container(root: Path = Path("/")) -> bool:
+    """Whether this is one of Docker's or Podman's."""
+    return (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+
+
 def data_warning(data_dir: Path, kept: str, root: Path = Path("/")) -> str | None:
     """A sentence when the data directory goes away with this container or system, else None; `kept`
     says what is in it."""

@@ -15,7 +15,7 @@ import structlog
 
 from visit_counter.config.admin_token import AdminToken
 from visit_counter.config.data_directory import checked
-from visit_counter.config.host import data_warning
+from visit_counter.config.host import data_warning, in_container
 from visit_counter.config.settings import Settings
 from visit_counter.embedded.server import Embedded
 from visit_counter.process import open_files
@@ -66,4 +66,6 @@ def welcome(token: AdminToken, pages: str, ops: str) -> None:
     elif token.new and sys.stdout.isatty():
         print(f"\n  Admin token (shown once, kept in {token.path}): {token.token}\n", flush=True)
     else:
-        log.info(f"the admin token is in {token.path}", read=f"cat {shlex.quote(str(token.path))}")
+        outside = "docker exec CONTAINER " if in_container() else ""
+        read = f"{outside}cat {shlex.quote(str(token.path))}"
+        log.info(f"the admin token is in {token.path}", read=read)

@@ -56,9 +56,12 @@ def without_ledger() -> None:
 def without_lane() -> None:
     @asynccontextmanager
     async def in_aiohttp(
-        _parts: Components, application: web.Application, listener: Listener
+        parts: Components, application: web.Application, listener: Listener
     ) -> AsyncIterator[str]:
-        async with prepared(application) as server, served(server, listener) as url:
+        async with (
+            prepared(application, parts.settings.keepalive) as server,
+            served(server, listener) as url,
+        ):
             yield url
 
     changed: Any = serving

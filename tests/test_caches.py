@@ -24,7 +24,9 @@ NO_CACHES = {
     "web/hits/forwarding.py": {"_seen", "_said"},  # for operators
     "web/hits/full_sets.py": {"_full"},  # for operators
     "web/lane/answering.py": {"_took"},  # for the metrics
-    "web/lane/connections.py": {"_newcomers", "_lent"},  # open connections
+    "rules/shares.py": {"_held"},  # of what is bounded
+    "web/lane/connections.py": {"_newcomers", "_of_network", "_ended", "_told_s"},  # who is there
+    "web/lane/places.py": {"_members"},  # the same
 }
 # Packages whose code keeps no answers, but what is on its way, and is not looked through for them.
 ELSEWHERE = ("delivery", "store", "disk", "workers", "cli", "config", "embedded", "adapters")

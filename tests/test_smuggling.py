@@ -211,10 +211,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whatever waits for more ends soon."""
     monkeypatch.setattr("visit_counter.web.client.BODY_S", 0.1)
     monkeypatch.setattr("visit_counter.web.lane.connection.BODY_S", 0.1)
-    monkeypatch.setattr("visit_counter.web.lane.connection.IDLE_S", 0.1)
     monkeypatch.setattr("visit_counter.web.lane.connection.REQUEST_S", 0.2)
     monkeypatch.setattr("visit_counter.web.lane.lane.SWEEP_S", 0.02)
-    monkeypatch.setattr("visit_counter.serving.KEEPALIVE_S", 0.2)
     monkeypatch.setattr("visit_counter.serving.LINGER_S", 0.1)
 
 
@@ -223,10 +221,10 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_no_reading_sees_a_second_request(valkey: Server) -> None:
     """The lane answers as aiohttp does, once, and counts what it answered."""
-    async with run_service(valkey.url) as lane:
+    async with run_service(valkey.url, keepalive="0.2") as lane:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("visit_counter.serving.in_lane", without_lane)
-            async with run_service(valkey.url) as plain:
+            async with run_service(valkey.url, keepalive="0.2") as plain:
                 for service in (lane, plain):
                     await open_sites(service)
                 told = await all_told(lambda: open_connection(lane))

@@ -144,7 +144,9 @@ LANE_REQUESTS = Counter(
 CONNECTIONS = Gauge("visitcounter_connections", "Open connections of clients.")
 CONNECTIONS_REFUSED = Counter(
     "visitcounter_connections_refused",
-    "Connections ended without an answer since there were too many.",
+    "Connections ended or not taken since there were too many, by limit: all, or of one client "
+    "network.",
+    ["limit"],
 )
 LIVE_STREAMS = Gauge("visitcounter_live_streams", "Viewers of live counts.")
 LIVE_REFUSED = Counter(

@@ -20,23 +20,18 @@ from visit_counter.adapters.aiohttp_private import answer_errors_by
 from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, refused_address
 from visit_counter.process.open_files import places_here
+from visit_counter.rules.addresses import Networks
 from visit_counter.store.migration import Progress
 from visit_counter.web.client import MAX_BODY
 from visit_counter.web.components import COMPONENTS, Components
 from visit_counter.web.lane.answering import Desk
-from visit_counter.web.lane.connections import Bounded, Connections
+from visit_counter.web.lane.connections import Connections
 from visit_counter.web.lane.lane import Lane
-from visit_counter.web.middleware import (
-    broken_request,
-    end_connection,
-    error_responses,
-    measure,
-    safe_headers,
-)
+from visit_counter.web.lane.lent import Bounded, watch
+from visit_counter.web.middleware import broken_request, error_responses, measure, safe_headers
 from visit_counter.web.migrating import starting_app
 from visit_counter.web.routes import health_routes, ops_routes, page_routes
 
-KEEPALIVE_S = 75.0
 LINGER_S = 1.0
 BACKLOG = 1024
 # For answers that a client does not read; without a bound the kernel takes megabytes for each.
@@ -57,8 +52,8 @@ async def listening(parts: Components, listeners: Listeners) -> AsyncIterator[di
     pages = make_app(parts, page_routes(base))
     ops = make_app(parts, health_routes(base) + ops_routes(base))
     async with (
-        prepared(ops) as server,
-        served(at_most(places_here().ops, server), listeners.ops) as ops_url,
+        bounded(ops, parts.settings, places_here().ops) as protocol,
+        served(protocol, listeners.ops) as ops_url,
         in_lane(parts, pages, listeners.pages) as url,
     ):
         yield {"pages": url + base, "ops": ops_url + base}
@@ -71,12 +66,9 @@ async def starting(
     """Answer on the service's addresses while the store's data is migrated."""
     async with AsyncExitStack() as stack:
         app = starting_app(progress, settings.base_path)
-        server = await stack.enter_async_context(prepared(app))
-        most = places_here().staying
+        protocol = await stack.enter_async_context(bounded(app, settings, places_here().staying))
         for listener in filter(None, listeners):
-            url = await stack.enter_async_context(
-                served(at_most(most, server), listener.duplicate())
-            )
+            url = await stack.enter_async_context(served(protocol, listener.duplicate()))
             log.info("answering during the migration", readyz=f"{url}{settings.base_path}/readyz")
         yield
 
@@ -95,25 +87,41 @@ async def in_lane(
     parts: Components, app: web.Application, listener: Listener
 ) -> AsyncIterator[str]:
     """Connections begin in the lane, and become the application's where the lane ends."""
-    app.middlewares.insert(0, end_connection)
-    places = places_here()
+    settings, places = parts.settings, places_here()
     async with (
-        prepared(app) as server,
-        Lane(Connections(server, places.staying, places.newcomers), Desk(parts)) as lane,
+        prepared(app, settings.keepalive) as server,
+        Lane(connections(server, settings, places.staying, places.newcomers), Desk(parts)) as lane,
         served(lane.accept, listener) as url,
     ):
         yield url
 
 
 @asynccontextmanager
-async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
+async def bounded(
+    app: web.Application, settings: Settings, most: int
+) -> AsyncIterator[Callable[[], asyncio.BaseProtocol]]:
+    """An application's protocol, where no lane bounds the number of its connections."""
+    async with prepared(app, settings.keepalive) as server:
+        yield partial(Bounded, connections(server, settings, most, newcomers=0))
+
+
+def connections(
+    server: web.Server, settings: Settings, staying: int, newcomers: int
+) -> Connections:
+    trusted = Networks.parse(settings.trusted_proxies)
+    return Connections(server, staying, newcomers, trusted, settings.keepalive)
+
+
+@asynccontextmanager
+async def prepared(app: web.Application, keepalive_s: float) -> AsyncIterator[web.Server]:
     """An application, to be given connections."""
     answer_errors_by(broken_request)
+    watch(app)
     runner = web.AppRunner(
         app,
         access_log=None,
         auto_decompress=False,  # a few packed bytes may be gigabytes
-        keepalive_timeout=KEEPALIVE_S,
+        keepalive_timeout=keepalive_s,
         shutdown_timeout=deadlines.WEB_S,
         lingering_time=LINGER_S,
     )
@@ -123,11 +131,6 @@ async def prepared(app: web.Application) -> AsyncIterator[web.Server]:
         yield runner.server
     finally:
         await runner.cleanup()
-
-
-def at_most(connections: int, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
-    """An application's protocol, where no lane bounds the number of its connections."""
-    return partial(Bounded, Connections(server, connections, newcomers=0))
 
 
 @asynccontextmanager

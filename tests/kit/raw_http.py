@@ -46,9 +46,12 @@ class Ports(NamedTuple):
 
 @asynccontextmanager
 async def without_lane(
-    _parts: Components, application: web.Application, listener: Listener
+    parts: Components, application: web.Application, listener: Listener
 ) -> AsyncIterator[str]:
-    async with prepared(application) as server, served(server, listener) as url:
+    async with (
+        prepared(application, parts.settings.keepalive) as server,
+        served(server, listener) as url,
+    ):
         yield url
 
 

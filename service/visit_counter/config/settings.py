@@ -30,6 +30,7 @@ from visit_counter.config.values import (
     parse_networks,
     parse_number,
     parse_path,
+    parse_seconds,
     parse_switch,
     parse_timezone,
     parse_token,
@@ -170,6 +171,13 @@ class Settings:
         "127.0.0.0/8,::1/128",
         "Networks (CIDR) of the proxies whose `X-Forwarded-For` is believed,"
         " [a CDN's too](docs/how-to/proxies.md).",
+    )
+    keepalive: float = setting(
+        "KEEPALIVE",
+        parse_seconds,
+        "75",
+        "How many seconds an idle connection is kept for its next request. Must be longer than a"
+        " proxy or load balancer in front keeps one, else hits meet a connection that just closes.",
     )
     timezone: str = setting(
         "TIMEZONE",

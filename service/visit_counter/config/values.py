@@ -107,6 +107,13 @@ def parse_number(text: str) -> int:
     return int(text)
 
 
+def parse_seconds(text: str) -> float:
+    """From a tenth of a second to a day."""
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9])?", text) or not 0.1 <= float(text) <= 86_400:
+        raise ValueError(f"{text!r} is not a number of seconds from 0.1 to 86400, such as 75")
+    return float(text)
+
+
 def parse_workers(text: str) -> int:
     if text.lower() == "auto":
         return cores()

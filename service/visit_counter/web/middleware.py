@@ -28,15 +28,6 @@ Dress: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 @web.middleware
-async def end_connection(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What the lane hands over ends with its first answer: the next request begins in the lane
-    again."""
-    response = await handler(request)
-    response.force_close()
-    return response
-
-
-@web.middleware
 async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Note how long an answer took. It is one of ours: `error_responses` lets no exception pass but
     that the service stops, which is nobody's answer."""

@@ -23,7 +23,6 @@ from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import MAX_SITE_ID
 from visit_counter.reading.reader import Reading
-from visit_counter.rules.addresses import Peer
 from visit_counter.store.batch import Outcome
 from visit_counter.web.components import Components
 from visit_counter.web.counts import Shown, show
@@ -120,7 +119,6 @@ class LaneConnection(Connection):
         self._method = b"GET"
         self._began_s = perf_counter()
         self._entry: Hit | Drop
-        self._peer: Peer | None = None
 
     def answer_request(self, request: Request, body: bytes) -> bool:
         site = self._desk.site(request.target)
@@ -149,10 +147,8 @@ class LaneConnection(Connection):
 
     def _count(self, site: Site, request: Request, body: bytes) -> bool:
         intake = self._desk.intake
-        if self._peer is None:
-            self._peer = intake.peer(self.peer)
         try:
-            entry = intake.read(site, request.head, self._peer, request.forwarded, body)
+            entry = intake.read(site, request.head, self.peer, request.forwarded, body)
         except Malformed:  # which aiohttp notes and answers
             return False
         self._entry = entry

@@ -13,8 +13,12 @@ import asyncio
 from typing import Final, cast
 
 from visit_counter import logs, metrics
+from visit_counter.rules.addresses import Peer
+from visit_counter.rules.shares import Blocks
 from visit_counter.web.client import MAX_BODY
-from visit_counter.web.lane.connections import STALL_S, Connections, Lent
+from visit_counter.web.lane.connections import STALL_S, Connections
+from visit_counter.web.lane.lent import Lent
+from visit_counter.web.lane.places import BUSY, IDLE, SILENT, UNFINISHED
 from visit_counter.web.lane.request import Request, read_request
 
 HEAD_ENDS: Final = b"\r\n\r\n"
@@ -22,7 +26,6 @@ MAX_HEAD: Final = 8 * 1024  # of what is answered here
 MAX_HELD: Final = 64 * 1024  # a longer head is nobody's
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
-IDLE_S = 75.0
 FOREVER_S: Final = float("inf")
 PROXY_PROTOCOL: Final = (b"PROXY ", b"\0\r\nQUIT\n")  # of its version 2 without empty lines before
 TOO_LONG: Final = (
@@ -38,10 +41,12 @@ class Connection(asyncio.Protocol):
     """What a connection does; the class that answers its requests is made from it."""
 
     def __init__(self, connections: Connections) -> None:
-        self.until_s = 0.0
+        self.until_s = self.since_s = 0.0
+        self.blocks: Blocks = ()
         self._connections = connections
+        self._idle_s = connections.idle_s
         self._loop = asyncio.get_running_loop()
-        self.peer = ""
+        self.peer: Peer
         self._held = b""
         """What was not yet acted upon."""
         self._needed = 0
@@ -54,6 +59,8 @@ class Connection(asyncio.Protocol):
         """It has sent a whole request."""
         self._last = False
         """The next answer ends it."""
+        self._half_closed = False
+        """The client sends no more."""
         self._gone = self._running = self._waiting = self._paused = False
 
     def answer_request(self, request: Request, body: bytes) -> bool:
@@ -82,10 +89,11 @@ class Connection(asyncio.Protocol):
         if not self._gone:
             self._transport.write(answer)
         self._busy = False
-        if self._last:
+        if self._last or (self._half_closed and not self._held):
             self._close()
         elif not self._stalled:
-            self.until_s = self._loop.time() + IDLE_S
+            self.since_s = self._loop.time()
+            self.until_s = self.since_s + self._idle_s
             if self._held:
                 self._run()
 
@@ -99,14 +107,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if not self._connections.enter(self):
+        self.peer = self._connections.peer(transport)
+        self._wait(REQUEST_S)
+        if self._connections.enter(self, self.peer):
+            self._transport.set_write_buffer_limits(0)  # so that a pause means an answer not taken
+        else:
             self._gone = True
             self._transport.abort()
-            return
-        self._transport.set_write_buffer_limits(0)  # so that a pause means an answer not taken
-        peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else ""
-        self._wait(REQUEST_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
@@ -116,13 +123,22 @@ class Connection(asyncio.Protocol):
             if request is not None:
                 self.broken_off(request)
 
+    def eof_received(self) -> bool:
+        """Whether to keep the other direction open, for answers that are owed."""
+        self._half_closed = True
+        if self._busy:
+            self._last = self._last or not self._held
+        elif not self._stalled:
+            self._run()
+        return self._busy or bool(self._held) or self._gone
+
     def pause_writing(self) -> None:
         self._stalled = True
         self._wait(STALL_S)
 
     def resume_writing(self) -> None:
         self._stalled = False
-        self._wait(IDLE_S)
+        self._wait(self._idle_s)
         self._run()
 
     def finish(self) -> None:
@@ -140,6 +156,15 @@ class Connection(asyncio.Protocol):
         else:
             self._close()
 
+    def rank(self) -> int:
+        if self._busy:
+            return BUSY
+        if self._needed or self._stalled:
+            return UNFINISHED
+        if not self._known:
+            return SILENT
+        return UNFINISHED if self._held else IDLE
+
     def abort(self) -> None:
         self._transport.abort()
 
@@ -150,7 +175,8 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def _wait(self, seconds: float) -> None:
-        self.until_s = self._loop.time() + seconds
+        self.since_s = self._loop.time()
+        self.until_s = self.since_s + seconds
 
     # -- its requests
 
@@ -173,12 +199,15 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self.fail(error)
         self._running = False
-        if self._held or self._paused:
+        if self._held or self._paused or self._half_closed:
             self._go_on(more)
 
     def _go_on(self, more: bool) -> None:
         """`more`: what is held may hold a request."""
         if self._gone:
+            return
+        if self._half_closed and not (self._busy or (more and self._held)):
+            self._transport.close()  # the rest of what is held will never come
             return
         if more and not (self._busy or self._stalled):
             self._loop.call_soon(self._run)
@@ -214,10 +243,8 @@ class Connection(asyncio.Protocol):
         held = self._held
         if held[0] in b"\r\n":  # empty lines before a request are no part of it
             self._held = held.lstrip(b"\r\n")
-        elif whole:
+        elif whole or held.count(b"\n") != held.count(b"\r\n"):  # or it will never be whole
             self._hand_over()
-        elif held.count(b"\n") != held.count(b"\r\n"):  # this will never be whole
-            self._hand_over(self._loop.time() + REQUEST_S)
         elif len(held) > MAX_HELD:
             self._last = True
             self.send(TOO_LONG)
@@ -228,15 +255,17 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    def _hand_over(self, until_s: float = FOREVER_S) -> None:
-        """The connection is aiohttp's from here on, and is to be answered by then."""
+    def _hand_over(self) -> None:
+        """The connection is aiohttp's from here on."""
         metrics.LANE_REQUESTS.labels("handed over").inc()
         if self._held.startswith(PROXY_PROTOCOL):
             self.wrapped()
-        self._connections.leave(self)
+        lent = Lent(self._connections, REQUEST_S)
+        self._connections.lend(self, lent)
         self._gone = True
         self._transport.resume_reading()
-        lent = Lent(self._connections, until_s)
         self._transport.set_protocol(lent)
         lent.connection_made(self._transport)
         lent.data_received(self._held)
+        if self._half_closed and not lent.eof_received():
+            self._transport.close()

@@ -1,29 +1,45 @@
-"""How many connections there are, and whose place a new one takes when there are too many.
+"""How many connections there are, and who has to go when there are too many.
 
 `staying` may stay for request after request. Beside those there are `newcomers` places for those
 who have not sent a whole request yet: each gets one answer, so a health check is answered however
-many clients there are. When these are taken too, the newcomer goes who has waited longest.
-Connections that are aiohttp's (`Lent`) count as well.
+many clients there are. When all places are taken the longest silent newcomer goes if these fill
+theirs, else the connection that `web/lane/places.py` names. No client network has more than its
+share: one that has it gives up a place of its own. Connections that are aiohttp's (`lent.py`)
+count as well, and go as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterator
+import time
+from collections import Counter, OrderedDict
 from contextlib import suppress
-from typing import Protocol, cast
+from typing import Final, Protocol
 
+import structlog
 from aiohttp import web
 
 from visit_counter import metrics
+from visit_counter.rules.addresses import NOWHERE, Networks, Peer
+from visit_counter.rules.shares import Blocks, blocks_of, share
+from visit_counter.web.lane.places import BUSY, Group, Placed
 
 STALL_S = 30.0  # for a client to read its answer
 UNDER_WAY_S = 0.25  # in which a request arrives that was sent before the client knew of the end
+SPARED_S = 5.0  # in which a kept connection that is idle gives no place to one that is not
+TOLD_S = 60.0  # between two lines of the log
+
+# One address has at most a quarter of the places, so that three others remain for everybody else;
+# the widest network around it half of them (rules/shares.py). A proxy is one address and needs
+# more: that is one reason to name it in VISIT_COUNTER_TRUSTED_PROXIES.
+SHARE: Final = 4
+LEAST_SHARE: Final = 4  # what a browser opens at once, where there are few places
+
+log = structlog.get_logger()
 
 
-class Timed(Protocol):
-    """A connection that may be ended."""
+class Timed(Placed, Protocol):
+    """A connection in the lane."""
 
     until_s: float
     """When its time is over (seconds of the loop)."""
@@ -32,81 +48,107 @@ class Timed(Protocol):
         """Its time is over."""
 
     def finish(self) -> None:
-        """End it behind its next answer."""
+        """End it after its next answer."""
 
     def stop(self) -> None:
         """End it now, unless it waits for an answer."""
 
-    def abort(self) -> None: ...
-
 
 class Connections:
-    """Those in the lane, and those that `aiohttp` has got from it."""
+    """Those in the lane, and those that `aiohttp` has got."""
 
-    def __init__(self, aiohttp: web.Server, staying: int, newcomers: int) -> None:
+    def __init__(
+        self,
+        aiohttp: web.Server,
+        staying: int,
+        newcomers: int,
+        trusted: Networks,
+        idle_s: float,
+    ) -> None:
         self.aiohttp = aiohttp
+        self.idle_s = idle_s
+        """How long a connection is kept for its next request."""
         self.stopping = self._stopped = False
         self._staying = staying
-        self._most = staying + newcomers
+        self._for_newcomers = newcomers
+        self._most_of_one = max(LEAST_SHARE, (staying + newcomers) // SHARE)
+        self._trusted = trusted
         self._lane: set[Timed] = set()
-        self._lent: dict[Timed, None] = {}
-        self._newcomers: OrderedDict[Timed, None] = OrderedDict()
+        self._newcomers: OrderedDict[Placed, None] = OrderedDict()
+        self._settled = Group()
+        """All others."""
+        self._of_network: dict[int, Group] = {}
+        self._crowd = Crowd()
         self._left = asyncio.Event()
 
-    def __iter__(self) -> Iterator[Timed]:
-        yield from self._lane
-        yield from self._lent
-
     def __len__(self) -> int:
-        return len(self._lane) + len(self._lent)
+        return len(self._newcomers) + len(self._settled)
 
-    def enter(self, connection: Timed) -> bool:
-        """Whether there is a place for it."""
-        if self._stopped or (len(self) >= self._most and not self._make_room()):
-            metrics.CONNECTIONS_REFUSED.inc()
+    @property
+    def timed(self) -> list[Timed]:
+        """Those in the lane."""
+        return [*self._lane]
+
+    def peer(self, transport: asyncio.BaseTransport) -> Peer:
+        """Who holds the other end."""
+        name = transport.get_extra_info("peername")
+        return self._trusted.peer(name[0] if isinstance(name, tuple) else "")
+
+    def enter(self, connection: Timed, peer: Peer) -> bool:
+        """Whether there is a place for a new connection of the lane."""
+        if not self._admit(connection, peer):
             return False
         self._lane.add(connection)
         self._newcomers[connection] = None
         return True
 
-    def may_stay(self, connection: Timed) -> bool:
+    def enter_settled(self, connection: Placed, peer: Peer) -> bool:
+        """The same for a connection that is aiohttp's from its beginning."""
+        if not self._admit(connection, peer):
+            return False
+        self._settled.add(connection)
+        return True
+
+    def may_stay(self, connection: Placed) -> bool:
         """It has sent a whole request: whether it may send another."""
         self._newcomers.pop(connection, None)
-        return not self.stopping and len(self) - len(self._newcomers) <= self._staying
+        stays = not self.stopping and (len(self._settled) < self._staying or self._end_idle())
+        self._settled.add(connection)
+        return stays
 
-    def leave(self, connection: Timed) -> None:
+    def lend(self, connection: Timed, lent: Placed) -> None:
+        """What was in the lane is aiohttp's from now on."""
+        lent.blocks = connection.blocks
+        self.leave(connection)
+        self._settled.add(lent)
+        self._count(lent)
+
+    def leave(self, connection: Placed) -> None:
+        """It has ended; a second time changes nothing."""
         self._lane.discard(connection)
         self._newcomers.pop(connection, None)
+        self._settled.discard(connection)
+        for block in connection.blocks:
+            if group := self._of_network.get(block):
+                group.discard(connection)
+                if not group:
+                    del self._of_network[block]
         if not self._lane:
             self._left.set()
-
-    def lend(self, lent: Timed) -> None:
-        self._lent[lent] = None
-
-    def take_back(self, lent: Timed) -> None:
-        self._lent.pop(lent, None)
-
-    def end_too_many(self) -> None:
-        """Of aiohttp's the oldest: most likely it waits for nothing, and a probe comes newly."""
-        while len(self._lent) > self._most:
-            metrics.CONNECTIONS_REFUSED.inc()
-            oldest = next(iter(self._lent))
-            self.take_back(oldest)
-            oldest.abort()
 
     async def stop(self, within_s: float) -> None:
         """End those in the lane, the idle ones when no request can be under way to them any more;
         aiohttp ends its own."""
         self.stopping = True
         await asyncio.sleep(0)  # those that were accepted already are made
-        for connection in [*self._lane]:
+        for connection in self.timed:
             connection.finish()
         await self._wait_for_all(UNDER_WAY_S)
-        for connection in [*self._lane]:
+        for connection in self.timed:
             connection.stop()
         await self._wait_for_all(within_s - UNDER_WAY_S)
         self._stopped = True
-        for connection in [*self._lane]:
+        for connection in self.timed:
             connection.abort()
 
     async def _wait_for_all(self, seconds: float) -> None:
@@ -116,68 +158,88 @@ class Connections:
                     self._left.clear()
                     await self._left.wait()
 
-    def _make_room(self) -> bool:
-        oldest = next(iter(self._newcomers), None)
-        if oldest is None:
+    # -- places
+
+    def _admit(self, connection: Placed, peer: Peer) -> bool:
+        connection.blocks = self._blocks(peer)
+        if self._stopped or not self._make_room_among(connection.blocks):
             return False
-        metrics.CONNECTIONS_REFUSED.inc()
-        self.leave(oldest)
-        oldest.abort()
+        if len(self) >= self._staying + self._for_newcomers:
+            self._make_room()
+        self._count(connection)
         return True
 
+    def _blocks(self, peer: Peer) -> Blocks:
+        """None for proxies, which are one address and speak for many, and for unix sockets."""
+        unbounded = peer.trusted or peer.address.network == NOWHERE
+        return () if unbounded else blocks_of(peer.address)
 
-class Lent(asyncio.Protocol):
-    """A connection that is aiohttp's: its bytes pass through here, so that it counts and ends.
+    def _count(self, connection: Placed) -> None:
+        for block in connection.blocks:
+            self._of_network.setdefault(block, Group()).add(connection)
 
-    `until_s`: when its first request must have been answered, if aiohttp sees to that no more than
-    the lane can, as where a head can never be whole.
-    """
+    def _make_room_among(self, blocks: Blocks) -> bool:
+        """False if a network has its share, all of it busy: what waits for an answer is worth more
+        than what may come."""
+        for block in blocks:
+            group = self._of_network.get(block)
+            if group is None or len(group) < share(block, self._most_of_one):
+                continue
+            first = group.first_to_go()
+            self._crowd.note("network", share(block, self._most_of_one))
+            if first is None or first.rank() == BUSY:
+                return False
+            self._end(first)
+        return True
 
-    def __init__(self, connections: Connections, until_s: float = float("inf")) -> None:
-        self.until_s = until_s
-        self._connections = connections
-        self._handler = connections.aiohttp()
+    def _make_room(self) -> None:
+        """Whoever goes first, also one that waits for an answer: else a store that hangs would keep
+        a health check out."""
+        newcomer = next(iter(self._newcomers), None)
+        reserved = newcomer is not None and len(self._newcomers) >= self._for_newcomers
+        first = newcomer if reserved else self._settled.first_to_go() or newcomer
+        if first is not None:
+            self._crowd.note("all", len(self))
+            self._end(first)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._connections.lend(self)
-        self._handler.connection_made(transport)
+    def _end_idle(self) -> bool:
+        """End one that has been idle for long; False if there is none."""
+        first = self._settled.first_to_go()
+        now_s = asyncio.get_running_loop().time()
+        if first is None or first.rank() == BUSY or now_s - first.since_s < SPARED_S:
+            return False
+        self._crowd.note("all", len(self))
+        self._end(first)
+        return True
 
-    def data_received(self, data: bytes) -> None:
-        self._handler.data_received(data)
-
-    def eof_received(self) -> None:
-        self._handler.eof_received()
-
-    def pause_writing(self) -> None:
-        self.until_s = asyncio.get_running_loop().time() + STALL_S
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.until_s = float("inf")
-        self._handler.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.take_back(self)
-        self._handler.connection_lost(exc)
-
-    def expire(self) -> None:
-        """Its client does not read, or does not end what it began."""
-        self.abort()
-
-    def finish(self) -> None:
-        """So it does anyway."""
-
-    def stop(self) -> None:
-        """It is for aiohttp to end it."""
-
-    def abort(self) -> None:
-        self._transport.abort()
+    def _end(self, connection: Placed) -> None:
+        self.leave(connection)
+        connection.abort()
 
 
-class Bounded(Lent):
-    """A connection that is aiohttp's from its beginning, where no lane bounds their number."""
+class Crowd:
+    """Says that connections were ended for want of places: a metric, and a line of the log at most
+    once a minute. Neither names a network: its address is personal data."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._connections.end_too_many()
+    def __init__(self) -> None:
+        self._ended = Counter[str]()
+        self._told_s: dict[str, float] = {}
+
+    def note(self, limit: str, places: int) -> None:
+        REFUSED[limit].inc()
+        self._ended[limit] += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(limit, -TOLD_S) >= TOLD_S:
+            log.warning(REASONS[limit], places=places, closed=self._ended.pop(limit))
+            self._told_s[limit] = now_s
+
+
+REASONS: Final = {
+    "all": "all places for connections are taken: idle ones are closed for new ones, so clients "
+    "connect more often. Allow more open files (ulimit -n), or keep idle connections for less time "
+    "(VISIT_COUNTER_KEEPALIVE)",
+    "network": "a client network has its share of the places for connections: its idle ones are "
+    "closed for its new ones, others notice nothing. If it is your proxy, name it in "
+    "VISIT_COUNTER_TRUSTED_PROXIES",
+}
+REFUSED: Final = {limit: metrics.CONNECTIONS_REFUSED.labels(limit) for limit in REASONS}

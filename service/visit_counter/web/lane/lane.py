@@ -52,7 +52,7 @@ class Lane:
             self._desk.tell_the_time()
             metrics.CONNECTIONS.set(len(self._connections))
             now_s = asyncio.get_running_loop().time()
-            for connection in [each for each in self._connections if each.until_s < now_s]:
+            for connection in [each for each in self._connections.timed if each.until_s < now_s]:
                 try:
                     connection.expire()
                 except Exception as error:  # a bug of this service: the others have their time too

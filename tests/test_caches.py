@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs/reference/caches.md").read_text()
 # Mappings that an object keeps between calls and that are not caches: what is forgotten of them is
 # lost, or wrong.
 NO_CACHES = {
-    "reading/hub.py": {"_channels", "_at"},  # who watches
+    "reading/hub.py": {"_channels"},  # who watches
     "reading/reader.py": {"_flights", "_failed_s"},  # reads in flight; which servers failed
     "reading/sites.py": {"by_id", "unreadable"},  # all sites of the store
     "rules/addresses.py": {"_masks"},  # the networks themselves

@@ -10,10 +10,11 @@ import pytest
 
 from loadtests.service_process import free_port
 from tests.kit.raw_http import LOOK, end_of, plain_hit
-from tests.kit.services.in_process import Service, run_service
+from tests.kit.services.in_process import Service, run_service, until
 from tests.kit.stores.server import Server
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: count.example\r\n\r\n"
+LIVE = b"GET /w/portal/live HTTP/1.1\r\nHost: count.example\r\n\r\n"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: count.example\r\n\r\n"
 CHUNKED = plain_hit(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 
@@ -91,3 +92,11 @@ async def test_a_body_that_broke_off_is_no_hit(apart: Service, begun: bytes) -> 
     assert b" 200 " not in got
     assert [day["malformed"] for day in drops.values()] == [1]
     assert (await apart.counts())["total"]["pageviews"] == 0
+
+
+async def test_a_viewer_who_sends_no_more_sees_the_counts_once(apart: Service) -> None:
+    """It may have gone as well, which nobody would notice later; a browser's stream goes on."""
+    got = await sent_all(apart.url, LIVE)
+    await until(lambda: not [*apart.parts.hub._channels])
+
+    assert got.count(b"data: ") == 1

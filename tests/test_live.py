@@ -24,12 +24,13 @@ from tests.kit.services.in_process import Service, run_service, until
 from tests.kit.services.process import serving
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter import metrics, tasks
-from visit_counter.reading.hub import Mailbox
+from visit_counter.reading.hub import Channel, Mailbox, Watched
 from visit_counter.reading.reader import Reading
 from visit_counter.web.live import Stream
 
 NEWS_S = 5.0
 SMALL = 4096  # bytes for a socket to hold
+LIVE = "/w/portal/live"
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +88,10 @@ async def watch(
     method: str = "GET",
     version: str = "HTTP/1.1",
     token: str = "",
+    address: str = "",
     received: int | None = None,
 ) -> AsyncIterator[Watcher]:
-    """A viewer; of those bytes its socket takes no more than `received`."""
+    """A viewer, from an address; of those bytes its socket takes no more than `received`."""
     url = urlsplit(service.url)
     own = socket.socket()
     if received:
@@ -100,6 +102,7 @@ async def watch(
     try:
         request = f"{method} {url.path}{target} {version}\r\nHost: count.example\r\n"
         sent = f"Authorization: Bearer {token}\r\n" if token else ""
+        sent += f"X-Forwarded-For: {address}\r\n" if address else ""
         writer.write(f"{request}{sent}\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip()
         first, *lines = head.split("\r\n")
@@ -114,8 +117,8 @@ def streams(service: Service) -> list[Stream]:
     return [cast(Stream, viewer) for channel in channels for viewer in channel.viewers]
 
 
-def metric(name: str) -> float:
-    return REGISTRY.get_sample_value(f"visitcounter_live_{name}") or 0
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"visitcounter_live_{name}", labels) or 0
 
 
 def pageviews(number: int) -> dict[str, int]:
@@ -317,7 +320,7 @@ async def test_one_viewer_too_many_is_refused(
 ) -> None:
     """503, and later there is room again."""
     monkeypatch.setattr("visit_counter.process.open_files.MOST_VIEWERS", 1)
-    before = metric("refused_total")
+    before = metric("refused_total", limit="all")
     async with run_service(valkey.url) as service:
         await service.site()
         async with watch(service) as first, watch(service) as second:
@@ -330,7 +333,7 @@ async def test_one_viewer_too_many_is_refused(
     assert (second.status, second.headers["retry-after"]) == (503, "5")
     assert second.headers["access-control-allow-origin"] == "*"
     assert body["title"] == "Too many viewers"
-    assert metric("refused_total") - before == 1
+    assert metric("refused_total", limit="all") - before == 1
 
 
 async def test_a_network_has_some_viewers_and_not_all(
@@ -347,6 +350,110 @@ async def test_a_network_has_some_viewers_and_not_all(
         await third.counts()
 
     assert statuses == (503, 200)
+
+
+async def statuses(service: Service, *watched: tuple[str, str]) -> list[int]:
+    """Of viewers that come one after the other, each from an address for a target."""
+    async with AsyncExitStack() as viewers:
+        found = []
+        for address, target in watched:
+            viewer = await viewers.enter_async_context(watch(service, target, address=address))
+            if viewer.status == 200:
+                await viewer.counts()
+            found.append(viewer.status)
+        return found
+
+
+async def test_wider_networks_have_some_viewers_more(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A household's /56 and a customer's /48 too have some and not all."""
+    monkeypatch.setattr("visit_counter.reading.hub.MOST_AT_ONE", 2)
+    await service.site()
+    of_one = [f"2001:db8:0:{n:x}::1" for n in range(4)]  # a /56
+    of_other = [f"2001:db8:0:{n:x}00::1" for n in range(1, 4)]  # of the same /48
+    got = await statuses(service, *((each, LIVE) for each in [*of_one, *of_other, "2001:db9::1"]))
+
+    assert got == [200, 200, 200, 503, 200, 503, 503, 200]
+
+
+async def test_different_pages_are_bounded(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all and for each network; a site's own counts, and pages that somebody watches already,
+    may be watched nevertheless."""
+    monkeypatch.setattr("visit_counter.reading.hub.PAGES_AT_ONE", 2)
+    monkeypatch.setattr("visit_counter.reading.hub.MOST_PAGES", 3)
+    before = metric("refused_total", limit="network_pages"), metric("refused_total", limit="pages")
+    await service.site()
+    a, b, c = "192.0.2.1", "198.51.100.1", "203.0.113.1"
+    asked = [(a, "1"), (a, "2"), (a, "3"), (b, "1"), (b, "4"), (c, "5"), (c, "2")]
+    got = await statuses(
+        service, *((each, f"{LIVE}?path=/{page}") for each, page in asked), (a, LIVE), (c, LIVE)
+    )
+    after = metric("refused_total", limit="network_pages"), metric("refused_total", limit="pages")
+    await until(lambda: metric("pages") == 0)
+
+    assert got == [200, 200, 503, 200, 200, 503, 200, 200, 200]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+    assert not service.parts.hub._pages_of._held
+    assert not service.parts.hub._viewers_of._held
+
+
+async def test_rare_pages_delay_nobody_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site's viewers, and those of pages that many watch, are told in each tick; the others in
+    their turn, some in each tick and all in the end."""
+    monkeypatch.setattr("visit_counter.reading.hub.PAGES_S", 0)
+    monkeypatch.setattr("visit_counter.reading.hub.AT_ONCE", 2)
+    await service.site()
+    targets = [LIVE, *[f"{LIVE}?path=/many"] * 3, *(f"{LIVE}?path=/{n}" for n in range(9))]
+    async with AsyncExitStack() as viewers:
+        watching = [await viewers.enter_async_context(watch(service, each)) for each in targets]
+        for viewer in watching:
+            await viewer.counts()
+        ticks = note_ticks(service, monkeypatch)
+        await until(lambda: len(ticks) >= 8)
+        rare = [[each for each in tick if each not in (None, "/many")] for tick in ticks[2:7]]
+        await service.hit(p="/8")
+        last = await watching[-1].until_counts(page={"path": "/8", "pageviews": 1})
+
+    assert all({None, "/many"} < set(tick) for tick in ticks[2:7])
+    assert [len(each) for each in rare] == [2] * 5
+    assert {path for each in rare for path in each} == {f"/{n}" for n in range(9)}
+    assert last["total"]["pageviews"] == 1
+
+
+def note_ticks(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[list[str | None]]:
+    """What each tick looks at from now on."""
+    hub, ticks = service.parts.hub, list[list[str | None]]()
+    tick, turn = hub._tick, hub._turn
+
+    async def noted_tick() -> None:
+        ticks.append([])
+        await tick()
+
+    async def noted_turn(watched: Watched, channel: Channel) -> None:
+        if ticks:
+            ticks[-1].append(watched.path)
+        await turn(watched, channel)
+
+    monkeypatch.setattr(hub, "_tick", noted_tick)
+    monkeypatch.setattr(hub, "_turn", noted_turn)
+    return ticks
+
+
+async def test_who_takes_the_last_place_takes_it_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many who come at once: the others' streams end, and they come again."""
+    monkeypatch.setattr("visit_counter.reading.hub.MOST_AT_ONE", 1)
+    await service.site()
+    async with AsyncExitStack() as viewers:
+        opening = [viewers.enter_async_context(watch(service)) for _ in range(20)]
+        await asyncio.gather(*opening)
+        await until(lambda: metric("streams") == 1)
 
 
 # -- viewers who do not read, and who go away

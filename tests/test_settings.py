@@ -107,6 +107,8 @@ def test_a_variable_becomes_a_value(name: str, text: str, field: str, expected: 
         ("REDIS_URL", "redis+cluster://", "the URL names its hosts as host:port"),
         ("REDIS_URL", "redis+sentinel://h:1", "the name of the primary they watch"),
         ("MIN_REPLICAS", "-1", "is not a number from 0 to 9"),
+        ("KEEPALIVE", "0", "is not a number of seconds from 0.1 to 86400, such as 75"),
+        ("KEEPALIVE", "10m", "is not a number of seconds from 0.1 to 86400, such as 75"),
         ("REDIS_URL", "redis://", "names no host"),
         ("REDIS_URL", "redis://h/zero", "number of a database"),
         ("REDIS_URL", "unix://", "names no socket"),

@@ -150,8 +150,12 @@ CONNECTIONS_REFUSED = Counter(
 )
 LIVE_STREAMS = Gauge("visitcounter_live_streams", "Viewers of live counts.")
 LIVE_REFUSED = Counter(
-    "visitcounter_live_refused", "Viewers of live counts answered 503 since there were too many."
+    "visitcounter_live_refused",
+    "Viewers of live counts answered 503, by limit: all, network (viewers of one), pages (that are "
+    "watched, all different), network_pages (that one has asked for).",
+    ["limit"],
 )
+LIVE_PAGES = Gauge("visitcounter_live_pages", "Different pages that viewers of live counts watch.")
 LIVE_SKIPPED = Counter(
     "visitcounter_live_skipped_messages",
     "Counts that a live viewer who read too slowly was not sent, since newer ones had come.",

@@ -3,13 +3,17 @@
 All who watch the same counts are told by the same bytes, made once. Nobody is waited for: who does
 not read keeps one message to be sent, the newest (`Mailbox`), for counts are a state and not a log.
 While the store is away the last counts stay, marked as stale.
+
+Each different page that somebody watches costs a read a tick, and strangers choose pages. So their
+number is bounded, in all and for each client network, and a tick has an order: sites, then pages
+that many watch, then in the rest of its time the other pages, each in its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from heapq import nlargest
 from time import perf_counter
 from typing import NamedTuple, Protocol, Self
 
@@ -19,6 +23,7 @@ from visit_counter.errors import StoreError
 from visit_counter.model.site import Site
 from visit_counter.reading.reader import Asked, Reader, Reading
 from visit_counter.reading.sites import Sites
+from visit_counter.rules.shares import Blocks, Shares
 from visit_counter.tasks import supervised
 
 TICK_S = 1.0
@@ -26,7 +31,13 @@ FRESH_MS = 500  # less than a tick, so that each tick sees what came since the l
 BEAT_S = 20.0  # without news a sign of life: proxies end what is silent, and a dead peer is noticed
 STALE_MS = 5000
 AT_ONCE = 100  # counts that are read
-MOST_AT_ONE = 200  # viewers, network
+# Of one address; the networks around it may have more (rules/shares.py).
+MOST_AT_ONE = 200  # viewers
+PAGES_AT_ONE = 50  # pages that nobody else watched when they came
+MOST_PAGES = 2500
+MANY = 3  # viewers of a page
+MOST_OF_MANY = 100  # pages that are looked at in each tick, the most watched ones
+PAGES_S = 0.4  # of a tick, from its beginning: pages after that wait for the next
 IN_A_ROW = 500  # viewers who are told before hits have their turn
 TURN_S = 0.002  # that is longer where there are many hits
 
@@ -50,8 +61,8 @@ class Message(NamedTuple):
 class Viewer(Protocol):
     """Who is told; none of this waits."""
 
-    network: str
-    """Where they are, none where that does not matter."""
+    blocks: Blocks
+    """The client networks that it counts for."""
 
     def tell(self, message: Message) -> None:
         """Nothing happens if it has been told so already."""
@@ -91,12 +102,14 @@ class Mailbox:
 class Channel:
     """All who watch the same counts, and when they were last told something."""
 
-    __slots__ = ("spoke_s", "tag", "viewers")
+    __slots__ = ("blocks", "looked_s", "spoke_s", "tag", "viewers")
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, blocks: Blocks) -> None:
         self.viewers: set[Viewer] = set()
         self.tag = ""
-        self.spoke_s = now_s
+        self.spoke_s = self.looked_s = now_s
+        self.blocks = blocks
+        """The networks that asked for it first: it counts as one of their pages."""
 
 
 Render = Callable[[Site, Reading, str | None, bool], Message]
@@ -114,9 +127,8 @@ class Hub:
         self._render = render
         self._most = most
         self._channels: dict[Watched, Channel] = {}
-        self._viewers = 0
-        self._at = Counter[str]()
-        """Viewers by network."""
+        self._viewers = self._pages = 0
+        self._viewers_of, self._pages_of = Shares(), Shares()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -132,33 +144,58 @@ class Hub:
         for channel in self._channels.values():
             end(channel)
 
-    def takes(self, network: str) -> bool:
-        """Whether another viewer may join who is there; each may choose a page to be read."""
-        crowded = network and self._at[network] >= MOST_AT_ONE
-        return not (self._stopping or crowded or self._viewers >= self._most)
+    def limit(self, watched: Watched, blocks: Blocks) -> str:
+        """Which bound keeps a viewer out: all, network, pages, network_pages; empty if none."""
+        if self._stopping or self._viewers >= self._most:
+            return "all"
+        if not self._viewers_of.have_room(blocks, MOST_AT_ONE):
+            return "network"
+        if watched.path is None or watched in self._channels:
+            return ""
+        if self._pages >= MOST_PAGES:
+            return "pages"
+        return "" if self._pages_of.have_room(blocks, PAGES_AT_ONE) else "network_pages"
 
     async def look(self, site: Site, path: str | None) -> Message:
         """What is to be seen now; raises StoreError."""
         return self._message(site, path, await self._reader.read(site, Asked(path)))
 
-    def join(self, watched: Watched, viewer: Viewer) -> None:
-        now_s = asyncio.get_running_loop().time()
-        self._channels.setdefault(watched, Channel(now_s)).viewers.add(viewer)
-        self._count(viewer, +1)
+    def join(self, watched: Watched, viewer: Viewer) -> bool:
+        """False if others have taken the room meanwhile."""
+        if self.limit(watched, viewer.blocks):
+            return False
+        channel = self._channels.get(watched)
+        if channel is None:
+            now_s = asyncio.get_running_loop().time()
+            channel = self._channels[watched] = Channel(now_s, viewer.blocks)
+            self._count_page(watched, channel, +1)
+        channel.viewers.add(viewer)
+        self._viewers_of.take(viewer.blocks)
+        self._count(+1)
+        return True
 
     def leave(self, watched: Watched, viewer: Viewer) -> None:
         channel = self._channels[watched]
         channel.viewers.remove(viewer)
-        self._count(viewer, -1)
+        self._viewers_of.give_back(viewer.blocks)
+        self._count(-1)
         if not channel.viewers:
             del self._channels[watched]
+            self._count_page(watched, channel, -1)
 
-    def _count(self, viewer: Viewer, change: int) -> None:
+    def _count(self, change: int) -> None:
         self._viewers += change
-        self._at[viewer.network] += change
-        if not self._at[viewer.network]:
-            del self._at[viewer.network]
         metrics.LIVE_STREAMS.set(self._viewers)
+
+    def _count_page(self, watched: Watched, channel: Channel, change: int) -> None:
+        if watched.path is None:
+            return
+        if change > 0:
+            self._pages_of.take(channel.blocks)
+        else:
+            self._pages_of.give_back(channel.blocks)
+        self._pages += change
+        metrics.LIVE_PAGES.set(self._pages)
 
     async def _run(self) -> None:
         """Ticks take at most half of the time, however many there are to tell."""
@@ -170,12 +207,20 @@ class Hub:
             await asyncio.sleep(max(TICK_S - took_s, took_s))
 
     async def _tick(self) -> None:
-        channels = [*self._channels.items()]
-        for start in range(0, len(channels), AT_ONCE):
-            some = channels[start : start + AT_ONCE]
-            await asyncio.gather(*(self._turn(*each) for each in some))
+        began_s = perf_counter()
+        first, rest = in_turn(self._channels.items())
+        for some in parts(first, AT_ONCE):
+            await self._turns(some)
+        for some in parts(rest, AT_ONCE):  # some in any case, however long the first took
+            await self._turns(some)
+            if perf_counter() - began_s > PAGES_S * TICK_S:
+                break
+
+    async def _turns(self, channels: Iterable[Listening]) -> None:
+        await asyncio.gather(*(self._turn(*each) for each in channels))
 
     async def _turn(self, watched: Watched, channel: Channel) -> None:
+        channel.looked_s = asyncio.get_running_loop().time()
         site = self._sites.get(watched.site)
         if site is None or not (site.settings.public or watched.hidden):
             end(channel)
@@ -206,6 +251,27 @@ class Hub:
             del viewers[:in_a_row]
             if await turn_of_others() > TURN_S:
                 in_a_row *= 2  # hits are late anyhow, and viewers shall not be
+
+
+Listening = tuple[Watched, Channel]
+
+
+def in_turn(channels: Iterable[Listening]) -> tuple[list[Listening], list[Listening]]:
+    """Whom each tick tells, and whom it tells as far as its time goes: who has waited longest comes
+    first."""
+    first, pages = list[Listening](), list[Listening]()
+    for each in channels:
+        (first if each[0].path is None else pages).append(each)
+    many = [each for each in pages if len(each[1].viewers) >= MANY]
+    many = nlargest(MOST_OF_MANY, many, key=lambda each: len(each[1].viewers))
+    chosen = {each[0] for each in many}
+    rest = [each for each in pages if each[0] not in chosen]
+    return first + many, sorted(rest, key=lambda each: each[1].looked_s)
+
+
+def parts(channels: list[Listening], size: int) -> Iterator[list[Listening]]:
+    for start in range(0, len(channels), size):
+        yield channels[start : start + size]
 
 
 async def turn_of_others() -> float:

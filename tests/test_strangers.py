@@ -232,7 +232,7 @@ async def test_the_ops_address_and_a_migration_say_no_version_either(valkey: Ser
     async with run_service(valkey.url, ops_listen="127.0.0.1:0") as split:
         found = [split.client.get(f"{split.ops_url}{route.path}") for route in health_routes("")]
         headers = [(await each).headers for each in found]
-        async with servers.prepared(starting_app(Progress(4, 5), "")) as server:
+        async with servers.prepared(starting_app(Progress(4, 5), ""), 75.0) as server:
             with socket.create_server(("127.0.0.1", 0)) as own:
                 loop = asyncio.get_running_loop()
                 listening = await loop.create_server(server, sock=own)

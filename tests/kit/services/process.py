@@ -101,7 +101,7 @@ class ServiceProcess:
         return workers_of(self.process.pid)
 
     def metrics(self) -> str:
-        with urlopen(f"{self.url}/metrics", timeout=5) as answer:
+        with urlopen(f"{self.ops_url}/metrics", timeout=5) as answer:
             return str(answer.read().decode())
 
     def metric(self, series: str) -> float:
@@ -120,6 +120,12 @@ class ServiceProcess:
 
         until(up, START_S)
         return found[0]
+
+    @property
+    def ops_url(self) -> str:
+        """Where admins and Prometheus go; the same as `url` without an address of their own."""
+        assert self.url, "it says both at once"
+        return str(re.findall(r'"admin_api": "(http://[^"]*)/api/v1"', self.errors)[-1])
 
     def exit_code(self, within_s: float) -> int:
         """Its exit code, once it has ended by itself."""
@@ -144,7 +150,7 @@ class ServiceProcess:
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """Call /api/v1 with its admin token; the answer must be a success."""
-        status, answer = call(method, f"{self.url}/api/v1{path}", body, self.token)
+        status, answer = call(method, f"{self.ops_url}/api/v1{path}", body, self.token)
         assert status < 300, answer
         return answer
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import aiohttp.web_server
 import hiredis
 import pytest
-from aiohttp import web
+from aiohttp import web, web_urldispatcher
 from aiohttp.web_protocol import RequestHandler
 from redis import exceptions
 from redis._parsers import BaseParser
@@ -304,6 +304,30 @@ async def own_words_for_broken_http(_: Server) -> None:
     assert all(answer.endswith(b"own words") for answer in answers)
 
 
+async def odd_expectations_refused(_: Server) -> None:
+    before = web_urldispatcher._default_expect_handler
+    aiohttp_private.quote_no_expectation()
+    try:
+        app = web.Application()
+        app.router.add_get("/", broken)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            answers = [
+                await said(
+                    runner.addresses[0],
+                    b"GET %b HTTP/1.1\r\nHost: a\r\nExpect: \xff\r\n\r\n" % path,
+                )
+                for path in (b"/", b"/unknown")
+            ]
+        finally:
+            await runner.cleanup()
+    finally:
+        web_urldispatcher._default_expect_handler = before
+    assert [answer.split()[1] for answer in answers] == [b"417", b"417"]
+
+
 def make_connections_otherwise(patch: pytest.MonkeyPatch) -> None:
     def make(self: web.Server) -> RequestHandler:
         return RequestHandler(self, loop=asyncio.get_running_loop())
@@ -437,6 +461,9 @@ PARTS = [
          unframed_answer_over_a_taken_connection, keep_the_transport_elsewhere),
     Part("aiohttp", "aiohttp.web_server.RequestHandler", AIOHTTP + "answer_errors_by",
          own_words_for_broken_http, make_connections_otherwise),
+    Part("aiohttp", "aiohttp.web_urldispatcher._default_expect_handler",
+         AIOHTTP + "quote_no_expectation", odd_expectations_refused,
+         put(aiohttp_private, "_expect", aiohttp_private._expect_of_aiohttp)),
     Part("aiohttp", "what a body's reader raises", "adapters/aiohttp_log.py: CLOSED",
          a_body_whose_connection_has_ended, say_it_otherwise),
     Part("aiohttp", "HttpProcessingError and the log's messages",

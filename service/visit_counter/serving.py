@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from visit_counter import deadlines
-from visit_counter.adapters.aiohttp_private import answer_errors_by
+from visit_counter.adapters.aiohttp_private import answer_errors_by, quote_no_expectation
 from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, refused_address
 from visit_counter.process.open_files import places_here
@@ -74,6 +74,7 @@ async def starting(
 
 
 def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
+    quote_no_expectation()
     middlewares = [measure, error_responses(parts.settings.base_path)]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
     app.on_response_prepare.append(safe_headers(parts.settings.base_path))

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiohttp import web, web_server
+from aiohttp import web, web_server, web_urldispatcher
 from aiohttp.web_protocol import RequestHandler
 
 
@@ -53,3 +53,20 @@ def answer_errors_by(make: Callable[[int], web.Response]) -> None:
             return answer
 
     web_server.RequestHandler = Handler  # type: ignore[attr-defined]
+
+
+def quote_no_expectation() -> None:
+    """Have applications that are made from now on refuse an Expect header without its text: where
+    that is no text, aiohttp fails to write it into its answer. It asks before any middleware, and
+    routes that are not found have no handler of their own for it."""
+    web_urldispatcher._default_expect_handler = _expect
+
+
+async def _expect(request: web.Request) -> None:
+    try:
+        await _expect_of_aiohttp(request)
+    except UnicodeEncodeError:
+        raise web.HTTPExpectationFailed from None
+
+
+_expect_of_aiohttp = web_urldispatcher._default_expect_handler

@@ -314,13 +314,9 @@ async def odd_expectations_refused(_: Server) -> None:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
-            answers = [
-                await said(
-                    runner.addresses[0],
-                    b"GET %b HTTP/1.1\r\nHost: a\r\nExpect: \xff\r\n\r\n" % path,
-                )
-                for path in (b"/", b"/unknown")
-            ]
+            request = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: \xff\r\n\r\n"
+            host, port, *_rest = runner.addresses[0]
+            answers = [await said((host, port), request % path) for path in (b"/", b"/unknown")]
         finally:
             await runner.cleanup()
     finally:

@@ -60,6 +60,9 @@ class Parent:
         self._when_gone = when_gone
         self._data_dir = data_dir
         self._asked: list[asyncio.Future[str]] = []
+        """Who waits for the answer to the question for the metrics that is in flight."""
+        self._to_ask: list[asyncio.Future[str]] = []
+        """Who came since, and is for the next one."""
         self._others: list[str] = []
         """What is wrong with the parent and the other workers, as it has told last."""
         self._silent = 0
@@ -113,12 +116,23 @@ class Parent:
         self._tell(Up())
 
     async def metrics(self) -> str:
-        """What all workers have counted, as Prometheus reads it; raises TimeoutError."""
+        """What all workers have counted, as Prometheus reads it; raises TimeoutError. One question
+        is in flight at a time, however many ask: all figures go over the line with each."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
+        self._to_ask.append(answer)
+        if not self._asked:
+            self._ask_for_metrics()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await answer
+        finally:
+            for waiting in (self._asked, self._to_ask):
+                if answer in waiting:  # there was no answer
+                    waiting.remove(answer)
+
+    def _ask_for_metrics(self) -> None:
+        self._asked, self._to_ask = self._to_ask, []
         self._tell(Told(figures(), ask=True))
-        async with asyncio.timeout(ANSWER_S):
-            return await answer
 
     async def _run(self) -> None:
         """Hear the parent, and tell it once a second; until it is gone."""
@@ -159,10 +173,12 @@ class Parent:
                 self.workers, self._others = workers, problems
                 metrics.WORKERS.set(len(workers))
             case Everything(text):
-                for answer in self._asked:
+                answered, self._asked = self._asked, []
+                for answer in answered:
                     if not answer.done():
                         answer.set_result(text)
-                self._asked = []
+                if self._to_ask:
+                    self._ask_for_metrics()
 
     def _tell(self, message: Up | Told) -> None:
         self._writer.write(msgspec.json.encode(message) + b"\n")

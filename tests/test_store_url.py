@@ -81,6 +81,12 @@ def test_a_database_is_found_wherever_it_stands(url: str, has: bool) -> None:
         ("redis://h?socket_timeout=5", "no parameter socket_timeout: it may have ssl_certfile"),
         ("redis://h?s3cret%20of%20mine=1", "no parameter that: it may have"),
         ("redis+cluster://:s3cret?s3cret@h:1", "in a password write"),
+        ("redis://me:12?s3cret=1@h:1/0", "no parameter that: it may have"),
+        ("redis+cluster://me:12?s3cret=1@h:1", "no parameter that: it may have"),
+        ("redis://h:1/?db=one", "db must be the number of a database"),
+        ("unix:///run/s?db=-1", "db must be the number of a database"),
+        ("rediss://h?ssl_ca_certs=/a%00b", "ssl_ca_certs must be given a value"),
+        ("redis+sentinel://h:1/n?sentinel_password=%00", "must be given a value"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(url: str, words: str) -> None:

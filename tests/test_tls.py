@@ -299,6 +299,7 @@ async def test_files_of_certificates_are_looked_at_before_the_store(
         },
         "has no certificates (PEM)": {"ssl_ca_certs": str(text)},
         "Is a directory": {"ssl_ca_certs": str(directory)},
+        "is not a directory": {"ssl_ca_path": str(none)},
     }  # fmt: skip
     for words, named in wrong.items():
         for url in (f"rediss://{HOST}:1", f"rediss+cluster://{HOST}:1"):

@@ -135,12 +135,15 @@ def _options(query: str, more: Values, *, tls: bool) -> Options:
     options, known = dict(pairs), {**OF_TLS, **more}
     for name, value in options.items():
         if name not in known:
-            raise ValueError(_unknown(name, known))
+            # With an @ in it this may be the rest of a password.
+            raise ValueError(_unknown("" if "@" in query else name, known))
         if name in OF_TLS and not tls:
             raise ValueError(f"{name} is for TLS: the URL must begin with rediss")
         allowed = known[name]
-        if not value or (allowed and value not in allowed):
+        if not value or "\0" in value or (allowed and value not in allowed):
             raise ValueError(f"{name} must be {' or '.join(allowed or ('given a value',))}")
+        if name == "db" and not re.fullmatch("[0-9]+", value):
+            raise ValueError("db must be the number of a database")
     if "ssl_keyfile" in options and "ssl_certfile" not in options:
         raise ValueError("ssl_keyfile is the key of a certificate: name that by ssl_certfile")
     return options

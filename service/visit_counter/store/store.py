@@ -96,7 +96,7 @@ class Store:
         self._belongs_to = belongs_to
         self._clock = clock
         self._namespace = namespace
-        self._files = wrong_files(tls_options(url))
+        self._certificates = tls_options(url)
         self._allow_unsafe = allow_unsafe
         self._tags = [f"{namespace}:{{p{partition:02}}}" for partition in range(PARTITIONS)]
         self._meta = f"{namespace}:{{meta}}"
@@ -428,8 +428,8 @@ class Store:
     # -- start
 
     async def _start(self) -> None:
-        if self._files:
-            raise StartError(self._files)
+        if wrong := await asyncio.to_thread(wrong_files, self._certificates):
+            raise StartError(wrong)
         await self._wait_until_up()
         try:
             self._belongs_to(await self.schema.found(), self.address)

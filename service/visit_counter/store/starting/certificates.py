@@ -19,6 +19,8 @@ def wrong_files(options: Mapping[str, str]) -> str:
     for name in FILES:
         if name in options and (why := _unreadable(Path(options[name]))):
             return f"{name} in {URL} is the file {options[name]}, which cannot be read: {why}"
+    if "ssl_ca_path" in options and not Path(options["ssl_ca_path"]).is_dir():  # OpenSSL is silent
+        return f"ssl_ca_path in {URL} is not a directory: {options['ssl_ca_path']}"
     context = ssl.create_default_context()
     try:
         if certificate := options.get("ssl_certfile"):

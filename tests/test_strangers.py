@@ -8,11 +8,12 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from aiohttp import web
+from aiohttp import web, web_urldispatcher
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -22,6 +23,7 @@ from tests.kit.services.process import until as until_true
 from tests.kit.stores.server import Server
 from visit_counter import logs
 from visit_counter import serving as servers
+from visit_counter.adapters import aiohttp_private
 from visit_counter.model.reasons import Reason
 from visit_counter.store.migration import Progress
 from visit_counter.web.client import read_body
@@ -227,23 +229,42 @@ def test_every_answer_has_safe_headers_and_no_version(
         assert headers["access-control-allow-origin"] == "*"
 
 
+@asynccontextmanager
+async def migrating() -> AsyncIterator[str]:
+    """What answers while the store's data is migrated, before any other application is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            web_urldispatcher, "_default_expect_handler", aiohttp_private._expect_of_aiohttp
+        )
+        app = starting_app(Progress(4, 5), "")
+    async with servers.prepared(app, 75.0) as server:
+        listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+        async with listening:
+            yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
 async def test_the_ops_address_and_a_migration_say_no_version_either(valkey: Server) -> None:
     """They are applications of their own."""
-    async with run_service(valkey.url, ops_listen="127.0.0.1:0") as split:
-        found = [split.client.get(f"{split.ops_url}{route.path}") for route in health_routes("")]
-        headers = [(await each).headers for each in found]
-        async with servers.prepared(starting_app(Progress(4, 5), ""), 75.0) as server:
-            with socket.create_server(("127.0.0.1", 0)) as own:
-                loop = asyncio.get_running_loop()
-                listening = await loop.create_server(server, sock=own)
-                async with listening:
-                    port = own.getsockname()[1]
-                    for path in ("/readyz", "/w/demo"):
-                        answer = await split.client.get(f"http://127.0.0.1:{port}{path}")
-                        headers.append(answer.headers)
+    async with run_service(valkey.url, ops_listen="127.0.0.1:0") as split, migrating() as url:
+        asked = [f"{split.ops_url}{route.path}" for route in health_routes("")]
+        headers = [
+            (await split.client.get(each)).headers
+            for each in (*asked, f"{url}/readyz", f"{url}/w/demo")
+        ]
 
     assert [each["Server"] for each in headers] == ["visit-counter"] * 4
     assert {each["X-Content-Type-Options"] for each in headers} == {"nosniff"}
+
+
+async def test_an_odd_expectation_is_no_failure_during_a_migration_either() -> None:
+    async with migrating() as url:
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(requested("POST", "/w/demo", more=b"Expect: \xff\r\nContent-Length: 0\r\n"))
+        answer = await reader.readline()
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 417 ")
 
 
 # -- lines of the log

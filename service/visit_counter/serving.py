@@ -16,19 +16,18 @@ import structlog
 from aiohttp import web
 
 from visit_counter import deadlines
-from visit_counter.adapters.aiohttp_private import answer_errors_by, quote_no_expectation
+from visit_counter.adapters.aiohttp_private import answer_errors_by
 from visit_counter.config.settings import Settings
 from visit_counter.process.listeners import Listener, Listeners, refused_address
 from visit_counter.process.open_files import places_here
 from visit_counter.rules.addresses import Networks
 from visit_counter.store.migration import Progress
-from visit_counter.web.client import MAX_BODY
 from visit_counter.web.components import COMPONENTS, Components
 from visit_counter.web.lane.answering import Desk
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.lane.lane import Lane
 from visit_counter.web.lane.lent import Bounded, watch
-from visit_counter.web.middleware import broken_request, error_responses, measure, safe_headers
+from visit_counter.web.middleware import application, broken_request, measure
 from visit_counter.web.migrating import starting_app
 from visit_counter.web.routes import health_routes, ops_routes, page_routes
 
@@ -74,10 +73,7 @@ async def starting(
 
 
 def make_app(parts: Components, routes: list[web.RouteDef]) -> web.Application:
-    quote_no_expectation()
-    middlewares = [measure, error_responses(parts.settings.base_path)]
-    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
-    app.on_response_prepare.append(safe_headers(parts.settings.base_path))
+    app = application(parts.settings.base_path, measure)
     app[COMPONENTS] = parts
     app.add_routes(routes)
     return app

@@ -11,8 +11,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from visit_counter import logs, metrics
+from visit_counter.adapters.aiohttp_private import quote_no_expectation
 from visit_counter.errors import OutcomeUnknown, Problem, StoreError
 from visit_counter.tasks import readable
+from visit_counter.web.client import MAX_BODY
 from visit_counter.web.responses import SERVER, json_response
 
 PUBLIC = ("/w/", "/embed.", "/oembed")
@@ -25,6 +27,15 @@ FOR_PAGES = {
 OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's log says more.")
 
 Dress: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+
+def application(base_path: str, *outer: Middleware) -> web.Application:
+    """An application whose errors and headers are those of every answer, without routes."""
+    quote_no_expectation()
+    middlewares = [*outer, error_responses(base_path)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+    app.on_response_prepare.append(safe_headers(base_path))
+    return app
 
 
 @web.middleware

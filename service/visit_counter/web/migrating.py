@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from visit_counter.errors import Problem
 from visit_counter.store.migration import Progress
-from visit_counter.web.middleware import error_responses, safe_headers
+from visit_counter.web.middleware import application
 from visit_counter.web.ops import healthz
 from visit_counter.web.responses import json_response
 
@@ -19,8 +19,7 @@ PROGRESS = web.AppKey("progress", Progress)
 
 
 def starting_app(progress: Progress, base: str) -> web.Application:
-    app = web.Application(middlewares=[error_responses(base)])
-    app.on_response_prepare.append(safe_headers(base))
+    app = application(base)
     app[PROGRESS] = progress
     app.router.add_get(f"{base}/healthz", healthz)
     app.router.add_get(f"{base}/readyz", readyz)

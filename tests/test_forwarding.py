@@ -154,6 +154,26 @@ def test_a_hint_is_over_after_an_hour() -> None:
     assert told.hints == []
 
 
+def test_nobody_is_remembered_for_longer() -> None:
+    """As soon as somebody asks what is wrong, or the next sign comes; a network that has looked
+    like a proxy since then stays, without those it named."""
+    told = Told()
+    told.hits(EDGE, *many())
+    told.hits("192.0.2.9", *many(5))
+    told.at_s += forwarding.HINT_S / 2
+    told.hits(EDGE, *many())
+    told.at_s += forwarding.HINT_S / 2 + 1
+    (hint,) = told.hints
+    (seen,) = told.forwarding.naming._seen.values()
+    assert (seen.network, seen.beyond) == ("203.0.113.0/24", set())
+    assert hint.endswith("203.0.113.0/24")
+
+    told.at_s += forwarding.HINT_S
+    told.hits("192.0.2.9", "198.51.100.1")
+    assert [each.network for each in told.forwarding.naming._seen.values()] == ["192.0.2.0/24"]
+    assert told.hints == []
+
+
 def test_memory_is_bounded() -> None:
     """However many networks there are, those that go on are found among them."""
     told = Told()

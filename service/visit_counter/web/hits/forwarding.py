@@ -78,18 +78,27 @@ class Networks:
 
     def hit(self, client: Address, now_s: float) -> Seen:
         """One more from an address's network, which begins anew each hour."""
+        self.forget(now_s - HINT_S)
         bits = 8 if client.size == 4 else 80
         key = (client.size, client.number >> bits)
         seen = self._seen.get(key)
-        if seen is None or now_s - seen.began_s > HINT_S:
+        if seen is None or seen.began_s < now_s - HINT_S:
             if seen is None and len(self._seen) >= MOST_NETWORKS:
                 del self._seen[next(iter(self._seen))]
             seen = self._seen.pop(key, None) or Seen(_shown(client, bits))
             seen.began_s, seen.hits = now_s, 0
-            seen.beyond.clear()
             self._seen[key] = seen
         seen.hits += 1
         return seen
+
+    def forget(self, before_s: float) -> None:
+        """Whom each network named before that, and networks that looked like no proxy since."""
+        for key, seen in [*self._seen.items()]:
+            if seen.began_s >= before_s:
+                break
+            seen.beyond.clear()
+            if seen.found_s <= before_s:
+                del self._seen[key]
 
     def found(self, since_s: float) -> str:
         """Which look like proxies, those with most hits first; "" for none."""
@@ -112,6 +121,8 @@ class Forwarding:
     @property
     def hints(self) -> list[str]:
         since_s = self._monotonic() - HINT_S
+        for each in (self.naming, self.crowded):
+            each.forget(since_s)
         networks = {BEYOND: self.naming.found(since_s), HELD: self.crowded.found(since_s)}
         return [
             f"{said}. They are in {networks[said]}" if said in networks else said

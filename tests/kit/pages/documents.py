@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[3]
 GUIDES = ROOT / "deploy/guides"
 README, README_VI = ROOT / "README.md", ROOT / "README.vi.md"
 DOCS = ROOT / "docs"
-CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-HERE = [README, README_VI, CONTRIBUTING]
+CONTRIBUTING, SECURITY = ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"
+HERE = [README, README_VI, CONTRIBUTING, SECURITY]
 DOCUMENTS = [*HERE, *sorted(GUIDES.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.M | re.S)

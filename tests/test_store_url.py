@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio.connection import parse_url
 
 from visit_counter.config.store_url import (
     has_database,
@@ -26,6 +27,20 @@ NAMED = {
 def test_certificates_are_named_in_every_url_with_tls(url: str) -> None:
     assert parse_redis_url(f"{url}?{CERTIFICATES}") == f"{url}?{CERTIFICATES}"
     assert tls_options(f"{url}?{CERTIFICATES}") == NAMED
+
+
+@pytest.mark.parametrize("url", ["rediss://h:1/0", "rediss+cluster://h:1", "unix:///run/s%20s"])
+def test_a_plus_is_a_plus_in_every_url(url: str) -> None:
+    """Also for redis-py, which reads the parameters of one server as a form's."""
+    named = {"ssl_password" if url.startswith("rediss") else "password": "a+b c"}
+    (name,) = named
+    read = parse_redis_url(f"{url}?{name}=a+b%20c")
+
+    assert read.partition("?")[0] == url
+    if parse_many_hosts(url) is None:
+        assert {**parse_url(read)}[name] == named[name]
+    if name == "ssl_password":
+        assert tls_options(read) == named
 
 
 def test_sentinels_have_a_user_of_their_own() -> None:

@@ -53,7 +53,8 @@ class ManyHosts(NamedTuple):
 
 
 def parse_redis_url(text: str) -> str:
-    """Checked, not changed. No message repeats the URL: it may hold a password."""
+    """Checked, and each plus of one server's parameters written so that redis-py takes it for one.
+    No message repeats the URL: it may hold a password."""
     scheme = text.partition("://")[0]
     if parse_many_hosts(text) is not None:
         return text
@@ -70,7 +71,8 @@ def parse_redis_url(text: str) -> str:
     if scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", url.path):
         raise ValueError("behind the host stands the number of a database, such as /0")
     _options(url.query, OF_ONE, tls=scheme == "rediss")
-    return text
+    front, mark, query = text.partition("?")
+    return front + mark + _plain(query)
 
 
 def tls_options(url: str) -> Options:
@@ -130,8 +132,7 @@ def parse_many_hosts(text: str) -> ManyHosts | None:
 
 def _options(query: str, more: Values, *, tls: bool) -> Options:
     """The parameters of a URL; raises ValueError for one that it cannot have."""
-    # A plus in a password is a plus; browsers' forms write a space so, nobody a URL by hand.
-    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+    pairs = parse_qsl(_plain(query), keep_blank_values=True)
     options, known = dict(pairs), {**OF_TLS, **more}
     for name, value in options.items():
         if name not in known:
@@ -147,6 +148,11 @@ def _options(query: str, more: Values, *, tls: bool) -> Options:
     if "ssl_keyfile" in options and "ssl_certfile" not in options:
         raise ValueError("ssl_keyfile is the key of a certificate: name that by ssl_certfile")
     return options
+
+
+def _plain(query: str) -> str:
+    """With each plus as a plus: browsers' forms write a space so, nobody a URL by hand."""
+    return query.replace("+", "%2B")
 
 
 def _unknown(name: str, known: Values) -> str:

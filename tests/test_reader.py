@@ -14,7 +14,7 @@ from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.errors import StoreError, StoreUnavailable
 from visit_counter.model.counts import Day
 from visit_counter.reading.reader import DAYS, Asked, Reader
-from visit_counter.store.shards import ANSWER_S
+from visit_counter.store.servers.shards import ANSWER_S
 
 NOON = at("2026-03-10 12:00")
 

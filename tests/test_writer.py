@@ -11,7 +11,7 @@ import pytest
 from tests.kit.services.in_process import until
 from tests.kit.stores.server import Server, run_server, server_binaries
 from visit_counter.errors import OutcomeUnknown, StoreUnavailable
-from visit_counter.store.shards import Shard
+from visit_counter.store.servers.shards import Shard
 from visit_counter.store.writer import Call, Writer
 
 

@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from visit_counter.store.libraries import Libraries
 from visit_counter.store.replies import REFUSING, Again, FunctionMissing, Moved, Outdated, speaking
-from visit_counter.store.shards import ANSWER_S, CONNECT_S, Shard, Shards, in_order
+from visit_counter.store.servers.primaries import CONNECT_S
+from visit_counter.store.servers.shards import ANSWER_S, Shard, Shards, in_order
 from visit_counter.store.writer import Call
 
 # A read that failed by then had no connection; later, no answer. Timers may be early by a little.

@@ -24,7 +24,7 @@ from redis import exceptions
 
 from visit_counter.model import forms
 from visit_counter.store.replies import speaking
-from visit_counter.store.shards import Shard, Shards
+from visit_counter.store.servers.shards import Shard, Shards
 
 FENCE = "fence"
 """A function that only such a library has."""

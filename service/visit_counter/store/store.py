@@ -1,6 +1,6 @@
 """The store: all that the service asks of Redis and Valkey, in the service's own words.
 
-Below the recorder, the reader and the sites stands this one class. Below it `store/shards.py` knows
+Below the recorder, the reader and the sites stands this one class. Below it `store/servers/` knows
 the servers and sends them batches, `store/functions.py` makes all other calls, and `store/lua/`
 knows the keys. Errors are StoreErrors: what was sent and not answered is `OutcomeUnknown`, for the
 caller to say so.
@@ -37,7 +37,7 @@ from visit_counter.store.libraries import Libraries
 from visit_counter.store.migration import Migrating
 from visit_counter.store.replies import REFUSING, Again, Early, NotOurs, pairs, speaking
 from visit_counter.store.schema import Schema
-from visit_counter.store.shards import Shard, Shards
+from visit_counter.store.servers.shards import Shard, Shards
 from visit_counter.store.starting.certificates import wrong_files
 from visit_counter.store.starting.denied import forbids_info, rules
 from visit_counter.store.starting.final import Asked, may_pass, sentence
@@ -475,7 +475,9 @@ class Store:
             if not (self._allow_unsafe and forbids_info(str(error))):
                 raise
             log.warning(
-                "the store is not examined: nobody knows whether it is safe", why=str(error)
+                "the store is not examined: hits count, and may be lost where it evicts keys or "
+                "keeps no append-only file; allow INFO (ACL rule +info)",
+                why=str(error),
             )
             await self.look()
             return

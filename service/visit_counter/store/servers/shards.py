@@ -17,28 +17,33 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from random import shuffle
-from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from typing import Any
 
 import structlog
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
-from visit_counter.adapters.redis_private import NO_NOTIFICATIONS, address_of, slot_of
+from visit_counter.adapters.redis_private import address_of, slot_of
 from visit_counter.config.store_url import CLUSTER, SENTINEL, ManyHosts, parse_many_hosts
 from visit_counter.config.values import Address, parse_address
-from visit_counter.errors import OutcomeUnknown, StoreError, StoreUnavailable
-from visit_counter.store.replies import LOST, is_final, speaking
+from visit_counter.errors import OutcomeUnknown, StoreError
+from visit_counter.store.replies import LOST, speaking
+from visit_counter.store.servers.primaries import (
+    CONNECT_S,
+    LOOK_S,
+    NobodyTells,
+    Range,
+    ask,
+    pool_of,
+    primaries,
+    url_of,
+    watched_primary,
+)
 from visit_counter.store.starting.final import Asked, sentence
 from visit_counter.store.starting.peek import wrong_speech
 from visit_counter.store.writer import SILENT_S, Call, Writer
 
-SLOTS = 16384
 ANSWER_S = 2.0
-CONNECT_S = 1.0
-LOOK_S = 0.5  # for one host's answer to where the primaries are
 READERS, OTHERS = 16, 4  # connections
 REPLICAS_MS = 400  # for replicas to have a batch, and again to have it on disk
 REST_S = 0.5  # between two times that all connections to an address are made anew
@@ -48,14 +53,6 @@ GONE = "another server takes these writes now"
 log = structlog.get_logger()
 
 
-class NobodyTells(StoreUnavailable):
-    """Neither sentinels nor servers of a cluster say which servers take writes."""
-
-    def __init__(self, message: str, *, sentinels: bool) -> None:
-        super().__init__(message)
-        self.sentinels = sentinels
-
-
 class Shard:
     """The server that takes writes at an address, and our connections to it."""
 
@@ -63,7 +60,7 @@ class Shard:
         self._url = url
         self._min_replicas = min_replicas
         self._connect()
-        self.writer = Writer(_pool(url, 1, SILENT_S).make_connection)
+        self.writer = Writer(pool_of(url, 1, SILENT_S).make_connection)
         self.run_id = ""
         """Of the primary at the address when `follow` asked last."""
         self._closed = False
@@ -75,8 +72,8 @@ class Shard:
         """Pools that have no connection yet."""
         self._waits_for_disk: bool | None = None
         # Whoever reads counts cannot take the connections of admins and of the watch.
-        self.readers = Redis(connection_pool=_pool(self._url, READERS, ANSWER_S))
-        self.client = Redis(connection_pool=_pool(self._url, OTHERS, ANSWER_S))
+        self.readers = Redis(connection_pool=pool_of(self._url, READERS, ANSWER_S))
+        self.client = Redis(connection_pool=pool_of(self._url, OTHERS, ANSWER_S))
 
     @property
     def address(self) -> str:
@@ -179,7 +176,7 @@ class Shard:
         as after a failover of which the old primary knows nothing. Returns whether it was left;
         raises StoreError."""
         async with speaking():
-            there: Mapping[str, Any] = await _ask(self._url, "INFO", "server", "replication")
+            there: Mapping[str, Any] = await ask(self._url, "INFO", "server", "replication")
         if there.get("role") == "slave":
             return False  # a replica is not followed; our own server may be the primary
         run_id = str(there.get("run_id", ""))
@@ -211,19 +208,6 @@ class Shard:
         await asyncio.gather(*closing, return_exceptions=True)
 
 
-class Range(NamedTuple):
-    """Slots of a cluster, `first` to `last`, and the server that takes their writes."""
-
-    first: int
-    last: int
-    server: Address
-    """Its host is empty where it is the one that was asked."""
-
-    def at(self, asked: Address) -> Range:
-        host = self.server.host or asked.host
-        return self._replace(server=Address(host, self.server.port))
-
-
 class Shards:
     """The servers behind a URL, for these tags; of a cluster and of sentinels there are none before
     the first `look`."""
@@ -241,7 +225,7 @@ class Shards:
         if self._many is None:
             self._by_tag = dict.fromkeys(tags, Shard(url, min_replicas))
             return
-        self._locate = _primaries if self._many.kind == CLUSTER else _watched_primary
+        self._locate = primaries if self._many.kind == CLUSTER else watched_primary
         self._asked: Address | None = None
         """Of servers that name no host of theirs: whose host has been taken for all of them."""
 
@@ -362,7 +346,7 @@ class Shards:
                 if each.first <= slot <= each.last:
                     address = str(each.server)
                     if address not in servers:
-                        servers[address] = Shard(_url(each.server, many), self._min_replicas)
+                        servers[address] = Shard(url_of(each.server, many), self._min_replicas)
                     self._by_tag[tag] = servers[address]
             if tag not in self._by_tag:
                 raise ConnectionError(f"no server of the cluster takes slot {slot}")
@@ -378,59 +362,6 @@ def in_order(groups: Iterable[Sequence[int]], answered: Iterable[Sequence[Any]])
     for numbers, some in zip(groups, answered, strict=True):
         replies.update(zip(numbers, some, strict=True))
     return [replies[n] for n in range(len(replies))]
-
-
-async def _primaries(host: Address, many: ManyHosts) -> list[Range]:
-    """What a server of a cluster says of its primaries."""
-    found = await _ask(_url(host, many), "CLUSTER", "SLOTS")
-    if not all(server[1] for _, _, server, *_ in found):
-        raise ConnectionError(
-            "it tells port 0 of servers of the cluster: with TLS set tls-cluster yes there, and in "
-            "VISIT_COUNTER_REDIS_URL write rediss+cluster://"
-        )
-    return [
-        Range(first, last, Address(_endpoint(server), server[1]))
-        for first, last, server, *_ in found
-    ]
-
-
-def _endpoint(server: Sequence[Any]) -> str:
-    """Where a server of a cluster is reached, "" for the host that was asked: it does not know its
-    own address, or is to name none (cluster-preferred-endpoint-type unknown-endpoint). `?` stands
-    for a name that it lacks (hostname), and then its address is told beside it."""
-    named: str = (server[0] or b"").decode()
-    if named != "?":
-        return named
-    beside = [value.decode() for value in server[3]] if len(server) > 3 else []
-    of: dict[str, str] = dict(zip(beside[::2], beside[1::2], strict=False))
-    return of.get("ip", "")
-
-
-async def _watched_primary(host: Address, many: ManyHosts) -> list[Range]:
-    """What a sentinel says of the primary that it watches. Where the URL has no user of the
-    sentinels, theirs is that of the servers if they ask for one."""
-    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", many.name)
-    own = many._replace(
-        username=many.sentinel_username, password=many.sentinel_password, database=0
-    )
-    try:
-        found = await _ask(_url(host, own), *question)
-    except exceptions.RedisError as error:
-        if own.password or not many.password or not is_final(error):
-            raise
-        found = await _ask(_url(host, many._replace(database=0)), *question)
-    if found is None:
-        raise ConnectionError(f"this sentinel watches no primary called {many.name}")
-    return [Range(0, SLOTS - 1, Address(found[0].decode(), int(found[1])))]
-
-
-async def _ask(url: str, *command: str) -> Any:
-    client = Redis(connection_pool=_pool(url, 1, LOOK_S))
-    try:
-        return await client.execute_command(*command)  # type: ignore[no-untyped-call]
-    finally:
-        await client.aclose()
-        await client.connection_pool.disconnect()
 
 
 async def _retire(*clients: Redis) -> None:
@@ -449,28 +380,6 @@ async def _close(*clients: Redis) -> None:
         with suppress(*LOST):  # it is closed then
             await client.aclose()
             await client.connection_pool.disconnect()
-
-
-def _url(server: Address, many: ManyHosts) -> str:
-    user = ""
-    if many.username or many.password:
-        user = f"{quote(many.username or '', safe='')}:{quote(many.password or '', safe='')}@"
-    scheme, options = "rediss" if many.tls else "redis", urlencode(many.options)
-    return f"{scheme}://{user}{server}/{many.database}" + (f"?{options}" if options else "")
-
-
-def _pool(url: str, connections: int, answer_s: float) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=answer_s,
-        protocol=3,
-        socket_timeout=answer_s,
-        socket_connect_timeout=CONNECT_S,
-        retry=Retry(NoBackoff(), 0),
-        maint_notifications_config=NO_NOTIFICATIONS,
-        driver_info=None,  # nor CLIENT SETINFO, which few users of least rights may run
-    )
 
 
 def _ended(looking: asyncio.Task[None]) -> None:

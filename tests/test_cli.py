@@ -304,7 +304,7 @@ def test_what_is_no_counter_is_said_to_be_none() -> None:
         ran = run("healthcheck", LISTEN=f"127.0.0.1:{other.getsockname()[1]}")
         answering.join()
 
-    assert "is no visit counter" in ran.sentence
+    assert "is not a visit counter" in ran.sentence
 
 
 def say_hello(listener: socket.socket) -> None:

@@ -110,7 +110,7 @@ async def refusal(url: str) -> str:
     ("scheme", "tail", "words"),
     [
         ("redis+cluster://", "", "it is one server and no cluster: write redis://"),
-        ("redis+sentinel://", "/counter", "it is no sentinel: name the sentinels"),
+        ("redis+sentinel://", "/counter", "it is not a sentinel: name the sentinels"),
         ("rediss://", "", "it does not speak TLS: write redis://"),
         ("rediss+cluster://", "", "it does not speak TLS: write redis://"),
         ("rediss+sentinel://", "/counter", "it does not speak TLS: write redis://"),

@@ -292,7 +292,7 @@ async def test_files_of_certificates_are_looked_at_before_the_store(
     wrong = {
         "ssl_certfile in VISIT_COUNTER_REDIS_URL is the file": {"ssl_certfile": str(none)},
         "No such file or directory": {"ssl_certfile": cert, "ssl_keyfile": str(none)},
-        "is no certificate (PEM)": {"ssl_certfile": str(text), "ssl_keyfile": key},
+        "is not a certificate (PEM)": {"ssl_certfile": str(text), "ssl_keyfile": key},
         "with the key of ssl_keyfile": {"ssl_certfile": cert, "ssl_keyfile": str(locked)},
         "another password than ssl_password": {
             "ssl_certfile": cert, "ssl_keyfile": str(locked), "ssl_password": "wrong",

@@ -195,7 +195,7 @@ def seldom(
 
 
 def mistake(event: str, error: BaseException, **fields: Any) -> None:
-    """Write that a bug of ours has shown, with its stack; one bug is one kind."""
+    """Write that a bug of this service has shown, with its stack; one bug is one kind."""
     seldom(logging.ERROR, event, kind=(event, origin(error)), exc_info=error, **fields)
 
 

@@ -69,7 +69,7 @@ def ready(base: str, token: str | None) -> dict[str, Any]:
     """What /readyz of the service here says, also with 503."""
     told = call(url := f"{base}/readyz", "GET", token=token, also=503)
     if not isinstance(told, dict) or "status" not in told:
-        raise CallError(f"what answers at {url} is no visit counter")
+        raise CallError(f"what answers at {url} is not a visit counter")
     return told
 
 
@@ -108,7 +108,7 @@ def read_json(text: bytes, url: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise CallError(f"what answers at {url} is no visit counter") from None
+        raise CallError(f"what answers at {url} is not a visit counter") from None
 
 
 def request_of(url: str, method: str, body: Mapping[str, Any] | None, token: str | None) -> Request:

@@ -16,7 +16,7 @@ from visit_counter.config.values import Address, parse_address
 CLUSTER, SENTINEL = "redis+cluster", "redis+sentinel"
 TLS = {"rediss+cluster": CLUSTER, "rediss+sentinel": SENTINEL}
 
-# Parameters behind the `?`, by what they may be; None: any text.
+# Parameters after the `?`, and the values that each may have; None: any text.
 Values = dict[str, tuple[str, ...] | None]
 OF_TLS: Values = {
     "ssl_certfile": None,
@@ -69,7 +69,7 @@ def parse_redis_url(text: str) -> str:
     if scheme != "unix" and not url.hostname:
         raise ValueError("the URL names no host, such as redis://127.0.0.1:6379/0")
     if scheme != "unix" and not re.fullmatch(r"(/[0-9]*)?", url.path):
-        raise ValueError("behind the host stands the number of a database, such as /0")
+        raise ValueError("after the host comes the number of a database, such as /0")
     _options(url.query, OF_ONE, tls=scheme == "rediss")
     front, mark, query = text.partition("?")
     return front + mark + _plain(query)
@@ -106,12 +106,12 @@ def parse_many_hosts(text: str) -> ManyHosts | None:
     name, _, database = path.partition("/")
     if kind == SENTINEL and not re.fullmatch(r"[A-Za-z0-9._-]+(/[0-9]+)?", path):
         raise ValueError(
-            "behind the sentinels stands the name of the primary they watch, such as "
+            "after the sentinels comes the name of the primary they watch, such as "
             "redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/counter"
         )
     if kind == CLUSTER and path:
         raise ValueError(
-            "a cluster has no databases: end the URL behind its hosts, and write a / in a password "
+            "a cluster has no databases: end the URL after its hosts, and write a / in a password "
             "as %2F"
         )
     found = tuple(_host(each, 26379 if kind == SENTINEL else 6379) for each in hosts.split(","))
@@ -159,9 +159,7 @@ def _unknown(name: str, known: Values) -> str:
     if name in OF_SENTINELS:
         return f"{name} is for redis+sentinel:// and rediss+sentinel://"
     if name == "db":
-        return (
-            "a cluster has no databases; of sentinels' primary it stands behind the name: /name/1"
-        )
+        return "a cluster has no databases; with sentinels it follows the primary's name: /name/1"
     shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "that"
     return f"the URL has no parameter {shown}: it may have {', '.join(known)}"
 

@@ -206,7 +206,7 @@ class Flow:
                 self._flush()
                 await self._spill()
                 self._reroute()
-            except Exception as error:  # a bug of ours: the batches stay, and are sent again
+            except Exception as error:  # our bug: the batches stay, and are sent again
                 logs.mistake("a flush failed", error)
                 self._rest(self._queues)
             await self._wait()

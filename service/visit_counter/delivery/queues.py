@@ -149,7 +149,7 @@ def _tell(waiting: Sequence[Waiting], became: Sequence[Became]) -> None:
             hits[what] = hits.get(what, 0) + 1
             try:
                 told(outcome)
-            except Exception as error:  # a bug of ours: the others shall have their answers
+            except Exception as error:  # our bug: the others shall have their answers
                 logs.mistake("an answer failed", error)
     for what, number in hits.items():
         BECAME[what].inc(number)

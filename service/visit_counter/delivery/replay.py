@@ -303,7 +303,7 @@ class Replay:
                 try:
                     taken, errors = await self._bring(turn)
                     away = not taken and not all(isinstance(each, NOT_AWAY) for each in errors)
-                except Exception as error:  # a bug of ours: the batches stay, and are sent again
+                except Exception as error:  # our bug: the batches stay, and are sent again
                     logs.mistake("a replay failed", error, store=address)
                     taken, away = 0, True
                     errors = [StoreError("a bug of this service, see the log")]

@@ -1,4 +1,4 @@
-"""Files and directories of ours, and never what somebody else has put in their place.
+"""Opens our files and directories, and never what somebody else has put in their place.
 
 A link in the data directory could lead our writing to any file that we may write, a FIFO or a
 device could hold us for ever. So no link in it is followed, only regular files are opened, and what

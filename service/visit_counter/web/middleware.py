@@ -40,8 +40,8 @@ def application(base_path: str, *outer: Middleware) -> web.Application:
 
 @web.middleware
 async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Note how long an answer took. It is one of ours: `error_responses` lets no exception pass but
-    that the service stops, which is nobody's answer."""
+    """Note how long an answer took. There always is one: `error_responses` makes one of every
+    exception, except of the cancellation by which the service stops."""
     began = time.perf_counter()
     response = await handler(request)
     labels = (route_of(request), method_of(request), f"{response.status // 100}xx")
@@ -50,9 +50,8 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def safe_headers(base_path: str) -> Dress:
-    """What every answer says, also those that aiohttp makes: who answers, without versions; that a
-    browser shall not guess what it is, and may keep only what says so; and, of what is for pages,
-    that all of them may read it."""
+    """Sets the headers of every answer, also of those that aiohttp makes: Server without versions,
+    nosniff, no-store unless it has another Cache-Control, and CORS below the public paths."""
     public = tuple(base_path + path for path in PUBLIC)
 
     async def dress(request: web.Request, response: web.StreamResponse) -> None:

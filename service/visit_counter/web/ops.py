@@ -15,8 +15,8 @@ from visit_counter.web.components import Components, parts_of
 from visit_counter.web.responses import json_response
 
 DETAILS = (
-    "What is wrong, and how to mend it, is told on the service's host by `visit-counter status`; "
-    "here to whoever sends the admin token, and to all on the address VISIT_COUNTER_OPS_LISTEN."
+    "`visit-counter status` on the service's host says what is wrong and how to fix it. So does "
+    "this URL for a request with the admin token, and for any request at VISIT_COUNTER_OPS_LISTEN."
 )
 
 
@@ -30,16 +30,16 @@ async def readyz(request: web.Request) -> web.Response:
 
     Of several workers the one that is asked speaks for itself, and says what is wrong with others.
     """
-    return _ready(request, told=True)
+    return _ready(request, details=True)
 
 
 async def public_readyz(request: web.Request) -> web.Response:
     """The same on the pages' address: what is wrong, with addresses, paths and versions, is for
     whoever sends the admin token."""
-    return _ready(request, told=is_admin(request))
+    return _ready(request, details=is_admin(request))
 
 
-def _ready(request: web.Request, *, told: bool) -> web.Response:
+def _ready(request: web.Request, *, details: bool) -> web.Response:
     parts = parts_of(request)
     faults, problems = _found(parts)
     body: dict[str, Any] = {
@@ -48,7 +48,7 @@ def _ready(request: web.Request, *, told: bool) -> web.Response:
         "hints": problems + parts.intake.forwarding.hints,
         "checks": {c.name: {"ok": c.ok, "detail": c.detail} for c in parts.watch.checks},
     }
-    if not told:
+    if not details:
         body = {"status": body["status"], "details": DETAILS}
     return json_response(body, status=503 if faults else 200)
 

@@ -29,8 +29,8 @@ def wrong_files(options: Mapping[str, str]) -> str:
             context.load_cert_chain(certificate, key, password)
     except ssl.SSLError as error:
         return (
-            f"ssl_certfile in {URL} is no certificate (PEM) with the key of ssl_keyfile, or that "
-            f"key is encrypted with another password than ssl_password: {error}"
+            f"ssl_certfile in {URL} is not a certificate (PEM) with the key of ssl_keyfile, or "
+            f"that key is encrypted with another password than ssl_password: {error}"
         )
     try:
         authorities = options.get("ssl_ca_certs"), options.get("ssl_ca_path")

@@ -29,7 +29,7 @@ _SENTINEL = (
 )
 _BY_WORDS = {
     "cluster support disabled": f"it is one server and no cluster: write redis:// in {URL}",
-    "unknown command 'sentinel'": "it is no sentinel: name the sentinels, whose port is 26379 "
+    "unknown command 'sentinel'": "it is not a sentinel: name the sentinels, whose port is 26379 "
     f"mostly, or write redis:// in {URL}",
     "unknown command 'cluster'": _SENTINEL,
     "unknown command 'time'": _SENTINEL,

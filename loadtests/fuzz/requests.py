@@ -1,7 +1,7 @@
 """Cases: requests made of usual parts and odd ones, for every route, parameter and field there is.
 
-Routes come from the URL table and fields from the types that read them, so a new one is fuzzed
-without a word here; the parameters of URLs are the names in `values.SAMPLES`.
+Routes come from the URL table and fields from the types that read them, so a new one is fuzzed by
+itself; the parameters of URLs are listed in PARAMETERS, and tests/test_fuzz.py finds a missing one.
 """
 
 from __future__ import annotations

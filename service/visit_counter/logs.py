@@ -179,7 +179,8 @@ def seldom(
     what it says is then in the line that tells how many more there were, if it is the last one."""
     key = event if kind is None else kind
     if key not in _kinds and len(_kinds) >= MOST_KINDS:
-        key = OTHERS
+        _forget_old()
+        key = key if len(_kinds) < MOST_KINDS else OTHERS
     known = _kinds.get(key)
     if known and time.monotonic() < known.until_s:
         known.more += 1
@@ -216,6 +217,14 @@ def forget() -> None:
 def _look_later(key: Hashable) -> None:
     with suppress(RuntimeError):  # in a thread: then the next line of its kind tells
         asyncio.get_running_loop().call_later(QUIET_S, _look, key)
+
+
+def _forget_old() -> None:
+    """Kinds of a thread, whose time is over without anybody who looked."""
+    for key, known in [*_kinds.items()]:
+        if time.monotonic() >= known.until_s:
+            del _kinds[key]
+            _tell_more(known)
 
 
 def _look(key: Hashable) -> None:

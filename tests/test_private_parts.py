@@ -306,7 +306,7 @@ async def own_words_for_broken_http(_: Server) -> None:
 
 async def odd_expectations_refused(_: Server) -> None:
     before = web_urldispatcher._default_expect_handler
-    aiohttp_private.quote_no_expectation()
+    aiohttp_private.refuse_expectations_by(lambda: web.Response(status=417, text="own words"))
     try:
         app = web.Application()
         app.router.add_get("/", broken)
@@ -322,6 +322,7 @@ async def odd_expectations_refused(_: Server) -> None:
     finally:
         web_urldispatcher._default_expect_handler = before
     assert [answer.split()[1] for answer in answers] == [b"417", b"417"]
+    assert all(answer.endswith(b"own words") for answer in answers)
 
 
 def make_connections_otherwise(patch: pytest.MonkeyPatch) -> None:
@@ -458,8 +459,8 @@ PARTS = [
     Part("aiohttp", "aiohttp.web_server.RequestHandler", AIOHTTP + "answer_errors_by",
          own_words_for_broken_http, make_connections_otherwise),
     Part("aiohttp", "aiohttp.web_urldispatcher._default_expect_handler",
-         AIOHTTP + "quote_no_expectation", odd_expectations_refused,
-         put(aiohttp_private, "_expect", aiohttp_private._expect_of_aiohttp)),
+         AIOHTTP + "refuse_expectations_by", odd_expectations_refused,
+         put(aiohttp_private, "refuse_expectations_by", lambda _: None)),
     Part("aiohttp", "what a body's reader raises", "adapters/aiohttp_log.py: CLOSED",
          a_body_whose_connection_has_ended, say_it_otherwise),
     Part("aiohttp", "HttpProcessingError and the log's messages",

@@ -227,6 +227,8 @@ def test_every_answer_has_safe_headers_and_no_version(
     assert "cache-control" in headers
     if b" /w/" in request_ or b" /embed.js" in request_:
         assert headers["access-control-allow-origin"] == "*"
+    if status >= 400 and status != 431:
+        assert headers["content-type"].startswith("application/problem+json")
 
 
 @asynccontextmanager

@@ -55,18 +55,19 @@ def answer_errors_by(make: Callable[[int], web.Response]) -> None:
     web_server.RequestHandler = Handler  # type: ignore[attr-defined]
 
 
-def quote_no_expectation() -> None:
-    """Have applications that are made from now on refuse an Expect header without its text: where
-    that is no text, aiohttp fails to write it into its answer. It asks before any middleware, and
-    routes that are not found have no handler of their own for it."""
-    web_urldispatcher._default_expect_handler = _expect
+def refuse_expectations_by(make: Callable[[], web.Response]) -> None:
+    """Have applications that are made from now on answer an Expect header of an unknown value with
+    `make`. aiohttp quotes it, as text, and fails where its bytes are not text. It asks before any
+    middleware, and routes that are not found have no handler of their own for it."""
 
+    async def expect(request: web.Request) -> web.Response | None:
+        try:
+            await _expect_of_aiohttp(request)
+        except (web.HTTPExpectationFailed, UnicodeEncodeError):
+            return make()
+        return None
 
-async def _expect(request: web.Request) -> None:
-    try:
-        await _expect_of_aiohttp(request)
-    except UnicodeEncodeError:
-        raise web.HTTPExpectationFailed from None
+    web_urldispatcher._default_expect_handler = expect  # type: ignore[assignment]
 
 
 _expect_of_aiohttp = web_urldispatcher._default_expect_handler

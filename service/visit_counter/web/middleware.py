@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from visit_counter import logs, metrics
-from visit_counter.adapters.aiohttp_private import quote_no_expectation
+from visit_counter.adapters.aiohttp_private import refuse_expectations_by
 from visit_counter.errors import OutcomeUnknown, Problem, StoreError
 from visit_counter.tasks import readable
 from visit_counter.web.client import MAX_BODY
@@ -26,12 +26,14 @@ FOR_PAGES = {
 
 OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's log says more.")
 
+UNEXPECTED = Problem(417, "Expectation failed", "Expect may only be 100-continue.", "Expect")
+
 Dress: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 def application(base_path: str, *outer: Middleware) -> web.Application:
     """An application whose errors and headers are those of every answer, without routes."""
-    quote_no_expectation()
+    refuse_expectations_by(lambda: problem_response(UNEXPECTED))
     middlewares = [*outer, error_responses(base_path)]
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
     app.on_response_prepare.append(safe_headers(base_path))

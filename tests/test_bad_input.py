@@ -456,6 +456,7 @@ def test_broken_http_is_answered_and_logged_as_nobodys_mistake(
         pytest.param([*PERSON_SAYS, "Sec-Purpose: prefetch;prerender"], "prefetch", id="prerender"),
         pytest.param([*PERSON_SAYS, "Purpose: prefetch"], "prefetch", id="prefetch"),
         pytest.param([*PERSON_SAYS, "X-Moz: prefetch"], "prefetch", id="prefetch-of-firefox"),
+        pytest.param([*PERSON_SAYS, "X-Purpose: preview"], "prefetch", id="preview-of-safari"),
         pytest.param([ORIGIN], "bot", id="no-user-agent"),
         pytest.param([ORIGIN, "User-Agent:"], "bot", id="empty-user-agent"),
         pytest.param([ORIGIN, "User-Agent: curl/8.5.0"], "bot", id="program"),

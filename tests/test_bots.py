@@ -1,5 +1,6 @@
 """People are counted, programs are not."""
 
+import json
 from pathlib import Path
 from time import perf_counter
 
@@ -11,10 +12,12 @@ from crawleruseragents import (  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.tools import shared_data
 from visit_counter.rules import bots
 from visit_counter.rules.bots import MAX_LENGTH, PEOPLE, is_bot
 
 CORPUS = Path(__file__).parent / "corpus" / "user_agents.tsv"
+MODULES = Path(__file__).parents[1] / "node_modules"
 ROWS = [line.split("\t") for line in CORPUS.read_text("utf-8").splitlines()[1:]]
 CHROME = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -30,6 +33,33 @@ CHROME = (
 def test_tells_people_from_programs(verdict: str, user_agent: str) -> None:
     """Each line of the corpus gets its verdict."""
     assert (verdict == "bot") == is_bot(user_agent)
+
+
+def test_tells_them_apart_in_the_field() -> None:
+    """Each line of what people and programs were found to send."""
+    lines = shared_data("field/user_agents.tsv").read_text("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+
+    assert len(rows) >= 20
+    assert [row for row in rows if is_bot(row[1]) != (row[0] == "bot")] == []
+
+
+def test_counts_the_people_of_public_lists() -> None:
+    """Of the browsers that people have, at most one in 5,000 is dropped: here, none."""
+    common = _listed("user-agents/dist/user-agents.json")
+    top = _listed("top-user-agents/src/index.json")
+    shown = {each["userAgent"] if isinstance(each, dict) else each for each in common + top}
+
+    assert len(shown) > 500
+    assert [user_agent for user_agent in shown if is_bot(user_agent)] == []
+
+
+def _listed(name: str) -> list[dict[str, str] | str]:
+    path = MODULES / name
+    if not path.exists():
+        pytest.skip("needs `npm install --no-save user-agents top-user-agents` in the root")
+    listed: list[dict[str, str] | str] = json.loads(path.read_text("utf-8"))
+    return listed
 
 
 def test_agrees_with_the_list() -> None:

@@ -36,6 +36,8 @@ async def pixel(service: Service, query: str = "", headers: Mapping[str, str] | 
         pytest.param({"Origin": PAGE, "Sec-Fetch-Dest": "image"}, "origin", id="as an image"),
         pytest.param({"Origin": PAGE, "Sec-Fetch-Dest": "empty"}, None, id="as a beacon"),
         pytest.param({"Origin": PAGE, "Sec-Purpose": "prefetch"}, "prefetch", id="a prefetch"),
+        pytest.param({"Origin": PAGE, "Purpose": "preview"}, "prefetch", id="a preview"),
+        pytest.param({"Origin": PAGE, "X-Purpose": "Preview"}, "prefetch", id="Safari's top sites"),
         pytest.param({"Origin": PAGE, "User-Agent": "curl/8.5"}, "bot", id="a bot"),
         pytest.param({"Origin": PAGE, "User-Agent": ""}, "bot", id="no User-Agent"),
     ],

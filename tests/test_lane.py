@@ -43,8 +43,13 @@ BODIES = [b"{}"] * 20 + [
 SOMETIMES = [
     *("Referer: https://a.example/b?c", "Referer: https://b.example/", "Referer: ://", "DNT: 1"),
     *("Origin: https://b.example", "Origin: null", "Sec-Fetch-Mode: navigate", "Sec-GPC: 1"),
-    *("Sec-Fetch-Dest: image", "Sec-Purpose: prefetch", "Purpose: Prefetch", "Cookie: a=b"),
-    *("X-Forwarded-For: 192.0.2.1", "X-Forwarded-For: 192.0.2.2, 10.0.0.1", "X-Forwarded-For: ,"),
+    *("Sec-Fetch-Dest: image", "Sec-Purpose: prefetch", "Purpose: Prefetch", "X-Purpose: preview"),
+    *(
+        "Cookie: a=b",
+        "X-Forwarded-For: 192.0.2.1",
+        "X-Forwarded-For: 192.0.2.2, 10.0.0.1",
+        "X-Forwarded-For: ,",
+    ),
     *("Accept-Language: vi", "Accept-Language: \xe9", "User-Agent: curl/8", "User-Agent:"),
     *("Content-Encoding: gzip", "Content-Encoding: identity", "Authorization: Bearer x"),
     *("Connection: close", "Connection: keep-alive", "If-None-Match: *", "Content-Type: a/b"),

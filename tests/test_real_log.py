@@ -49,6 +49,15 @@ PROGRAMS_NOT_LISTED = (
     "BeetleBot",
     "LumiBot",
     "EasouSpider",  # the search robot of easou.com
+    "Ezooms",  # the robot of moz.com
+    "Digg Feed Fetcher",
+    "Google favicon",  # fetches a site's icon
+    "Google Desktop",  # indexes what somebody has read
+    "Spinn3r",  # collects blogs
+    "LiveJournal.com",  # fetches feeds for its readers
+    "Superblock-Denim",
+    "eZ Publish Link Validator",
+    "slurp",  # as Yahoo's robot, in lower case
 )
 
 

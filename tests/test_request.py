@@ -29,6 +29,7 @@ NOISE = (
     *(b"\r\nContent-Length: 3", b"\r\nHost: b", b"\r\nTransfer-Encoding: chunked", b"\r\nA: b"),
     *(b"\r\nConnection: close", b"\r\nX-Forwarded-For: 192.0.2.9", b"\r\nDNT: 1", b"0", b"+", b"x"),
     *(b"\r\nConnection: keep-alive", b"\r\nOrigin:", b"\r\nUpgrade: h2c", b"\r\nPurpose: prefetch"),
+    b"\r\nX-Purpose: preview",
 )
 
 
@@ -84,7 +85,8 @@ def test_what_is_plain_aiohttp_reads_alike(head: bytes) -> None:
         headers.get("Sec-Fetch-Mode", ""),
     )
     assert ours.no_identity == (headers.get("DNT") == "1")
-    assert ours.prefetch == ("prefetch" in headers.get("Purpose", ""))
+    ahead = "prefetch" in headers.get("Purpose", "") or "preview" in headers.get("X-Purpose", "")
+    assert ours.prefetch == ahead
 
 
 def test_a_plain_head_is_read() -> None:

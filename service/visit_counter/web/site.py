@@ -16,10 +16,9 @@ from visit_counter.web.client import asked_path, came_by, known_site, read_body
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
 from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
-from visit_counter.web.hits.intake import Head, referred_path
+from visit_counter.web.hits.intake import PURPOSES, Head, fetched_ahead, referred_path
 from visit_counter.web.responses import client_has, json_response, shared_with
 
-PREFETCH = ("Sec-Purpose", "Purpose", "X-Moz")
 GIF = bytes.fromhex(
     "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
 )
@@ -86,6 +85,6 @@ def head_of(request: web.Request) -> Head:
         get("Accept-Language", ""),
         get("Sec-Fetch-Mode", ""),
         get("Sec-Fetch-Dest", ""),
-        any("prefetch" in get(name, "").lower() for name in PREFETCH),
+        fetched_ahead(*(get(name, "") for name in PURPOSES)),
         get("DNT") == "1" or get("Sec-GPC") == "1",
     )

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Container
 from functools import lru_cache, partial
 from hashlib import blake2b
+from typing import Final
 from urllib.parse import urlsplit
 
 from visit_counter import metrics
@@ -35,6 +36,9 @@ from visit_counter.store.batch import Outcome
 from visit_counter.web.hits.beacon import MAX_KEPT_BODY, Beacon, known_beacon, read_beacon
 from visit_counter.web.hits.forwarding import Forwarding
 from visit_counter.web.hits.full_sets import FullSets
+
+PURPOSES: Final = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+"""The headers that `fetched_ahead` takes, in their order."""
 
 Standing = tuple[Reason | None, blake2b | None]
 """What a request's head says, whenever and from wherever it comes: why it is dropped, if it is; and
@@ -196,6 +200,13 @@ class Intake:
         outcome = await future
         self.settle(entry, outcome)
         return outcome
+
+
+def fetched_ahead(sec_purpose: str, purpose: str, x_purpose: str, x_moz: str) -> bool:
+    """Whether a browser says that nobody looks at what it asks for: it loads a page ahead, or draws
+    a picture of it (`preview`: the top sites of Safari, as of old Opera and Chromium)."""
+    told = f"{sec_purpose},{purpose},{x_purpose},{x_moz}".lower()
+    return "prefetch" in told or "preview" in told
 
 
 def referred_path(site: Site, head: Head, host: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from visit_counter.web.hits.intake import Head
+from visit_counter.web.hits.intake import Head, fetched_ahead
 
 METHODS: Final = (b"POST", b"GET")
 MAX_HEADERS: Final = 100
@@ -31,8 +31,8 @@ LENGTH: Final = re.compile(r"[0-9]{1,5}")
 # Headers that are read, in the order of their values; each may be sent once, but for one.
 READ: Final = (
     *("host", "origin", "referer", "user-agent", "accept-language", "sec-fetch-mode"),
-    *("sec-fetch-dest", "x-forwarded-for", "sec-purpose", "purpose", "x-moz", "dnt", "sec-gpc"),
-    *("content-type", "content-length", "if-none-match"),
+    *("sec-fetch-dest", "x-forwarded-for", "sec-purpose", "purpose", "x-purpose", "x-moz"),
+    *("dnt", "sec-gpc", "content-type", "content-length", "if-none-match"),
 )
 SLOTS: Final = {name.encode(): slot for slot, name in enumerate(READ)}
 NOTHING: Final = [""] * len(READ)
@@ -141,10 +141,10 @@ def _read(head: bytes, line_of: Callable[[bytes], Line], *, kept: bool) -> Reque
 
 def _request(method: bytes, target: bytes, values: list[str], kept: bool) -> Request | None:
     host, origin, referer, user_agent, language, mode, dest, forwarded, *others = values
-    sec_purpose, purpose, x_moz, dnt, gpc, _, length, if_none_match = others
+    sec_purpose, purpose, x_purpose, x_moz, dnt, gpc, _, length, if_none_match = others
     if not host:
         return None
-    prefetch = "prefetch" in f"{sec_purpose},{purpose},{x_moz}".lower()
+    prefetch = fetched_ahead(sec_purpose, purpose, x_purpose, x_moz)
     no_identity = dnt == "1" or gpc == "1"
     page = (host, origin, referer, user_agent, language)
     head = (_kept_head if kept else Head)(*page, mode, dest, prefetch, no_identity, kept)

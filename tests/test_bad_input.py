@@ -816,6 +816,9 @@ NEW = {"id": "new", "origins": ["*"]}
         pytest.param("POST", "", {**NEW, "max_pages": -1}, 400, "max_pages", id="max-pages"),
         pytest.param("POST", "", {**NEW, "name": "a" * 201}, 400, "name", id="name-long"),
         pytest.param(
+            "POST", "", {**NEW, "ignored_networks": ["10/8"]}, 400, "ignored_networks", id="ignored"
+        ),
+        pytest.param(
             "POST", "", {**NEW, "trusted_networks": ["10/8"]}, 400, "trusted_networks", id="network"
         ),
         pytest.param(

@@ -81,13 +81,15 @@ def test_a_site_is_made_listed_shown_and_changed(service: ServiceProcess) -> Non
     made = site(service, "add", "portal", origins, "timezone=Asia/Ho_Chi_Minh", "name=2026").json
     listed = site(service, "list")
     changed = site(service, "set", "portal", "metric=pageviews", "max_pages=5", "public=false").json
+    ignored = site(service, "set", "portal", "ignored_networks=192.0.2.0/24,2001:db8::/32").json
     shown = site(service, "show", "portal").json
 
     assert made["origins"] == ["https://a.vn", "https://*.a.vn"]
     assert (made["id"], made["timezone"], made["name"]) == ("portal", "Asia/Ho_Chi_Minh", "2026")
     assert "portal\tAsia/Ho_Chi_Minh\thttps://a.vn,https://*.a.vn\t2026\n" in listed.out
     assert (changed["metric"], changed["max_pages"], changed["public"]) == ("pageviews", 5, False)
-    assert shown["settings"] == changed
+    assert ignored["ignored_networks"] == ["192.0.2.0/24", "2001:db8::/32"]
+    assert shown["settings"] == ignored
     assert shown["counts"]["total"] == {"pageviews": 0, "visits": 0, "visitors": 0}
     assert shown["drops"] == {}
 

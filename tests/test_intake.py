@@ -105,6 +105,27 @@ async def test_trusted_networks_have_no_limit(service: Service) -> None:
     assert (await service.hit())["counted"] is True
 
 
+async def test_ignored_networks_do_not_count(service: Service) -> None:
+    """An office does not count itself, whatever it sends; it is told the counts, and they are the
+    same for it as for all. A network that is trusted as well is ignored."""
+    office = ["203.0.113.0/24", "2001:db8:1::/48"]
+    await service.site(ignored_networks=office, trusted_networks=office)
+    await service.hit(headers={"X-Forwarded-For": "198.51.100.1"})
+    there = {"X-Forwarded-For": "203.0.113.7"}
+    answers = [
+        *[await service.hit(headers=there, k=kind) for kind in ("view", "here", "bye")],
+        await service.hit(headers={"X-Forwarded-For": "2001:db8:1:2::3"}),
+    ]
+    await pixel(service, "?p=/a", there)
+    drops = await service.api("GET", "/sites/portal/drops")
+    looked = await service.client.get(f"{service.url}/w/portal", headers=there)
+
+    assert [each["reason"] for each in answers] == ["ignored"] * 4
+    assert [each["total"]["pageviews"] for each in answers] == [1] * 4
+    assert [*drops.values()] == [{"ignored": 5}]
+    assert (await looked.json())["online"] == 1
+
+
 async def test_a_flood_of_new_visitors_is_held(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ SILENT: dict[str, dict[str, Any]] = {
     "week_start": {"week_start": "sunday"},
     "metric": {"metric": "pageviews"},
     "trusted_networks": {"trusted_networks": ("10.0.0.0/8",)},
+    "ignored_networks": {"ignored_networks": ("10.0.0.0/8",)},
 }
 
 

@@ -58,7 +58,8 @@ def test_a_site_of_this_version_is_stored_as_ever() -> None:
     assert encode_site(STORED) == (
         b'{"settings":{"id":"a","origins":["*"],"name":"","timezone":"UTC","week_start":"monday",'
         b'"online_window":300,"visit_timeout":1800,"identity":"address","metric":"visits",'
-        b'"honour_dnt":false,"max_pages":10000,"trusted_networks":[],"public":true},'
+        b'"honour_dnt":false,"max_pages":10000,"trusted_networks":[],'
+        b'"ignored_networks":[],"public":true},'
         b'"calendar":{"zones":[[0,"UTC"]],"week_starts":[["1970-01-01",0]]}}'
     )
     assert decode_site(encode_site(STORED)) == (STORED, NOTHING)
@@ -107,6 +108,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
             ("origin", {"origins": ["a.vn"]}, "settings.origins: 'a.vn' has no scheme"),
             ("origins", {"origins": []}, "settings.origins: name at least one"),
             ("network", {"trusted_networks": ["x"]}, "settings.trusted_networks: 'x' is not a net"),
+            ("ignored", {"ignored_networks": ["x"]}, "settings.ignored_networks: 'x' is not a n"),
             ("null", {"name": None}, "settings.name: Expected `str`, got `null`"),
             ("windows", {"online_window": 3600}, "settings.online_window: must not be longer"),
         ]

@@ -16,6 +16,8 @@ from visit_counter.errors import CallError
 from visit_counter.model.kinds import METRICS
 from visit_counter.model.seeds import SEEDED
 
+LISTS = ("origins", "trusted_networks", "ignored_networks", "query_keys")
+"""The settings that have several values."""
 UNDO_S = 120.0  # a large site comes back in many steps
 
 
@@ -103,7 +105,7 @@ def assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise CallError(f"{text!r} is no SETTING=VALUE, such as timezone=Asia/Ho_Chi_Minh")
-    if name in ("origins", "trusted_networks"):
+    if name in LISTS:
         return name, [part for part in value.split(",") if part]
     if value in ("true", "false"):
         return name, value == "true"

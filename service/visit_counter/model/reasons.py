@@ -13,3 +13,5 @@ class Reason(StrEnum):
     ORIGIN = "origin"
     RATE_LIMIT = "rate_limit"
     MALFORMED = "malformed"
+    IGNORED = "ignored"
+    """From one of the site's `ignored_networks`."""

@@ -28,3 +28,5 @@ class Site:
         self.partition = partition_of(self.id)
         self.origins = Origins.parse(self.settings.origins)
         self.trusted = Networks.parse(self.settings.trusted_networks)
+        self.ignored = Networks.parse(self.settings.ignored_networks)
+        self.ignores = bool(self.settings.ignored_networks)

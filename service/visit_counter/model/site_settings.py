@@ -51,6 +51,7 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
     honour_dnt: bool = False
     max_pages: Annotated[int, Meta(ge=0, le=100_000)] = 10_000
     trusted_networks: tuple[str, ...] = ()
+    ignored_networks: tuple[str, ...] = ()
     public: bool = True
 
     def check(self) -> None:
@@ -71,6 +72,7 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
 _PARSED: dict[str, Callable[[Any], object]] = {
     "origins": Origins.parse,
     "trusted_networks": Networks.parse,
+    "ignored_networks": Networks.parse,
     "timezone": zone,
 }
 

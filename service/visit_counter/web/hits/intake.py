@@ -1,8 +1,8 @@
 """Intake: a request becomes a hit or a drop, is recorded, and is answered after the commit.
 
 The lane and the routes read what a page says, `Intake` decides, in this order, whether it counts:
-malformed, prefetch, origin, bot, rate limit. A drop is counted by its reason and answered like a
-hit, so that nobody loses the number because of it. Nothing here knows how counting is done.
+malformed, prefetch, origin, bot, ignored, rate limit. A drop is counted by its reason and answered
+like a hit, so that nobody loses the number because of it. Nothing here knows how counting is done.
 """
 
 from __future__ import annotations
@@ -147,6 +147,8 @@ class Intake:
         drop_reason, browser = standing_of(site, head, destination, peer.trusted)
         if drop_reason is not None:
             return Drop(site, drop_reason, at)
+        if site.ignores and site.ignored.holds(client):
+            return Drop(site, Reason.IGNORED, at)
         visitor = b""
         if browser is not None:
             first_party = beacon.v if site.settings.identity == "browser" else ""

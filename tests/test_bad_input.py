@@ -175,7 +175,9 @@ def service(running: ServiceProcess) -> Iterator[ServiceProcess]:
         pytest.param(b'{"p":1}', "p", id="p-number"),
         pytest.param(b'{"p":{}}', "p", id="p-object"),
         pytest.param(b'{"p":""}', "p", id="p-empty"),
-        pytest.param(b'{"p":"a/b"}', "p", id="p-relative"),
+        pytest.param(b'{"p":"https://b.vn/a"}', "p", id="p-of-another-host"),
+        pytest.param(b'{"p":"//b.vn/a"}', "p", id="p-of-another-host-without-a-scheme"),
+        pytest.param(b'{"p":"mailto:a@a.vn"}', "p", id="p-no-page"),
         pytest.param(b'{"p":"/a\\u0000b"}', "p", id="p-nul"),
         pytest.param(b'{"p":"/a\\nb"}', "p", id="p-newline"),
         pytest.param(b'{"p":"/a\\u001b[2Jb"}', "p", id="p-escape"),
@@ -291,7 +293,9 @@ def test_an_admin_who_goes_away_changes_nothing(service: ServiceProcess) -> None
         pytest.param("/a%0d%0aX:1", 400, id="newline"),
         pytest.param("/a%1b%5b2J", 400, id="escape"),
         pytest.param("/%c2%85", 400, id="control-beyond-ascii"),
-        pytest.param("a", 400, id="relative"),
+        pytest.param("a", 200, id="relative"),
+        pytest.param("https://b.vn/a", 400, id="another-host"),
+        pytest.param("https://a.vn/a", 200, id="with-the-host"),
         pytest.param("", 400, id="empty"),
         pytest.param("/%ff%fe", 200, id="invalid-utf-8"),
         pytest.param("/%ed%a0%80", 200, id="surrogate"),
@@ -310,7 +314,7 @@ def test_a_path_in_the_url_is_read_or_refused(
         assert answer.problem()["field"] == "path"
 
 
-@pytest.mark.parametrize("path", ["%00", "/a%0ab", "a", "/%1b"])
+@pytest.mark.parametrize("path", ["%00", "/a%0ab", "//b.vn/a", "/%1b"])
 def test_a_pixel_with_a_bad_path_is_a_drop(service: ServiceProcess, path: str) -> None:
     """The picture comes in any case: an <img> shows no sentence."""
     before = drops(service)
@@ -592,7 +596,7 @@ async def test_a_malformed_hit_is_noted_once(valkey: Server) -> None:
     before = [REGISTRY.get_sample_value(ignored), REGISTRY.get_sample_value(dropped, reason)]
     async with run_service(valkey.url, trusted_proxies="10.0.0.0/8") as strict:
         await strict.site()
-        for body in (b"{", b'{"k":"nothing"}', b'{"p":"no path"}'):
+        for body in (b"{", b'{"k":"nothing"}', b'{"p":"mailto:a"}'):
             await strict.hit(body=body, headers={"X-Forwarded-For": "192.0.2.1"}, status=400)
     after = [REGISTRY.get_sample_value(ignored), REGISTRY.get_sample_value(dropped, reason)]
 
@@ -815,6 +819,13 @@ NEW = {"id": "new", "origins": ["*"]}
         pytest.param("POST", "", {**NEW, "public": 1}, 400, "public", id="public-number"),
         pytest.param("POST", "", {**NEW, "max_pages": -1}, 400, "max_pages", id="max-pages"),
         pytest.param("POST", "", {**NEW, "name": "a" * 201}, 400, "name", id="name-long"),
+        pytest.param("POST", "", {**NEW, "path_style": "file"}, 400, "path_style", id="path-style"),
+        pytest.param("POST", "", {**NEW, "query_keys": ["a=b"]}, 400, "query_keys", id="key"),
+        pytest.param("POST", "", {**NEW, "query_keys": ["p", "p"]}, 400, "query_keys", id="twice"),
+        pytest.param("POST", "", {**NEW, "query_keys": ["a" * 33]}, 400, "query_keys", id="long"),
+        pytest.param(
+            "POST", "", {**NEW, "query_keys": [*"abcdefghi"]}, 400, "query_keys", id="many-keys"
+        ),
         pytest.param(
             "POST", "", {**NEW, "ignored_networks": ["10/8"]}, 400, "ignored_networks", id="ignored"
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 from playwright.async_api import Browser, expect
 
@@ -220,6 +222,17 @@ def viewed(scripted: Scripted) -> list[str]:
 
 PATHS = {
     "named": ('data-path="/trang-chu"', "", "/trang-chu"),
+    "relative": ('data-path="../c/"', "", "/c/"),
+    "with the host": ('data-path="https://www.a.vn/c?x=1#y"', "", "/c"),
+    "no address": ('data-path="https://["', "", "/a"),
+    "canonical that is none": ("", '<link rel="canonical" href="https://[">', "/a"),
+    "parameters": ('data-query-keys="p|id"', "", "/a?id=2&p=1"),
+    "parameters of the canonical": (
+        'data-query-keys="p"',
+        '<link rel="canonical" href="https://www.a.vn/?s=3&p=12&utm=2#z">',
+        "/?p=12",
+    ),
+    "no parameters": ('data-query-keys="page"', "", "/a"),
     "canonical": ("", '<link rel="canonical" href="https://www.a.vn/b?x=//y#z">', "/b"),
     "canonical of nothing": ("", '<link rel="canonical" href="">', "/a"),
     "its own": ("", "", "/a"),
@@ -230,13 +243,40 @@ PATHS = {
 async def test_path_that_is_counted(
     browser: Browser, scripted: Scripted, attribute: str, head: str, path: str
 ) -> None:
-    """The snippet's data-path, else the canonical link, else the address, without queries."""
+    """The snippet's data-path, else the canonical link, else the address; of a query only the
+    parameters that the snippet names."""
     page = await browser.new_page()
     async with embedded(scripted, TWO_LINES.replace("async", f"async {attribute}")) as host:
         host.head = head
-        await page.goto(f"{host.url}/a?utm=1")
+        await page.goto(f"{host.url}/a?utm=1&id=2&pp=3&p=1&fbclid=secret#p=4")
         await expect(page.locator("visit-counter")).to_contain_text("1886")
     assert viewed(scripted) == [path]
+
+
+async def test_another_parameter_is_another_page(browser: Browser, scripted: Scripted) -> None:
+    """Where the snippet names it; what else changes in the query is no view."""
+    page = await browser.new_page()
+    async with embedded(scripted, TWO_LINES.replace("async", 'async data-query-keys="p"')) as host:
+        await page.goto(f"{host.url}/?p=1")
+        await expect(page.locator("visit-counter")).to_contain_text("1886")
+        for address in ("/?p=1&q=2", "/?p=2", "/?q=3&p=2"):
+            await page.evaluate("address => history.pushState(0, '', address)", address)
+        await until(lambda: equal(viewed(scripted), ["/?p=1", "/?p=2"]), "two views")
+
+
+async def test_pages_that_are_shown_are_resolved(browser: Browser, scripted: Scripted) -> None:
+    """An element's `path` is what a link of the page would lead to, whatever wrote it."""
+    page = await browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda sent: asked.append(unquote(sent.url.partition("?path=")[2])))
+    async with embedded(scripted) as host:
+        written = ["/p1/", "p1/", "./p1/", f"{host.url}/tin/p1/#top", f"//{host.url[7:]}/p1/"]
+        host.body += "".join(f'<visit-counter path="{each}"></visit-counter>' for each in written)
+        host.body += '<visit-counter path="https://other.vn/p1/"></visit-counter>'
+        await page.goto(f"{host.url}/tin/bai")
+        await expect(page.locator("visit-counter").last).to_contain_text("–")
+        found = {each for each in asked if each}
+    assert found == {"/p1/", "/tin/p1/", "/tin/p1/#top", "https://other.vn/p1/"}
 
 
 async def test_visitor_opts_out_and_in(browser: Browser, scripted: Scripted) -> None:

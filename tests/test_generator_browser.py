@@ -203,6 +203,18 @@ async def test_identity_of_the_site(browser: Browser, portal: Service) -> None:
             await expect(page.locator("#note")).to_contain_text("data-identity")
 
 
+async def test_query_of_the_sites_paths(browser: Browser, portal: Service) -> None:
+    """Where parameters belong to the site's paths the code names them, and why."""
+    await portal.api("PATCH", "/sites/portal", {"query_keys": ["p", "id[]"]})
+    async with generator(browser, portal) as page:
+        for kind in ("html", "pinned", "div", "react", "vue"):
+            await choose(page, "kind", kind)
+            await written(page, "queryKeys" if kind in ("react", "vue") else "data-query-keys")
+            await expect(page.locator("#note")).to_contain_text("data-query-keys")
+        await choose(page, "kind", "html")
+        await written(page, r'data-query-keys="p|id\[\]"')
+
+
 async def test_the_other_language_keeps_what_was_chosen(browser: Browser, portal: Service) -> None:
     """The link leads to the same choice, said in English."""
     async with generator(browser, portal, layout="table", kind="div") as page:

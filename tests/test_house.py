@@ -168,7 +168,7 @@ def test_a_package_is_small_and_says_what_belongs_in_it(folder: Path) -> None:
     assert len(docstring) > 60
 
 
-MOST_FILES = 26
+MOST_FILES = 27
 
 
 async def test_a_hit_passes_few_files(valkey: Server) -> None:

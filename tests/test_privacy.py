@@ -39,6 +39,10 @@ TOLD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "honour_dnt": ({"honour_dnt": True}, ["no code is made: only the view is counted"]),
     "max_pages": ({"max_pages": 0}, ["none by its path"]),
+    "query_keys": (
+        {"query_keys": ("p", "id")},
+        ["its path, and of the query only `p`, `id`, where"],
+    ),
     "public": ({"public": False}, ["Only the operator"]),
 }
 SILENT: dict[str, dict[str, Any]] = {
@@ -47,6 +51,7 @@ SILENT: dict[str, dict[str, Any]] = {
     "week_start": {"week_start": "sunday"},
     "metric": {"metric": "pageviews"},
     "trusted_networks": {"trusted_networks": ("10.0.0.0/8",)},
+    "path_style": {"path_style": "directory"},
     "ignored_networks": {"ignored_networks": ("10.0.0.0/8",)},
 }
 

@@ -59,7 +59,8 @@ def test_a_site_of_this_version_is_stored_as_ever() -> None:
         b'{"settings":{"id":"a","origins":["*"],"name":"","timezone":"UTC","week_start":"monday",'
         b'"online_window":300,"visit_timeout":1800,"identity":"address","metric":"visits",'
         b'"honour_dnt":false,"max_pages":10000,"trusted_networks":[],'
-        b'"ignored_networks":[],"public":true},'
+        b'"ignored_networks":[],"public":true,'
+        b'"path_style":"exact","query_keys":[]},'
         b'"calendar":{"zones":[[0,"UTC"]],"week_starts":[["1970-01-01",0]]}}'
     )
     assert decode_site(encode_site(STORED)) == (STORED, NOTHING)

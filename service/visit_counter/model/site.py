@@ -3,10 +3,19 @@ compiled."""
 
 from __future__ import annotations
 
-from visit_counter.model.site_settings import StoredSite, partition_of
+from visit_counter.model.paths import PathRules
+from visit_counter.model.site_settings import SiteSettings, StoredSite, partition_of
 from visit_counter.model.stored_site import NOTHING, Unknown
 from visit_counter.rules.addresses import Networks
 from visit_counter.rules.origins import Origins
+
+
+def path_rules(settings: SiteSettings) -> PathRules | None:
+    """None where a path is counted as it is cleaned for every site."""
+    is_directory = settings.path_style == "directory"
+    if not is_directory and not settings.query_keys:
+        return None
+    return PathRules(directory=is_directory, keys=settings.query_keys)
 
 
 class Site:
@@ -29,4 +38,5 @@ class Site:
         self.origins = Origins.parse(self.settings.origins)
         self.trusted = Networks.parse(self.settings.trusted_networks)
         self.ignored = Networks.parse(self.settings.ignored_networks)
+        self.paths = path_rules(self.settings)
         self.ignores = bool(self.settings.ignored_networks)

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from visit_counter.model.calendar import WEEKDAYS, Calendar, zone
 from visit_counter.model.kinds import Metric
+from visit_counter.model.paths import keys_of
 from visit_counter.rules.addresses import Networks
 from visit_counter.rules.origins import Origins
 
@@ -53,6 +54,8 @@ class SiteSettings(Struct, frozen=True, kw_only=True):
     trusted_networks: tuple[str, ...] = ()
     ignored_networks: tuple[str, ...] = ()
     public: bool = True
+    path_style: Literal["exact", "directory"] = "exact"
+    query_keys: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse what the types cannot: raises ValueError as `field: what is wrong`."""
@@ -74,6 +77,7 @@ _PARSED: dict[str, Callable[[Any], object]] = {
     "trusted_networks": Networks.parse,
     "ignored_networks": Networks.parse,
     "timezone": zone,
+    "query_keys": keys_of,
 }
 
 

@@ -10,12 +10,12 @@ from aiohttp import web
 from visit_counter import metrics
 from visit_counter.adapters.aiohttp_log import is_closed
 from visit_counter.errors import Problem
-from visit_counter.model.hit import clean_path
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SITE_ID
 from visit_counter.rules.addresses import Address, Peer
 from visit_counter.web.components import parts_of
 from visit_counter.web.hits.beacon import Malformed
+from visit_counter.web.hits.intake import PURPOSES, Head, fetched_ahead, named_page
 
 MAX_BODY: Final = 16 * 1024
 BODY_S = 5.0
@@ -50,10 +50,13 @@ def shown(name: str) -> str:
     return f'"{name}"' if SITE_ID.match(name) else "of that name"
 
 
-def asked_path(request: web.Request) -> str | None:
-    path = request.query.get("path")
+def asked_path(request: web.Request, site: Site) -> str | None:
+    """The page of `?path=`, which is resolved against the one that asks."""
+    path, head = request.query.get("path"), head_of(request)
+    peer, _ = came_by(request)
+    host = parts_of(request).intake.own_host(site, head.host, peer.trusted)
     try:
-        return None if path is None else clean_path(path)
+        return None if path is None else named_page(site, head, host, path)
     except ValueError as error:
         raise Problem(400, "Malformed path", str(error), "path") from None
 
@@ -67,6 +70,22 @@ def came_by(request: web.Request) -> tuple[Peer, str]:
     """Who holds the other end, and for whom it says that it speaks."""
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
     return parts_of(request).intake.peer(request.remote or ""), forwarded
+
+
+def head_of(request: web.Request) -> Head:
+    headers = request.headers
+    get = headers.get
+    return Head(
+        get("Host", ""),
+        get("Origin", ""),
+        get("Referer", ""),
+        get("User-Agent", ""),
+        get("Accept-Language", ""),
+        get("Sec-Fetch-Mode", ""),
+        get("Sec-Fetch-Dest", ""),
+        fetched_ahead(*(get(name, "") for name in PURPOSES)),
+        get("DNT") == "1" or get("Sec-GPC") == "1",
+    )
 
 
 async def read_body(request: web.Request) -> bytes:

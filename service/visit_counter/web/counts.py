@@ -53,6 +53,8 @@ def counts_json(
         "visit_timeout": settings.visit_timeout,
         "identity": settings.identity,
     }
+    if settings.query_keys:
+        body["query_keys"] = settings.query_keys
     if page is not None:
         body["page"] = {"path": page[0], "pageviews": page[1]}
     return body

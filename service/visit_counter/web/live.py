@@ -49,7 +49,7 @@ async def get_live(request: web.Request) -> web.StreamResponse:
     """GET /w/{site}/live: what GET /w/{site} answers, now and whenever it changes."""
     site = known_site(request)
     require_visible(site, request)
-    path, hub = asked_path(request), parts_of(request).hub
+    path, hub = asked_path(request, site), parts_of(request).hub
     client = client_of(request)
     blocks = () if site.trusted.holds(client) else blocks_of(client)
     watched = Watched(site.id, path, hidden=not site.settings.public)

@@ -12,11 +12,11 @@ from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
 from visit_counter.reading.reader import Asked
 from visit_counter.web.auth import require_visible
-from visit_counter.web.client import asked_path, came_by, known_site, read_body
+from visit_counter.web.client import asked_path, came_by, head_of, known_site, read_body
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
-from visit_counter.web.hits.beacon import VIEW, Malformed, named_path
-from visit_counter.web.hits.intake import PURPOSES, Head, fetched_ahead, referred_path
+from visit_counter.web.hits.beacon import VIEW, Malformed
+from visit_counter.web.hits.intake import posted_path, referred_path
 from visit_counter.web.responses import client_has, json_response, shared_with
 
 GIF = bytes.fromhex(
@@ -49,7 +49,11 @@ async def dot_gif(request: web.Request) -> web.Response:
         try:
             named = request.query.get("p")
             host = intake.own_host(site, head.host, peer.trusted)
-            path = referred_path(site, head, host) if named is None else named_path(named)
+            path = (
+                referred_path(site, head, host)
+                if named is None
+                else posted_path(site, head, host, named)
+            )
             client = intake.client(peer, forwarded)
             entry = intake.judge(site, head, peer, client, VIEW, path, "image")
         except Malformed:
@@ -66,25 +70,9 @@ async def get_counts(request: web.Request) -> web.Response:
     """GET /w/{site}: the counts, at most a second old; `?path=/x` adds that page's."""
     site = known_site(request)
     require_visible(site, request)
-    path = asked_path(request)
+    path = asked_path(request, site)
     shown = show(site, await parts_of(request).reader.read(site, Asked(path)), path)
     headers = {"ETag": shown.etag, "Cache-Control": shared_with(site)}
     if client_has(request, shown.etag):
         return web.Response(status=304, headers=headers)
     return json_response(shown.body, headers=headers)
-
-
-def head_of(request: web.Request) -> Head:
-    headers = request.headers
-    get = headers.get
-    return Head(
-        get("Host", ""),
-        get("Origin", ""),
-        get("Referer", ""),
-        get("User-Agent", ""),
-        get("Accept-Language", ""),
-        get("Sec-Fetch-Mode", ""),
-        get("Sec-Fetch-Dest", ""),
-        fetched_ahead(*(get(name, "") for name in PURPOSES)),
-        get("DNT") == "1" or get("Sec-GPC") == "1",
-    )

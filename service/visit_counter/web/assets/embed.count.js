@@ -115,17 +115,23 @@ function beat() {
   timer = setTimeout(beat, due - now);
 }
 
-/** The path, and that of a "#/route"; no query, which may tell of the visitor. */
-const where = () =>
-  (location.pathname + location.hash.replace(/^#!?(?=\/)|[?#].*/g, "")).replace("//", "/");
-let place = where();
-const { href = "" } = Object(document.querySelector("link[rel=canonical]"));
-let path = data.path || href.replace(/^.*?\/\/[^/]*|[?#].*/g, "") || place;
+/**
+ * The path, and that of a "#/route". Of the query, which may tell of the visitor, only the
+ * parameters that the page names: data-query-keys="p|id". @param {Location | HTMLAnchorElement} url
+ */
+const where = (url) =>
+  (url.pathname + url.hash.replace(/^#!?(?=\/)|[?#].*/g, "")).replace("//", "/") +
+  url.search.replace(RegExp(`[?&](?!(${data.queryKeys})=)[^&]*`, "g"), "").replace(/./, "?");
+let place = where(location);
+// What is no address has an empty path, and throws nothing.
+const link = document.createElement("a");
+link.href = data.path || Object(document.querySelector("link[rel=canonical]")).href || place;
+let path = where(link) || place;
 
 /** In a page of one piece another path is another view; a rewritten address is none. @param {any} event */
 function move(event) {
   if (whyNot()) pace = 0;
-  const next = where();
+  const next = where(location);
   if (next === place) return;
   path = place = next;
   if (event.navigationType !== "replace") view();

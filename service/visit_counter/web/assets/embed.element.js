@@ -202,7 +202,10 @@ function siteOf(shown) {
 function join(shown, rows) {
   const own = read(shown, "path", "");
   const isOfPage = rows.includes("page");
-  const query = isOfPage ? `?path=${encodeURIComponent(own || path)}` : "";
+  // As the page's links are: only the page knows what a relative address is relative to.
+  link.href = own || path;
+  const address = link.href.replace(location.origin, "");
+  const query = isOfPage ? `?path=${encodeURIComponent(address)}` : "";
   shown.feed = feedOf(siteOf(shown) + query);
   shown.isHere = isOfPage && !own;
 }

@@ -21,6 +21,7 @@
  * @property {string} base the service's address, with a slash at its end
  * @property {string} title what a picture is called, in its language
  * @property {boolean} isByBrowser the site tells visitors apart by an id that browsers keep
+ * @property {string[]} queryKeys the parameters of a query that belong to the site's paths
  * @property {{ src: string, integrity: string }} pinned
  * @property {{ width?: number, height?: number }} size of a frame
  */
@@ -151,8 +152,14 @@ function scriptUrl({ language }, { base }) {
 }
 
 /** What the script's element says beside its address. @param {Choice} choice @param {Place} place */
-function dataset({ site }, { isByBrowser }) {
-  return isByBrowser ? { site, identity: "browser" } : { site };
+function dataset({ site }, { isByBrowser, queryKeys }) {
+  return {
+    site,
+    ...(isByBrowser && { identity: "browser" }),
+    ...(queryKeys.length && {
+      queryKeys: queryKeys.map((key) => key.replace(/[.[\]]/g, "\\$&")).join("|"),
+    }),
+  };
 }
 
 /** @param {Choice} choice @param {Place} place */
@@ -161,7 +168,7 @@ function script(choice, place) {
     choice.kind === "pinned" ? place.pinned : { src: scriptUrl(choice, place), integrity: "" };
   const pin = integrity ? { integrity, crossorigin: "anonymous" } : {};
   const data = Object.entries(dataset(choice, place)).map(([name, value]) => [
-    `data-${name}`,
+    `data-${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
     value,
   ]);
   return tag("script", { async: "", src, ...pin, ...Object.fromEntries(data) }, "></script>");

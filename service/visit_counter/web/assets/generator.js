@@ -20,6 +20,8 @@ const site = /** @type {HTMLInputElement} */ (byId("site"));
 
 /** Whether the site tells visitors apart by an id that their browsers keep. */
 let isByBrowser = false;
+/** @type {string[]} */
+let queryKeys = [];
 /** The rows that its layout has by itself. */
 let usual = [...form.querySelectorAll("[name=rows]:checked")]
   .map((box) => /** @type {HTMLInputElement} */ (box).value)
@@ -125,7 +127,10 @@ async function show() {
 function noteOf(choice) {
   const { kind } = choice;
   const note = said[`note${kind[0].toUpperCase()}${kind.slice(1)}`] || "";
-  return isByBrowser && formOf(choice) === "element" ? `${note} ${said.browser}` : note;
+  if (formOf(choice) !== "element") return note;
+  return [note, isByBrowser && said.browser, queryKeys.length && said.query]
+    .filter(Boolean)
+    .join(" ");
 }
 
 /** @param {string} id @param {string} [text] */
@@ -143,7 +148,7 @@ function say(id, text = "") {
 function placeOf(choice) {
   const { selectedOptions } = select("language");
   const title = selectedOptions[0].dataset.title || "";
-  return { base, title, isByBrowser, pinned: pinnedOf(choice), size: {} };
+  return { base, title, isByBrowser, queryKeys, pinned: pinnedOf(choice), size: {} };
 }
 
 // ---- the site ----
@@ -166,6 +171,7 @@ async function ask() {
   const [state, counts] = await told(asked);
   if (asked !== chosen().site) return;
   isByBrowser = counts.identity === "browser";
+  queryKeys = Array.isArray(counts.query_keys) ? counts.query_keys : [];
   say("site-state", state);
   show();
 }

@@ -1,4 +1,8 @@
-"""What a page posts: the body of a hit, read, and its path as it is counted."""
+"""What a page posts: the body of a hit, read, and its path as it is counted.
+
+Most paths are the same for every site, and are made once for all who post the same body. What only
+the site can tell (a query, another page's address) stays as it was sent, behind a mark.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from visit_counter.model.hit import clean_path
 from visit_counter.model.kinds import Kind
+from visit_counter.model.paths import clean_path
 
+UNRESOLVED: Final = "\0"
+"""Begins a beacon's `p` that is still as it was sent, which no path does."""
 MAX_KEPT_BODY: Final = 256  # bytes of a body that is worth keeping
 
 
@@ -38,7 +44,7 @@ VIEW = Beacon()
 
 
 def read_beacon(body: bytes) -> Beacon:
-    """With the path as it is counted; raises Malformed."""
+    """With the path as every site counts it, or `UNRESOLVED`; raises Malformed."""
     if not body:
         return VIEW
     try:
@@ -61,6 +67,8 @@ rules take longer than to look it up."""
 
 
 def named_path(path: str) -> str:
+    if not path.startswith("/") or path.startswith("//") or "?" in path:
+        return UNRESOLVED + path
     try:
         return clean_path(path)
     except ValueError as error:

@@ -12,14 +12,14 @@ from collections.abc import Container
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Final
-from urllib.parse import urlsplit
 
 from visit_counter import metrics
 from visit_counter.clock import Clock
 from visit_counter.delivery.queues import Tell, fulfil
 from visit_counter.delivery.recorder import Recorder
-from visit_counter.model.hit import Drop, Hit, clean_path
+from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
+from visit_counter.model.paths import PathRules, path_of
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.rules.addresses import Address, Networks, Peer, client_address
@@ -33,7 +33,14 @@ from visit_counter.rules.visitor_hash import (
     visitor_id,
 )
 from visit_counter.store.batch import Outcome
-from visit_counter.web.hits.beacon import MAX_KEPT_BODY, Beacon, known_beacon, read_beacon
+from visit_counter.web.hits.beacon import (
+    MAX_KEPT_BODY,
+    UNRESOLVED,
+    Beacon,
+    Malformed,
+    known_beacon,
+    read_beacon,
+)
 from visit_counter.web.hits.forwarding import Forwarding
 from visit_counter.web.hits.full_sets import FullSets
 
@@ -121,6 +128,11 @@ class Intake:
         path = beacon.p
         if path is None:
             path = referred_path(site, head, self.own_host(site, head.host, peer.trusted))
+        elif path[0] == UNRESOLVED:
+            host = self.own_host(site, head.host, peer.trusted)
+            path = posted_path(site, head, host, path[1:])
+        elif site.paths is not None:
+            path = site.paths.styled(path)
         client = self.client(peer, forwarded)
         return self.judge(site, head, peer, client, beacon, path, "empty")
 
@@ -212,13 +224,44 @@ def fetched_ahead(sec_purpose: str, purpose: str, x_purpose: str, x_moz: str) ->
 
 
 def referred_path(site: Site, head: Head, host: str) -> str:
-    origin = origin_of(head.referer)
-    if origin is None or not site.origins.allow(origin, host):
+    """That of the Referer, "/" if there is none or it is no page of the site."""
+    return _referred(site, head, host, site.paths)
+
+
+def posted_path(site: Site, head: Head, host: str, address: str) -> str:
+    """That of a beacon's `p`, as its site counts it; raises Malformed."""
+    try:
+        return named_page(site, head, host, address)
+    except ValueError as error:
+        raise Malformed(f"p: {error}", "p") from None
+
+
+def named_page(site: Site, head: Head, host: str, address: str) -> str:
+    """The path of a page that a request names by any address; raises ValueError if it is none of
+    the site's. What is relative is so to the page that the request comes from."""
+    page = "/" if address[:1] == "/" else _referred(site, head, host, None)
+    return _path(site, head, host, address, page, site.paths)
+
+
+def _referred(site: Site, head: Head, host: str, rules: PathRules | None) -> str:
+    if origin_of(head.referer) is None:
         return "/"
     try:
-        return clean_path(urlsplit(head.referer).path or "/")
+        return _path(site, head, host, head.referer, "/", rules)
     except ValueError:  # no page has such a URL
         return "/"
+
+
+def _path(
+    site: Site, head: Head, host: str, address: str, page: str, rules: PathRules | None
+) -> str:
+    def is_own(url: str) -> bool | None:
+        origin = origin_of(url)
+        if site.origins.open:
+            return (origin and origin == origin_of(head.origin or head.referer)) or None
+        return origin is not None and site.origins.allow(origin, host)
+
+    return path_of(address, page, rules, is_own)
 
 
 def comes_from_site(site: Site, head: Head, host: str, destination: str) -> bool:

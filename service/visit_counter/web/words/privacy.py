@@ -30,6 +30,7 @@ class Sentences(Struct, frozen=True, forbid_unknown_fields=True):
     brief: str
     sent: str
     sent_path: str
+    sent_path_keys: str
     sent_headers: str
     sent_random: str
     made: str
@@ -112,7 +113,9 @@ def duration(seconds: int, say: Sentences) -> str:
 
 
 def _sent(settings: SiteSettings, say: Sentences) -> list[str]:
-    path = say.sent_path.format(pace=duration(settings.online_window // 3, say))
+    keys = ", ".join(f"`{key}`" for key in settings.query_keys)
+    sent = say.sent_path_keys if keys else say.sent_path
+    path = sent.format(pace=duration(settings.online_window // 3, say), keys=keys)
     random = [say.sent_random] if _has_random(settings) else []
     return [path, say.sent_headers, *random]
 

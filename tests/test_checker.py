@@ -101,8 +101,45 @@ async def test_a_page_that_its_browser_stops(
 
 
 @pytest.mark.parametrize(
+    ("page", "origins", "found"),
+    [
+        ("capacitor://app.example.vn/x", ["capacitor://app.example.vn"], ["allowed"]),
+        ("capacitor://app.example.vn/x", ["https://app.example.vn"], ["refused"]),
+        ("ionic://localhost/index.html", ["ionic://localhost"], ["app_localhost", "allowed"]),
+        ("app://localhost", ["https://a.vn"], ["app_localhost", "refused"]),
+        ("file:///C:/x.html", ["https://a.vn"], ["opaque"]),
+        ("file:///x.html", ["*"], ["opaque_open"]),
+        ("content://media/1", ["https://a.vn"], ["opaque"]),
+        ("app:///index.html", ["https://a.vn"], ["opaque"]),
+        ("https://www-a-vn.translate.goog/?_x_tr_sl=vi", ["https://www.a.vn"], ["copy", "refused"]),
+        (
+            "https://www-a-vn.translate.goog/",
+            ["https://www-a-vn.translate.goog"],
+            ["copy", "allowed"],
+        ),
+        ("https://www-a-vn.cdn.ampproject.org/c/s/x", ["https://www.a.vn"], ["amp", "refused"]),
+        ("https://web.archive.org/web/2026/https://a.vn/", ["https://a.vn"], ["copy", "refused"]),
+        ("https://translate.google.com/", ["https://a.vn"], ["refused"]),
+    ],
+)
+async def test_a_page_that_another_host_or_an_app_shows(
+    service: Service, page: str, origins: list[str], found: list[str]
+) -> None:
+    """What is said lets it in: each origin that is named can be listed, and then counts."""
+    await service.site(origins=origins)
+    answer = await checked(service, page=page)
+    assert [*names(answer)][1:] == found
+    if found[-1] == "refused":
+        add = re.search(r"add (\S+) to the site’s origins", said(answer, "refused"))
+        assert add
+        await service.api("PATCH", "/sites/portal", {"origins": [add[1]]})
+        assert [*names(await checked(service, page=page))][-1] == "allowed"
+        assert (await service.hit(headers={"Origin": add[1]}))["counted"]
+
+
+@pytest.mark.parametrize(
     "page",
-    ["example.vn", "file:///x.html", "javascript:alert(1)", "https://", "https://a b/", "x" * 9],
+    ["example.vn", "javascript:alert(1)", "mailto:a@b.vn", "https://", "https://a b/", "x" * 9],
 )
 async def test_what_is_no_page(service: Service, page: str) -> None:
     """An address that is none is answered 400, with how to write one."""
@@ -129,7 +166,50 @@ async def test_drops_and_the_last_hit_are_for_the_admin(service: Service) -> Non
     answer = await checked(service, token=True)
     assert names(answer) == {"today": True, "last": True, "origin": False}
     assert re.search(r"came at \d{4}-\d\d-\d\d [\d:]{8} \(Asia/Ho_Chi_Minh\)", said(answer, "last"))
-    assert said(answer, "origin").endswith("origins: 1.")
+    assert "are not in the site’s origins: 1." in said(answer, "origin")
+
+
+async def test_what_is_dropped_rightly_is_no_fault(service: Service) -> None:
+    """Bots, pages loaded ahead and ignored networks are told for information; what its owner may
+    have to correct is a fault. `ok` is as it was before there were three states."""
+    await service.site(origins=["https://a.vn"], ignored_networks=["192.0.2.0/24"])
+    own = {"Origin": "https://a.vn"}
+    for header in ({"User-Agent": "curl/8"}, {"Purpose": "preview"}):
+        await service.hit(headers={**own, **header})
+    await service.hit(headers={**own, "X-Forwarded-For": "192.0.2.7"})
+    await service.hit(headers={"Origin": "https://b.vn"})
+    await service.hit(headers=own, p="mailto:a", status=400)
+    found = (await checked(service, token=True))["findings"]
+    assert {each["name"]: each["state"] for each in found} == {
+        "never": "fault",
+        "bot": "info",
+        "prefetch": "info",
+        "ignored": "info",
+        "origin": "fault",
+        "malformed": "fault",
+    }
+    assert {each["ok"] for each in found} == {False}
+
+
+async def test_paths_that_look_personal(service: Service) -> None:
+    """The admin is warned, with an example; numbers and words that sites have in paths are none."""
+    await service.site(trusted_networks=["127.0.0.0/8"])
+    plain = ["/tin-tuc/12345678", "/2026/11/29/bai-viet.html", "/deadbeefdeadbeef-cafe", "/a-b-c"]
+    telling = [
+        "/u/an.nguyen@example.vn",
+        "/order/6f9619ff-8b86-d011-b42d-00cf4fc964ff",
+        "/t/9e107d9d372bb6826bd81d3542a419d6",
+        "/cccd/079300001234",
+    ]
+    for path in plain:
+        await service.hit(p=path)
+    assert "personal" not in names(await checked(service, token=True))
+    for path in telling:
+        await service.hit(p=path)
+    answer = await checked(service, token=True)
+    assert re.search("paths of 4 pages look like personal data", said(answer, "personal"))
+    assert any(path in said(answer, "personal") for path in telling)
+    assert "personal" not in names(await checked(service))
 
 
 async def test_nothing_was_dropped(service: Service) -> None:

@@ -399,6 +399,19 @@ async def test_why_nothing_is_counted(browser: Browser, portal: Service) -> None
         assert await checked(page) == [f"Ổn: {today}", f"Ổn: {good}"]
 
 
+async def test_three_states(browser: Browser, portal: Service) -> None:
+    """What is good, what is to fix and what is only told have a word each, before any colour."""
+    await portal.hit(headers={"User-Agent": "curl/8.5"})
+    async with generator(browser, portal) as page:
+        await page.locator("#token").fill(portal.token)
+        bot = TEXTS["vi"].check["bot"].format(number=1)
+        assert f"Thông tin: {bot}" in await checked(page)
+        states = await page.locator("#findings li").evaluate_all(
+            "all => all.map((e) => e.className)"
+        )
+        assert states == ["fault", "info"]
+
+
 @pytest.mark.parametrize(
     ("query", "token", "name"),
     [

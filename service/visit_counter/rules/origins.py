@@ -3,7 +3,8 @@
 A beacon is a simple request, so browsers send it from any page and CORS stops nothing: the site's
 list does. That keeps out other people's pages, not programs, which can write any header.
 Entries: ``https://a.vn``, ``https://a.vn:8443``, ``https://*.a.vn`` (sub-domains of any depth, not
-a.vn itself), ``self`` (the host that the request was sent to) and ``*`` (any page).
+a.vn itself), ``self`` (the host that the request was sent to) and ``*`` (any page); and of the
+pages in apps, ``capacitor://a.vn``.
 A Host header is what a page's own name leads to: anybody may let a name of theirs lead here, and
 ``self`` is to be compared with hosts that `is_own_host` or a proxy of ours vouches for.
 """
@@ -15,6 +16,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv6Address
 
+APP_SCHEMES = ("capacitor", "ionic", "tauri", "app")
+"""The schemes of apps whose pages have an origin: others of theirs, and files, send ``null``."""
 ANY = "*"
 SELF = "self"
 
@@ -25,6 +28,7 @@ _NO_PAGE = frozenset({"navigate", "nested-navigate", "websocket"})
 _START = re.compile(r"(https?)://([^/?#\\]{1,300})(?=[/?#\\]|\Z)", re.IGNORECASE)
 _ENDS = re.compile(r"[/?#\\]")
 _ENTRY = re.compile(r"(https?)://(\*\.)?([^/?#\\]{1,300})/?", re.IGNORECASE)
+_APP = re.compile(rf"({'|'.join(APP_SCHEMES)})://([^/?#\\@*\s]{{1,300}})/?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 
@@ -109,6 +113,8 @@ def _entry(text: str) -> str:
 
 
 def _written(text: str) -> str | None:
+    if app := _APP.fullmatch(text):  # whose host browsers leave as it is
+        return f"{app[1].lower()}://{app[2]}"
     parts = _ENTRY.fullmatch(text)
     normal = _normal(parts[1].lower(), parts[3]) if parts else None
     if parts is None or normal is None:
@@ -123,6 +129,8 @@ def _problem(text: str) -> str:
         return "is the origin of any sandboxed page: only '*' allows it"
     if not separator:
         return "has no scheme"
+    if scheme.lower() in APP_SCHEMES:
+        return "is not the scheme and the host name of an app, as in 'capacitor://example.vn'"
     if scheme.lower() not in _DEFAULT_PORTS:
         return "does not begin with https:// or http://"
     if "@" in authority:
@@ -138,7 +146,7 @@ def _remedy(text: str) -> str:
     """The entry that was probably meant."""
     scheme, _, rest = text.rpartition("://")
     authority = re.split(r"[/?#\\]", rest.lstrip("/"), maxsplit=1)[0].rpartition("@")[2]
-    known = scheme if scheme.lower() in _DEFAULT_PORTS else "https"
+    known = scheme if scheme.lower() in (*_DEFAULT_PORTS, *APP_SCHEMES) else "https"
     meant = _written(f"{known}://{authority}")
     return f": write {meant!r}" if meant and text.lower() != "null" else ""
 

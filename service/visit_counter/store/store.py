@@ -293,6 +293,11 @@ class Store:
                 days.setdefault(f"{month}-{day}", {})[reason] = int(hits)
         return days
 
+    async def top_pages(self, site: Site, most: int) -> list[str]:
+        """The paths of the pages with most views; `(other)` is among them."""
+        paths = await self._call("top", site.partition, site.id, most)
+        return [path.decode(errors="replace") for path in paths]
+
     # -- sites and operations of admins
 
     async def sites_since(self, versions: Sequence[str]) -> dict[int, PartitionSites]:

@@ -8,7 +8,7 @@
 --   visitors.lua      when a visit begins, who is online
 --   pages.lua         views of paths, and which have a place
 --   counting.lua      hits and counts: record, open, last_seq, counts
---   sites.lua         for admins: sites, put_site, done, reset, seed, drops, days
+--   sites.lua         for admins: sites, put_site, done, reset, seed, drops, top, days
 --   undo.lua          the undo of a reset: undo
 --   installation.lua  upgrades and checks: install, installation, replace, announce, convert,
 --                     restore, adopt, probe, rehearse

@@ -2,7 +2,7 @@
 --
 --   generations  begin with a reset; how all that one counted is removed
 --   operations   what an admin asked for is done once
---   functions    sites, put_site, done, reset, seed, drops, days
+--   functions    sites, put_site, done, reset, seed, drops, top, days
 
 -- For the undo of a reset, in undo.lua.
 local forget, is_exact
@@ -247,12 +247,22 @@ local function days(keys, args)
   return pack('<' .. string.rep('d', #found), unpack_list(found))
 end
 
+-- top(tag; site, number) answers the paths of so many pages, those with most views first.
+local function top(keys, args)
+  local base = current_base(keys[1], args[1])
+  if not base then
+    return redis.error_reply('NOSITE no such site')
+  end
+  return call('ZRANGE', base .. 'pages', 0, args[2] - 1, 'REV')
+end
+
 register('sites', sites, {'no-writes'})
 register('put_site', put_site)
 register('done', done, {'no-writes'})
 register('reset', reset)
 register('seed', seed)
 register('drops', drops, {'no-writes'})
+register('top', top, {'no-writes'})
 register('days', days, {'allow-oom'}) -- as counts
 
 end

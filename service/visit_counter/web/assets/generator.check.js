@@ -2,7 +2,7 @@
 // The part of the generator page that says why nothing is counted: it asks the service, which opens
 // no page, and shows its sentences.
 
-/** @typedef {{ ok: boolean, said: string }} Finding */
+/** @typedef {{ state: "ok" | "fault" | "info", said: string }} Finding */
 
 const said = document.body.dataset;
 
@@ -14,20 +14,21 @@ async function findings(site, page, token) {
   try {
     const reply = await fetch(`w/${site}/check?${query}`, { headers, credentials: "same-origin" });
     const answer = await reply.json();
-    if (!reply.ok) return [{ ok: false, said: answer.detail }];
+    if (!reply.ok) return [{ state: "fault", said: answer.detail }];
     const isWrong = token && !answer.admin;
-    return [...answer.findings, ...(isWrong ? [{ ok: false, said: said.token }] : [])];
+    return [...answer.findings, ...(isWrong ? [{ state: "fault", said: said.token }] : [])];
   } catch {
-    return [{ ok: false, said: said.away || "" }];
+    return [{ state: "fault", said: said.away || "" }];
   }
 }
 
-/** @param {Finding} finding */
-function item({ ok, said: text }) {
+/** Its state is a word, and not told by colour alone. @param {Finding} finding */
+function item({ state, said: text }) {
   const line = document.createElement("li");
   const mark = document.createElement("b");
-  mark.textContent = `${ok ? said.good : said.bad}: `;
-  line.className = ok ? "" : "bad";
+  const words = { ok: said.good, fault: said.bad, info: said.info };
+  mark.textContent = `${words[state]}: `;
+  line.className = state;
   line.append(mark, text);
   return line;
 }
@@ -42,9 +43,10 @@ export function check(siteOf) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const site = siteOf();
+    /** @type {Finding[]} */
     const found = site
       ? await findings(site, page.value.trim(), token.value.trim())
-      : [{ ok: false, said: said.badSite || "" }];
+      : [{ state: "fault", said: said.badSite || "" }];
     const list = document.createElement("ul");
     list.append(...found.map(item));
     shown.replaceChildren(list);

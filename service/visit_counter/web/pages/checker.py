@@ -7,12 +7,8 @@ and sites that are not public are for the admin.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from datetime import datetime
-from types import MappingProxyType
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from typing import Final
 
 from aiohttp import web
 
@@ -22,24 +18,18 @@ from visit_counter.model.counts import Counts
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SITE_ID
-from visit_counter.rules.origins import origin_of
 from visit_counter.web.auth import is_admin
 from visit_counter.web.client import came_by
 from visit_counter.web.components import parts_of
+from visit_counter.web.pages.page_address import Finding, PageAddress, State, personal
 from visit_counter.web.pictures.oembed import scheme_of
 from visit_counter.web.responses import json_response
 from visit_counter.web.words.languages import LANGUAGES, number
 from visit_counter.web.words.texts import TEXTS, language_of
 
-LOCAL = re.compile(r"localhost|127\..*")  # as the script has it
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at: a sentence of `texts`, and its values."""
-
-    name: str
-    ok: bool
-    values: Mapping[str, str | int] = MappingProxyType({})
+MOST_PAGES: Final = 500  # whose paths are looked at
+# Reasons that need no remedy: what is to be dropped was.
+EXPECTED: Final = (Reason.BOT, Reason.PREFETCH, Reason.IGNORED)
 
 
 async def check(request: web.Request) -> web.Response:
@@ -56,13 +46,14 @@ async def check(request: web.Request) -> web.Response:
     if site is None or not (site.settings.public or admin):
         named = name if SITE_ID.match(name) else "?"
         raise Problem(404, "Unknown site", said["unknown"].format(site=named))
-    origin = origin_of(page)
-    if page and origin is None:
+    address = PageAddress.of(page)
+    if page and address is None:
         raise Problem(400, "Malformed address", said["page"], "page")
+    is_misled = parts_of(request).intake.forwarding.lately_misled
     findings = [
         *await of_counts(request, site, admin=admin),
-        *(of_page(request, site, origin) if origin else []),
-        *([Finding("proxy", False)] if parts_of(request).intake.forwarding.lately_misled else []),
+        *(of_page(request, site, address) if address else []),
+        *([Finding("proxy", "fault")] if is_misled else []),
     ]
     said_of = [_spoken(each, language) for each in findings]
     body = {"site": site.id, "admin": admin, "findings": said_of}
@@ -70,30 +61,24 @@ async def check(request: web.Request) -> web.Response:
 
 
 async def of_counts(request: web.Request, site: Site, *, admin: bool) -> list[Finding]:
-    """What was counted, and for the admin what was not."""
-    found = [] if site.settings.public else [Finding("hidden", False)]
+    """What was counted, and for the admin what was not, and which pages."""
+    found = [] if site.settings.public else [Finding("hidden", "info", ok=False)]
     try:
         counts = (await parts_of(request).reader.read(site)).counts
         found.append(_counted(counts))
         if admin:
             found += [*_last(request, site, counts), *await _dropped(request, site)]
+            found += personal(await parts_of(request).store.top_pages(site, MOST_PAGES))
     except StoreError:
-        found.append(Finding("away", False))
+        found.append(Finding("away", "fault"))
     return found
 
 
-def of_page(request: web.Request, site: Site, origin: str) -> list[Finding]:
-    """Whether a page of this origin can count."""
-    found, host = [], _host(origin)
-    if origin.startswith("https:") and not _is_secure(request):
-        found.append(Finding("mixed", False))
-    if LOCAL.fullmatch(host) and host != _host(origin_of(f"http://{request.host}")):
-        found.append(Finding("localhost", False, {"host": host}))
+def of_page(request: web.Request, site: Site, address: PageAddress) -> list[Finding]:
+    """Whether a page of this address can count."""
     peer, _ = came_by(request)
-    own_host = parts_of(request).intake.own_host(site, request.host, peer.trusted)
-    may_count = site.origins.allow(origin, own_host)
-    found.append(Finding("allowed" if may_count else "refused", may_count, {"origin": origin}))
-    return found
+    host = parts_of(request).intake.own_host(site, request.host, peer.trusted)
+    return address.findings(site.origins, host, is_secure=_is_secure(request))
 
 
 def _is_secure(request: web.Request) -> bool:
@@ -103,10 +88,10 @@ def _is_secure(request: web.Request) -> bool:
 
 def _counted(counts: Counts) -> Finding:
     if today := counts.today.pageviews:
-        return Finding("today", True, {"number": today})
+        return Finding("today", "ok", {"number": today})
     if counts.total.pageviews:
-        return Finding("quiet", False, {"number": counts.yesterday.pageviews})
-    return Finding("never", False)
+        return Finding("quiet", "info", {"number": counts.yesterday.pageviews}, ok=False)
+    return Finding("never", "fault")
 
 
 def _last(request: web.Request, site: Site, counts: Counts) -> list[Finding]:
@@ -114,18 +99,19 @@ def _last(request: web.Request, site: Site, counts: Counts) -> list[Finding]:
         return []
     timezone = site.calendar.timezone_at(parts_of(request).clock.now())
     local = datetime.fromtimestamp(counts.last_hit / 1000, zone(timezone))
-    return [Finding("last", True, {"time": f"{local:%Y-%m-%d %H:%M:%S}", "zone": timezone})]
+    return [Finding("last", "ok", {"time": f"{local:%Y-%m-%d %H:%M:%S}", "zone": timezone})]
 
 
 async def _dropped(request: web.Request, site: Site) -> list[Finding]:
     today = site.calendar.periods(parts_of(request).clock.now()).today
     drops = (await parts_of(request).store.drops(site, [today[:7]])).get(today, {})
-    found = [Finding(each, False, {"number": drops[each]}) for each in Reason if each in drops]
-    return found or [Finding("undropped", True)]
+    found = [_drops(each, drops[each]) for each in Reason if each in drops]
+    return found or [Finding("undropped", "ok")]
 
 
-def _host(origin: str | None) -> str:
-    return urlsplit(origin or "").hostname or ""
+def _drops(reason: Reason, hits: int) -> Finding:
+    state: State = "info" if reason in EXPECTED else "fault"
+    return Finding(reason, state, {"number": hits}, ok=False)
 
 
 def _spoken(finding: Finding, language: str) -> dict[str, object]:
@@ -135,4 +121,5 @@ def _spoken(finding: Finding, language: str) -> dict[str, object]:
         for name, value in finding.values.items()
     }
     said = TEXTS[language].check[finding.name].format(**values)
-    return {"name": finding.name, "ok": finding.ok, "said": said}
+    is_ok = finding.state != "fault" if finding.ok is None else finding.ok
+    return {"name": finding.name, "ok": is_ok, "state": finding.state, "said": said}

@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 MODULES = (
     *("web/lane/connection", "web/lane/request", "web/lane/answering"),
-    *("web/hits/intake", "web/hits/answers"),
+    *("web/hits/intake", "web/hits/views", "web/hits/answers"),
     *("rules/addresses", "rules/limits", "rules/visitor_hash", "model/site", "model/hit"),
     *("delivery/recorder", "delivery/flow", "delivery/queues"),
     *("delivery/ledger", "store/batch", "store/writer"),

@@ -48,6 +48,7 @@ from visit_counter.web.components import Components
 from visit_counter.web.hits.answers import HitAnswers
 from visit_counter.web.hits.forwarding import Forwarding
 from visit_counter.web.hits.intake import Intake
+from visit_counter.web.hits.views import Views
 from visit_counter.web.live import event
 from visit_counter.web.ops import own_problems
 from visit_counter.workers.parent import Parent
@@ -124,7 +125,7 @@ async def components(
             reader=(reader := Reader(store, clock)),
             hub=await start(Hub(sites, reader, clock, event, places_here().viewers)),
             token=admin_token(settings.admin_token, settings.data_dir),
-            intake=intake_of(store, clock, recorder, settings, limits),
+            intake=intake_of(store, clock, recorder, settings, limits, parent),
             answers=HitAnswers(clock, reader),
             stopping=asyncio.Event(),
         )
@@ -180,8 +181,16 @@ async def recorder_of(
 
 
 def intake_of(
-    store: Store, clock: Clock, recorder: Recorder, settings: Settings, limits: Limits
+    store: Store,
+    clock: Clock,
+    recorder: Recorder,
+    settings: Settings,
+    limits: Limits,
+    parent: Parent | None,
 ) -> Intake:
+    views = Views(parent.accepted_elsewhere if parent else None)
+    if parent is not None:
+        parent.accepted_here = views.accepted_here
     listened = {address.host.lower() for address in settings.listen}
     return Intake(
         clock=clock,
@@ -190,5 +199,6 @@ def intake_of(
         secret=store.secret,
         trusted_proxies=Networks.parse(settings.trusted_proxies),
         forwarding=Forwarding(),
+        views=views,
         own_names={*listened, socket.gethostname().lower()},
     )

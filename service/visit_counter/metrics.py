@@ -114,6 +114,10 @@ HITS = Counter(
     "the store is back), dropped, refused (answered 503: neither was confirmed).",
     ["outcome"],
 )
+REPEATED = Counter(
+    "visitcounter_repeated_views",
+    "Views that came again under the same id; those that were accepted before are not counted.",
+)
 DROPS = Counter(
     "visitcounter_hits_dropped",
     "Hits that were not counted, by reason; unknown_site hits belong to no site.",

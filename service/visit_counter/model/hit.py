@@ -26,6 +26,7 @@ class Hit:
         known_only: bool = False,
         charged: Allowance | None = None,
         wants_page: bool = False,
+        view: int = 0,
     ) -> None:
         self.site = site
         self.kind = kind
@@ -40,6 +41,8 @@ class Hit:
         """Who is charged if the visitor is new; nobody for a trusted network."""
         self.wants_page = wants_page
         """The answer shall carry this path's pageviews."""
+        self.view = view
+        """By what it is known if it comes again, see web/hits/views.py; 0 for what has no id."""
 
 
 class Drop:

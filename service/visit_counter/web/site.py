@@ -5,18 +5,22 @@ Most of these requests never come here: the lane (`web/lane/answering.py`) answe
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from aiohttp import web
 
 from visit_counter.errors import Problem, StoreError
 from visit_counter.model.hit import Drop
 from visit_counter.model.reasons import Reason
-from visit_counter.reading.reader import Asked
+from visit_counter.model.site import Site
+from visit_counter.reading.reader import Asked, Reading
 from visit_counter.web.auth import require_visible
 from visit_counter.web.client import asked_path, came_by, head_of, known_site, read_body
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
 from visit_counter.web.hits.beacon import VIEW, Malformed
 from visit_counter.web.hits.intake import posted_path, referred_path
+from visit_counter.web.hits.views import Repeated
 from visit_counter.web.responses import client_has, json_response, shared_with
 
 GIF = bytes.fromhex(
@@ -29,13 +33,29 @@ async def post_hit(request: web.Request) -> web.Response:
     site, intake = known_site(request, hit=True), parts_of(request).intake
     peer, forwarded = came_by(request)
     try:
-        entry = intake.read(site, head_of(request), peer, forwarded, await read_body(request))
+        body = await read_body(request)
+        try:
+            entry = intake.read(site, head_of(request), peer, forwarded, body)
+        except Repeated as repeat:
+            if await intake.views.accepted(site.id, repeat.view):
+                return await repeated(request, site, repeat)
+            entry = intake.read(site, head_of(request), peer, forwarded, body, not_accepted=True)
     except Malformed as bad:
         intake.client(peer, forwarded)
         await intake.count(Drop(site, Reason.MALFORMED, intake.clock.now()))
         raise Problem(bad.status, "Malformed hit", str(bad), bad.field) from None
     outcome = await intake.count(entry)
     answer = parts_of(request).answers.of(entry, outcome)
+    return json_response(answer.body, answer.status, headers={"Cache-Control": "no-store"})
+
+
+async def repeated(request: web.Request, site: Site, repeat: Repeated) -> web.Response:
+    """The answer to a view that was accepted before."""
+    path = repeat.path if repeat.wants_page else None
+    reading: Reading | None = None
+    with suppress(StoreError):
+        reading = await parts_of(request).reader.read(site, Asked(path))
+    answer = parts_of(request).answers.repeated(site, reading, path)
     return json_response(answer.body, answer.status, headers={"Cache-Control": "no-store"})
 
 

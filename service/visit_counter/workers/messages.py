@@ -72,6 +72,23 @@ class Company(Struct, frozen=True, tag=True):
     """What is not as it should be in the parent and in the other workers, in sentences."""
 
 
+class Question(Struct, frozen=True, tag=True):
+    """From a worker to the parent, and from the parent to the others: was this view accepted?"""
+
+    number: int
+    """The asker's own, for the reply."""
+    site: str
+    view: str
+    """Its id."""
+
+
+class Reply(Struct, frozen=True, tag=True):
+    """To whoever has asked: whether the view was accepted; None if nobody can say."""
+
+    number: int
+    accepted: bool | None
+
+
 class Everything(Struct, frozen=True, tag=True):
     """From the parent: what all have counted, as Prometheus reads it."""
 

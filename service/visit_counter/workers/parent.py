@@ -11,9 +11,10 @@ the embedded Valkey that the parent left behind.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -25,7 +26,7 @@ from visit_counter import metrics
 from visit_counter.disk import locks
 from visit_counter.embedded import server as embedded
 from visit_counter.errors import StartError
-from visit_counter.tasks import supervised
+from visit_counter.tasks import once, supervised
 from visit_counter.workers.messages import (
     MOST_BYTES,
     TELL_S,
@@ -33,6 +34,8 @@ from visit_counter.workers.messages import (
     Company,
     Everything,
     Inherited,
+    Question,
+    Reply,
     Told,
     Up,
 )
@@ -40,7 +43,10 @@ from visit_counter.workers.metrics_sum import figures
 
 LOCK = "workers.lock"  # in the data directory: shared by all workers
 ANSWER_S = 2.0
+QUESTION_S = 1.5  # for the parent to ask the others, which have a second
 SILENT: Final = 4  # times that we tell the parent something and have heard nothing from it
+
+FromParent = Ask | Company | Everything | Question | Reply
 
 log = structlog.get_logger()
 
@@ -57,12 +63,18 @@ class Parent:
         self.inherited = inherited
         self.workers: list[int] = []
         """The pids of those that are up."""
+        self.accepted_here: Callable[[str, str], Awaitable[bool]] = _none_accepted
+        """Whether this worker has accepted a view, by its site and id: the others ask."""
         self._when_gone = when_gone
         self._data_dir = data_dir
         self._asked: list[asyncio.Future[str]] = []
         """Who waits for the answer to the question for the metrics that is in flight."""
         self._to_ask: list[asyncio.Future[str]] = []
         """Who came since, and is for the next one."""
+        self._numbers = itertools.count(1)
+        self._questions: dict[int, asyncio.Future[bool | None]] = {}
+        """Of ours, by number."""
+        self._replies: set[asyncio.Task[None]] = set()
         self._others: list[str] = []
         """What is wrong with the parent and the other workers, as it has told last."""
         self._silent = 0
@@ -134,6 +146,20 @@ class Parent:
         self._asked, self._to_ask = self._to_ask, []
         self._tell(Told(figures(), ask=True))
 
+    async def accepted_elsewhere(self, site: str, view: str) -> bool | None:
+        """Whether another worker has accepted this view; None if one does not say."""
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        answer: asyncio.Future[bool | None] = loop.create_future()
+        self._questions[number] = answer
+        self._tell(Question(number, site, view))
+        try:
+            async with asyncio.timeout(QUESTION_S):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            del self._questions[number]
+
     async def _run(self) -> None:
         """Hear the parent, and tell it once a second; until it is gone."""
         loop = asyncio.get_running_loop()
@@ -150,7 +176,7 @@ class Parent:
                 line = b""
             if not line.endswith(b"\n"):
                 break
-            self._hear(msgspec.json.decode(line, type=Ask | Company | Everything))
+            self._hear(msgspec.json.decode(line, type=FromParent))
         log.error("the parent of this worker has ended, and so does the worker")
         self._gone = True
         self._when_gone()
@@ -164,7 +190,7 @@ class Parent:
     def _told(self) -> Told:
         return Told(figures(), problems=self._ours())
 
-    def _hear(self, message: Ask | Company | Everything) -> None:
+    def _hear(self, message: FromParent) -> None:
         self._silent = 0
         match message:
             case Ask():
@@ -179,8 +205,19 @@ class Parent:
                         answer.set_result(text)
                 if self._to_ask:
                     self._ask_for_metrics()
+            case Question():
+                self._replies.add(reply := once(self._reply(message), "reply to a worker"))
+                reply.add_done_callback(self._replies.discard)
+            case Reply(number, accepted):
+                if (question := self._questions.get(number)) and not question.done():
+                    question.set_result(accepted)
 
-    def _tell(self, message: Up | Told) -> None:
+    async def _reply(self, question: Question) -> None:
+        """Without haste: the parent waits no longer than it can."""
+        accepted = await self.accepted_here(question.site, question.view)
+        self._tell(Reply(question.number, accepted))
+
+    def _tell(self, message: Up | Told | Question | Reply) -> None:
         self._writer.write(msgspec.json.encode(message) + b"\n")
 
     async def _tidy(self) -> None:
@@ -190,3 +227,8 @@ class Parent:
                 await embedded.end_orphan(self._data_dir)
             except StartError as problem:
                 log.error(str(problem))
+
+
+async def _none_accepted(site: str, view: str) -> bool:
+    """Before a worker counts anything."""
+    return False

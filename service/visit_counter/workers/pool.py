@@ -17,10 +17,21 @@ import structlog
 
 from visit_counter import deadlines, tasks
 from visit_counter.process.systemd import Systemd
-from visit_counter.tasks import once, supervised
-from visit_counter.workers.messages import TELL_S, Ask, Company, Everything, Inherited, Told, Up
+from visit_counter.tasks import Work, once, supervised
+from visit_counter.workers.messages import (
+    TELL_S,
+    Ask,
+    Company,
+    Everything,
+    Inherited,
+    Question,
+    Reply,
+    Told,
+    Up,
+)
 from visit_counter.workers.metrics_sum import Tally
 from visit_counter.workers.process import Worker, spawn
+from visit_counter.workers.questions import Questions
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.1, 10.0
 SILENT, HUNG = 4, 30  # looks, of which there is one each TELL_S, without a word of a worker
@@ -48,6 +59,7 @@ class Workers:
         self._up: set[Worker] = set()
         self._places: list[Place] = []
         self._answers: set[asyncio.Task[None]] = set()
+        self._questions = Questions()
         self._given_up: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
@@ -180,7 +192,7 @@ class Workers:
             worker.up.set_result(False)
         return code
 
-    def _hear(self, worker: Worker, message: Up | Told) -> None:
+    def _hear(self, worker: Worker, message: Up | Told | Question | Reply) -> None:
         worker.silent = 0
         match message:
             case Up():
@@ -192,10 +204,21 @@ class Workers:
                 worker.problems = problems
                 worker.told.set()
                 if ask:
-                    self._answers.add(answer := once(self._answer(worker), "metrics"))
-                    answer.add_done_callback(self._answers.discard)
+                    self._answer(self._tell_everything(worker), "metrics")
+            case Question():
+                self._answer(self._ask_others(worker, message), "question about a view")
+            case Reply():
+                self._questions.hear(worker, message)
 
-    async def _answer(self, asker: Worker) -> None:
+    def _answer(self, answering: Work, name: str) -> None:
+        self._answers.add(answer := once(answering, name))
+        answer.add_done_callback(self._answers.discard)
+
+    async def _ask_others(self, asker: Worker, question: Question) -> None:
+        accepted = await self._questions.ask(self._up - {asker}, question)
+        asker.tell(Reply(question.number, accepted))
+
+    async def _tell_everything(self, asker: Worker) -> None:
         """Tell a worker what all have counted; of one that does not answer, what it told last."""
         others = self._up - {asker}
         for each in others:

@@ -24,6 +24,8 @@ from visit_counter.workers.messages import (
     Company,
     Everything,
     Inherited,
+    Question,
+    Reply,
     Told,
     Up,
 )
@@ -82,12 +84,12 @@ class Worker:
         code = self.life.result()
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
-    async def messages(self) -> AsyncIterator[Up | Told]:
+    async def messages(self) -> AsyncIterator[Up | Told | Question | Reply]:
         """What it tells, until it ends."""
         with suppress(OSError):
             # What a killed one has not written to the end is no line.
             while (line := await self._reader.readline()).endswith(b"\n"):
-                yield msgspec.json.decode(line, type=Up | Told)
+                yield msgspec.json.decode(line, type=Up | Told | Question | Reply)
 
     async def ended(self) -> int:
         """Its return code."""
@@ -95,7 +97,7 @@ class Worker:
         self._writer.close()
         return code
 
-    def tell(self, message: Ask | Company | Everything) -> None:
+    def tell(self, message: Ask | Company | Everything | Question | Reply) -> None:
         self._writer.write(msgspec.json.encode(message) + b"\n")
 
     def terminate(self) -> None:

@@ -10,7 +10,7 @@ from visit_counter.clock import Clock
 from visit_counter.model.counts import Counts
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.site import Site
-from visit_counter.reading.reader import Reader
+from visit_counter.reading.reader import Reader, Reading
 from visit_counter.store.batch import Outcome
 from visit_counter.web.counts import counts_json
 
@@ -61,6 +61,18 @@ class HitAnswers:
         if isinstance(entry, Hit) and outcome.page is not None:
             page = (entry.path, outcome.page)
         return self._counted(site, body, outcome, page)
+
+    def repeated(self, site: Site, reading: Reading | None, path: str | None) -> Answer:
+        """For a view that was accepted before: `reading` as it is now, with the page at `path` if
+        that was wanted; None while the store is away."""
+        body = _begun(site, counted=True) | {"repeated": True}
+        if reading is None:
+            return self._spooled(site, body)
+        page = (path, reading.counts.pages[0]) if path is not None else None
+        if site.settings.public:
+            counts = counts_json(site, reading.counts, reading.as_of, page)
+            body |= counts | {"as_of": reading.as_of // 1000}
+        return Answer(200, orjson.dumps(body))
 
     def _counted(
         self, site: Site, body: dict[str, Any], outcome: Outcome, page: tuple[str, int] | None

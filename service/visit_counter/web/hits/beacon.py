@@ -19,6 +19,8 @@ from visit_counter.model.paths import clean_path
 UNRESOLVED: Final = "\0"
 """Begins a beacon's `p` that is still as it was sent, which no path does."""
 MAX_KEPT_BODY: Final = 256  # bytes of a body that is worth keeping
+MAX_VIEW: Final = 32
+VIEW_FIELD: Final = b',"i":"'
 
 
 class Malformed(ValueError):
@@ -37,10 +39,30 @@ class Beacon(Struct, frozen=True):
     p: Annotated[str, Meta(max_length=8192)] | None = None
     v: Annotated[str, Meta(max_length=128)] = ""
     page: bool = False
+    i: Annotated[str, Meta(max_length=MAX_VIEW)] = ""
+    """A view's id."""
+    again: bool = False
+    """The page has sent this view before."""
 
 
 BEACON = msgspec.json.Decoder(Beacon)
 VIEW = Beacon()
+
+
+def split_view(body: bytes) -> tuple[str, bytes]:
+    """A view's id, and the body without it, as the snippet writes them: the id at the end. Else no
+    id and the body as it is, for JSON to be read.
+
+    Every view has another id, and without it all views of a page have one body. Within a string
+    the quotes would be escaped, so that these bytes can only be the last field of the object.
+    """
+    begins = body.rfind(VIEW_FIELD)
+    if begins < 2 or not body.endswith(b'"}'):
+        return "", body
+    view = body[begins + len(VIEW_FIELD) : -2]
+    if len(view) > MAX_VIEW or not view.isalnum():
+        return "", body
+    return view.decode(), body[:begins] + b"}"
 
 
 def read_beacon(body: bytes) -> Beacon:

@@ -15,8 +15,9 @@ from typing import Final
 
 from visit_counter import metrics
 from visit_counter.clock import Clock
-from visit_counter.delivery.queues import Tell, fulfil
+from visit_counter.delivery.queues import Became, Tell, fulfil
 from visit_counter.delivery.recorder import Recorder
+from visit_counter.errors import StoreError
 from visit_counter.model.hit import Drop, Hit
 from visit_counter.model.kinds import Kind
 from visit_counter.model.paths import PathRules, path_of
@@ -40,9 +41,11 @@ from visit_counter.web.hits.beacon import (
     Malformed,
     known_beacon,
     read_beacon,
+    split_view,
 )
 from visit_counter.web.hits.forwarding import Forwarding
 from visit_counter.web.hits.full_sets import FullSets
+from visit_counter.web.hits.views import Repeated, Views, key_of
 
 PURPOSES: Final = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 """The headers that `fetched_ahead` takes, in their order."""
@@ -96,11 +99,13 @@ class Intake:
         secret: bytes,
         trusted_proxies: Networks,
         forwarding: Forwarding,
+        views: Views,
         own_names: Container[str] = (),
     ) -> None:
         self.clock = clock
         self.limits = limits
         self.forwarding = forwarding
+        self.views = views
         self.full_sets = FullSets()
         self._recorder = recorder
         self._secret = secret
@@ -122,9 +127,20 @@ class Intake:
             self.forwarding.ignore()
         return client_address(peer, forwarded, self._trusted_proxies, self._beyond)
 
-    def read(self, site: Site, head: Head, peer: Peer, forwarded: str, body: bytes) -> Hit | Drop:
-        """What a page posted; raises Malformed, and then nothing was noted of the request."""
-        beacon = known_beacon(body) if len(body) <= MAX_KEPT_BODY else read_beacon(body)
+    def read(
+        self,
+        site: Site,
+        head: Head,
+        peer: Peer,
+        forwarded: str,
+        body: bytes,
+        *,
+        not_accepted: bool = False,
+    ) -> Hit | Drop:
+        """What a page posted; raises Malformed, or Repeated for a view that may have been accepted
+        before, unless `not_accepted`. Then nothing was noted of the request."""
+        view, rest = split_view(body)
+        beacon = known_beacon(rest) if len(rest) <= MAX_KEPT_BODY else read_beacon(rest)
         path = beacon.p
         if path is None:
             path = referred_path(site, head, self.own_host(site, head.host, peer.trusted))
@@ -133,8 +149,16 @@ class Intake:
             path = posted_path(site, head, host, path[1:])
         elif site.paths is not None:
             path = site.paths.styled(path)
+        view = view or beacon.i
+        key = 0
+        if view and beacon.k is Kind.VIEW:
+            key = key_of(site.id, view)
+            if not not_accepted and (beacon.again or self.views.knows(key)):
+                raise Repeated(view, path, wants_page=beacon.page)
+        elif beacon.again:
+            raise Malformed("again: only a view that has an id (i) can be sent again", "again")
         client = self.client(peer, forwarded)
-        return self.judge(site, head, peer, client, beacon, path, "empty")
+        return self.judge(site, head, peer, client, beacon, path, "empty", key)
 
     def own_host(self, site: Site, host: str, vouched: bool) -> str:
         """The Host header, unless the site has `self` and it is no name of this service; `vouched`:
@@ -193,11 +217,21 @@ class Intake:
         if isinstance(entry, Drop):
             metrics.DROPS.labels(entry.reason.value).inc()
         self._recorder.record(entry, tell)
+        if isinstance(entry, Hit) and entry.view:
+            self.views.begin(entry.view)
 
-    def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
-        """Charge the network for a new visitor; note which sites have no room for one."""
-        if outcome is None or not isinstance(entry, Hit):
+    def settle(self, entry: Hit | Drop, became: Became) -> None:
+        """To be called once it is known what became of an entry: remember an accepted view, charge
+        the network for a new visitor, note which sites have no room for one."""
+        if not isinstance(entry, Hit):
             return
+        if entry.view:
+            self.views.settle(entry.view, accepted=not isinstance(became, StoreError))
+        if became is None or isinstance(became, StoreError):
+            return
+        self._settle_visitor(entry, became)
+
+    def _settle_visitor(self, entry: Hit, outcome: Outcome) -> None:
         if outcome.new:
             if entry.charged:
                 self.limits.charge_visitor(entry.charged)
@@ -210,10 +244,15 @@ class Intake:
         """Record an entry and wait for its commit, None if only the spool has it yet; raises
         StoreError if neither was confirmed."""
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        self.record(entry, partial(fulfil, future))
-        outcome = await future
-        self.settle(entry, outcome)
-        return outcome
+        self.record(entry, partial(self._fulfil, future, entry))
+        return await future
+
+    def _fulfil(
+        self, future: asyncio.Future[Outcome | None], entry: Hit | Drop, became: Became
+    ) -> None:
+        """Also where nobody waits any more."""
+        self.settle(entry, became)
+        fulfil(future, became)
 
 
 def fetched_ahead(sec_purpose: str, purpose: str, x_purpose: str, x_moz: str) -> bool:

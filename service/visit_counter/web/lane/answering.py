@@ -28,6 +28,7 @@ from visit_counter.web.components import Components
 from visit_counter.web.counts import Shown, show
 from visit_counter.web.hits.answers import MOST_RENDERED
 from visit_counter.web.hits.beacon import Malformed
+from visit_counter.web.hits.views import Repeated
 from visit_counter.web.lane.connection import Connection
 from visit_counter.web.lane.connections import Connections
 from visit_counter.web.lane.request import Request
@@ -149,7 +150,7 @@ class LaneConnection(Connection):
         intake = self._desk.intake
         try:
             entry = intake.read(site, request.head, self.peer, request.forwarded, body)
-        except Malformed:  # which aiohttp notes and answers
+        except (Malformed, Repeated):  # which the route notes and answers
             return False
         self._entry = entry
         self.wait_for_answer()
@@ -162,6 +163,7 @@ class LaneConnection(Connection):
     def told(self, became: Became) -> None:
         """What became of the hit, for its answer."""
         if isinstance(became, StoreError):
+            self._desk.intake.settle(self._entry, became)
             self._refuse(became)
         else:
             self._tell_outcome(became)

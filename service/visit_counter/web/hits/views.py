@@ -1,0 +1,118 @@
+"""Views by the ids that pages give them, so that a view that is sent again is counted once.
+
+A page sends a view again, under the same id, when no answer came: the first one may have been
+counted nevertheless. Whoever counts views remembers the ids of those that were accepted; a repeat
+is answered as counted. Of several workers each remembers its own, and asks the others about a
+repeat that it does not know. Nothing here counts: `Intake` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from visit_counter import metrics
+from visit_counter.errors import Problem
+
+REMEMBERED_S: Final = 600.0
+MOST: Final = 250_000
+"""Ids that are remembered, twice: those of the last ten minutes at 400 views a second. An entry
+takes 100 bytes."""
+MOST_QUESTIONS: Final = 200
+
+Ask = Callable[[str, str], Awaitable[bool | None]]
+"""Asks the other workers whether one of them has accepted a view, by its site and id; None if one
+did not answer."""
+
+Waiting = Sequence["asyncio.Future[bool]"]
+
+UNKNOWN_ELSEWHERE: Final = Problem(
+    503,
+    "Outcome unknown",
+    "A worker of this service did not say whether it has counted this view: send it again.",
+)
+
+
+class Repeated(Exception):
+    """The page says that it sent this view before, or the same id came before."""
+
+    def __init__(self, view: str, path: str, *, wants_page: bool) -> None:
+        super().__init__(view)
+        self.view = view
+        """The id."""
+        self.path = path
+        self.wants_page = wants_page
+
+
+def key_of(site: str, view: str) -> int:
+    """What is remembered of a view: never 0, and another number in each process."""
+    return hash((site, view)) or 1
+
+
+class Views:
+    """Remembers which views were accepted, each for ten to twenty minutes."""
+
+    def __init__(self, ask: Ask | None = None) -> None:
+        """`ask`: None in a service of one process."""
+        self._ask = ask
+        self._questions = 0
+        # By key: who waits for what becomes of the view, or None once it was accepted.
+        self._young: dict[int, Waiting | None] = {}
+        self._old: dict[int, Waiting | None] = {}
+        self._turn_s = time.monotonic() + REMEMBERED_S
+
+    def knows(self, key: int) -> bool:
+        """Whether the view was accepted here, or is on its way to the store."""
+        return key in self._young or key in self._old
+
+    def begin(self, key: int) -> None:
+        """The view is on its way."""
+        if len(self._young) >= MOST or time.monotonic() >= self._turn_s:
+            self._young, self._old = {}, self._young
+            self._turn_s = time.monotonic() + REMEMBERED_S
+        self._young[key] = ()
+
+    def settle(self, key: int, *, accepted: bool) -> None:
+        """It was counted or spooled; or refused, and may come again as if it were new."""
+        views = self._young if key in self._young else self._old
+        waiting = views.get(key)
+        if accepted:
+            views[key] = None
+        else:
+            views.pop(key, None)
+        for each in waiting or ():
+            if not each.done():
+                each.set_result(accepted)
+
+    async def accepted_here(self, site: str, view: str) -> bool:
+        """Whether this process has accepted the view; waits for one that is on its way."""
+        key = key_of(site, view)
+        if not self.knows(key):
+            return False
+        views = self._young if key in self._young else self._old
+        waiting = views[key]
+        if waiting is None:
+            return True
+        outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        views[key] = (*waiting, outcome)
+        return await outcome
+
+    async def accepted(self, site: str, view: str) -> bool:
+        """Whether any process of the service has; Problem 503 if one does not say."""
+        metrics.REPEATED.inc()
+        if await self.accepted_here(site, view):
+            return True
+        if self._ask is None:
+            return False
+        if self._questions >= MOST_QUESTIONS:
+            raise UNKNOWN_ELSEWHERE
+        self._questions += 1
+        try:
+            found = await self._ask(site, view)
+        finally:
+            self._questions -= 1
+        if found is None:
+            raise UNKNOWN_ELSEWHERE
+        return found

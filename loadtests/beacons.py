@@ -43,9 +43,9 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def hit(site: str, host: str, visitor: int, path: str) -> bytes:
-    """The request of a visitor, who is a number below 2^24."""
-    return hit_from(address_of(visitor), site, host, path)
+def hit(site: str, host: str, visitor: int, path: str, view: str = "") -> bytes:
+    """The request of a visitor, who is a number below 2^24; the view's id if it has one."""
+    return hit_from(address_of(visitor), site, host, path, view=view)
 
 
 def hit_from(
@@ -55,9 +55,11 @@ def hit_from(
     path: str,
     user_agent: str = USER_AGENT,
     language: str = LANGUAGE,
+    view: str = "",
 ) -> bytes:
     """The request of a view from an address."""
-    body = json.dumps({"k": "view", "p": path})
+    fields = {"k": "view", "p": path} | ({"i": view} if view else {})
+    body = json.dumps(fields, separators=(",", ":"))
     named = {"site": site, "host": host, "user_agent": user_agent, "language": language}
     return HIT.format(**named, address=address, length=len(body), body=body).encode()
 

@@ -3,7 +3,7 @@
     PYTHONSAFEPATH=1 PYTHONPATH=build/compiled:. .venv/bin/python -m loadtests.caches
 
 With `build/compiled`, which `./dev bench` makes, as the image has it; with `service` instead, plain
-Python. Memory: a cache is filled up to its bound with the largest entries that a client can make,
+Python. Memory: a cache is of_visitor up to its bound with the largest entries that a client can make,
 in a process of its own, and tracemalloc says what stays allocated; at the end one process fills all
 that strangers can fill, and its resident memory is read. Time: a call that the cache answers
 against one that it does not, and all that a hit passes between socket and recorder with the cache
@@ -29,8 +29,8 @@ from time import process_time
 from timeit import repeat
 from typing import Any
 
-from loadtests.beacons import address_of
 from loadtests.bench.requests import hit as bench_hit
+from loadtests.bench.requests import of_visitor
 from visit_counter import logs
 from visit_counter.app import components
 from visit_counter.config.settings import Settings
@@ -103,8 +103,8 @@ def counts(online: int = 81) -> Counts:
 
 def requests() -> list[tuple[bytes, bytes]]:
     """Head and body of what the benchmark sends, each from an address of its own."""
-    texts = [bench_hit("count.example", n, 1).replace("@", address_of(n)) for n in range(REQUESTS)]
-    split = [text.encode().partition(b"\r\n\r\n") for text in texts]
+    hits = [of_visitor(bench_hit("count.example", n, 1), n) for n in range(REQUESTS)]
+    split = [each.partition(b"\r\n\r\n") for each in hits]
     return [(head, body) for head, _, body in split]
 
 

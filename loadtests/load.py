@@ -144,7 +144,8 @@ class Load:
             return
         visitor = self._visitor(site)
         page, sent_s = site.next(visitor), time.monotonic()
-        writer.write(hit(site.name, f"127.0.0.1:{self._port}", visitor, f"/{page}"))
+        view = f"{self._rng.getrandbits(64):016x}"
+        writer.write(hit(site.name, f"127.0.0.1:{self._port}", visitor, f"/{page}", view))
         answer = await asyncio.wait_for(read_answer(reader), ANSWER_S)
         if answer.status in (200, 202) and b'"counted":true' in answer.body:
             site.answered[page] = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shlex
 import socket
@@ -22,7 +23,7 @@ from loadtests.bench.closed_loop import Void
 from loadtests.bench.growth import World, grown
 from loadtests.bench.measures import Extent, Found, Measure
 from loadtests.bench.open_loop import OpenLoop
-from loadtests.bench.requests import ADDRESS
+from loadtests.bench.requests import of_visitor
 from loadtests.bench.rows import figure, ratio
 from loadtests.bench.servers import Server, service
 from loadtests.bench.verify import verify
@@ -36,6 +37,7 @@ from visit_counter.delivery.ledger import Ledger
 from visit_counter.store import libraries
 
 NOON = at("2026-03-10 12:00")
+VISITORS = itertools.count(1 << 23)
 
 pytestmark = pytest.mark.xdist_group("bench")
 
@@ -116,7 +118,7 @@ def test_counts_that_do_not_agree_make_a_figure_void() -> None:
 def hit(server: Server) -> None:
     """One of the benchmark's own requests, answered 200."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
-        client.sendall(server.requests.hits[0].replace(ADDRESS, "10.0.0.1").encode())
+        client.sendall(of_visitor(server.requests.hits[0], next(VISITORS)))
         assert client.recv(12) == b"HTTP/1.1 200"
 
 

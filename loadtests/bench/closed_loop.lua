@@ -17,7 +17,7 @@ local MONOTONIC = 1
 local instant = ffi.new('instant_t')
 local threads = {}
 local given, sent, warm_up_s, window_s, files
-local octets = {}
+local octets, digits = {}, {}
 local LOOK_AT_CLOCK = 8 -- so many requests from one look to the next
 local unlooked = LOOK_AT_CLOCK
 
@@ -45,14 +45,19 @@ local function tell_files(when)
   end
 end
 
--- With the address of another visitor, in one concatenation: each text that is made is kept by Lua,
--- and costs a search.
+-- With the address of another visitor and the id of another view, in one concatenation: each text
+-- that is made is kept by Lua, and costs a search.
 local function fill(kind, number)
-  local halves = kind[number % #kind + 1]
+  local parts = kind[number % #kind + 1]
   visitors = visitors + 1
-  return halves[1] .. '10.' .. octets[bit.band(bit.rshift(visitors, 16), 255)] .. '.'
-    .. octets[bit.band(bit.rshift(visitors, 8), 255)] .. '.' .. octets[bit.band(visitors, 255)]
-    .. halves[2]
+  local a = bit.band(bit.rshift(visitors, 16), 255)
+  local b = bit.band(bit.rshift(visitors, 8), 255)
+  local c = bit.band(visitors, 255)
+  if not parts[3] then -- a look has no id
+    return parts[1] .. '10.' .. octets[a] .. '.' .. octets[b] .. '.' .. octets[c] .. parts[2]
+  end
+  return parts[1] .. '10.' .. octets[a] .. '.' .. octets[b] .. '.' .. octets[c] .. parts[2]
+    .. '3f9a2c7' .. digits[a] .. digits[b] .. digits[c] .. parts[3]
 end
 
 local function next_request()
@@ -88,7 +93,7 @@ function init(args)
     files[#files + 1] = args[n]
   end
   for n = 0, 255 do
-    octets[n] = tostring(n)
+    octets[n], digits[n] = tostring(n), ('%03d'):format(n)
   end
 end
 

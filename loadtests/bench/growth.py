@@ -28,7 +28,7 @@ from redis import Redis
 from loadtests.bench import capacity, cores, store
 from loadtests.bench.closed_loop import Void, closed_loop
 from loadtests.bench.report import machine
-from loadtests.bench.requests import ADDRESS, site_name
+from loadtests.bench.requests import of_visitor, site_name
 from loadtests.bench.servers import Server, service_over
 from loadtests.bench.verify import pageviews, verify
 from loadtests.oracle import NAMESPACE
@@ -231,7 +231,7 @@ def mean(service: Server, name: str) -> float:
 
 def answer_bytes(service: Server) -> int:
     with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
-        client.sendall(service.requests.hits[0].replace(ADDRESS, "10.255.255.255").encode())
+        client.sendall(of_visitor(service.requests.hits[0], (1 << 24) - 1))
         return len(client.recv(65536))
 
 

@@ -22,8 +22,7 @@ from random import Random
 from time import perf_counter, sleep
 from typing import NamedTuple
 
-from loadtests.beacons import address_of
-from loadtests.bench.requests import ADDRESS, requests
+from loadtests.bench.requests import of_visitor, requests
 
 CONNECTIONS = 256
 WARM_UP_S = 0.5
@@ -136,10 +135,8 @@ class OpenLoop:
 def hits(port: int) -> Iterator[bytes]:
     """Each from another visitor."""
     texts = requests(f"127.0.0.1:{port}", 1).hits
-    halves = [text.encode().split(ADDRESS.encode()) for text in texts]
     for visitor in count(1):
-        before, after = halves[visitor % len(halves)]
-        yield before + address_of(visitor).encode() + after
+        yield of_visitor(texts[visitor % len(texts)], visitor)
 
 
 def arrivals(per_s: float) -> Iterator[float]:

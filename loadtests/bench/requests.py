@@ -1,7 +1,8 @@
 """What the generators send: as many different browsers, pages and sites as a portal sees.
 
-A request holds `ADDRESS` where the address of a visitor goes: each hit comes from another one,
-through a proxy. The generators for closed and for open arrival take the same requests.
+A request holds `ADDRESS` where the address of a visitor goes, and a hit `VIEW` where the id of the
+view goes: each hit has others, and comes through a proxy. The generators for closed and for open
+arrival take the same requests.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from loadtests.beacons import ORIGIN, hit_from
+from loadtests.beacons import ORIGIN, address_of, hit_from
 
 ADDRESS = "@"
+VIEW = "~" * 16
 VARIANTS = 1000
 PAGES = 100
 EVERY = 20  # one of so many requests is another one than a hit
@@ -71,7 +73,14 @@ def site_name(n: int) -> str:
 
 def hit(host: str, n: int, sites: int) -> str:
     path = f"/tin-tuc/bai-viet-{n % PAGES}"
-    return hit_from(ADDRESS, site_name(n % sites), host, path, user_agent(n), language(n)).decode()
+    site = site_name(n % sites)
+    return hit_from(ADDRESS, site, host, path, user_agent(n), language(n), VIEW).decode()
+
+
+def of_visitor(text: str, visitor: int) -> bytes:
+    """A request of the visitor of this number."""
+    view = f"{visitor:0{len(VIEW)}d}"
+    return text.replace(ADDRESS, address_of(visitor), 1).replace(VIEW, view, 1).encode()
 
 
 def look(host: str, n: int, path: str) -> str:
@@ -87,14 +96,14 @@ def language(n: int) -> str:
 
 
 def as_lua(sent: Requests, every: int) -> str:
-    """A Lua program that answers the requests, each as what stands before and behind the address;
-    JSON's strings of ASCII are Lua's."""
+    """A Lua program that answers the requests, each as what stands before and after the address and
+    the id; JSON's strings of ASCII are Lua's."""
     kinds = ",\n".join(
-        f"{name} = {{{','.join(map(_halves, texts))}}}" for name, texts in sent._asdict().items()
+        f"{name} = {{{','.join(map(_parts, texts))}}}" for name, texts in sent._asdict().items()
     )
     return f"return {{\nevery = {every},\n{kinds}}}\n"
 
 
-def _halves(text: str) -> str:
+def _parts(text: str) -> str:
     before, after = text.split(ADDRESS)
-    return f"{{{json.dumps(before)},{json.dumps(after)}}}"
+    return "{" + ",".join(json.dumps(part) for part in (before, *after.split(VIEW))) + "}"

@@ -3,7 +3,7 @@
     PYTHONSAFEPATH=1 PYTHONPATH=build/compiled:. .venv/bin/python -m loadtests.caches
 
 With `build/compiled`, which `./dev bench` makes, as the image has it; with `service` instead, plain
-Python. Memory: a cache is of_visitor up to its bound with the largest entries that a client can make,
+Python. Memory: a cache is filled up to its bound with the largest entries that a client can make,
 in a process of its own, and tracemalloc says what stays allocated; at the end one process fills all
 that strangers can fill, and its resident memory is read. Time: a call that the cache answers
 against one that it does not, and all that a hit passes between socket and recorder with the cache

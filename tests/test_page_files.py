@@ -205,8 +205,8 @@ def test_scripts_are_old_enough(script: scripts.Script) -> None:
 
 
 def test_scripts_are_small() -> None:
-    """What a page loads, packed: 1.2 KB to count, 6 KB with the element in any one language."""
-    assert packed_size(scripts.counting()) <= 1228
+    """What a page loads, packed: 1.6 KB to count, 6 KB with the element in any one language."""
+    assert packed_size(scripts.counting()) <= 1638
     sizes = {name: packed_size(scripts.embedding((name,))) for name in LANGUAGES}
     assert {name: size for name, size in sizes.items() if size > 6144} == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -29,6 +30,8 @@ OUR_MISTAKE = Problem(500, "Our mistake", "This should not happen; the service's
 UNEXPECTED = Problem(417, "Expectation failed", "Expect may only be 100-continue.", "Expect")
 
 Dress: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+HEADERS = re.compile(r"[A-Za-z0-9_-]{1,60}(, ?[A-Za-z0-9_-]{1,60}){0,50}")
 
 
 def application(base_path: str, *outer: Middleware) -> web.Application:
@@ -74,7 +77,7 @@ def error_responses(base_path: str) -> Middleware:
     @web.middleware
     async def respond_to_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method == "OPTIONS" and request.path.startswith(public):
-            return preflight()
+            return preflight(request)
         return await response_of(request, handler)
 
     return respond_to_errors
@@ -107,11 +110,15 @@ def broken_request(status: int) -> web.Response:
     return response
 
 
-def preflight() -> web.Response:
+def preflight(request: web.Request) -> web.Response:
+    """Other scripts of a page may add headers to all that it sends, and none of them means anything
+    here: there are no credentials to protect."""
+    asked = request.headers.get("Access-Control-Request-Headers", "")
     headers = {
         "Access-Control-Allow-Methods": "GET, HEAD, POST, OPTIONS",
-        "Access-Control-Allow-Headers": "Content-Type",
+        "Access-Control-Allow-Headers": asked if HEADERS.fullmatch(asked) else "Content-Type",
         "Access-Control-Max-Age": "7200",
+        "Vary": "Access-Control-Request-Headers",
     }
     return web.Response(status=204, headers=headers)
 

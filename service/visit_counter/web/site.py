@@ -18,9 +18,9 @@ from visit_counter.web.auth import require_visible
 from visit_counter.web.client import asked_path, came_by, head_of, known_site, read_body
 from visit_counter.web.components import parts_of
 from visit_counter.web.counts import show
-from visit_counter.web.hits.beacon import VIEW, Malformed
+from visit_counter.web.hits.beacon import VIEW, Malformed, view_named
 from visit_counter.web.hits.intake import posted_path, referred_path
-from visit_counter.web.hits.views import Repeated
+from visit_counter.web.hits.views import Repeated, key_of
 from visit_counter.web.responses import client_has, json_response, shared_with
 
 GIF = bytes.fromhex(
@@ -60,12 +60,14 @@ async def repeated(request: web.Request, site: Site, repeat: Repeated) -> web.Re
 
 
 async def dot_gif(request: web.Request) -> web.Response:
-    """GET /w/{site}/dot.gif: count a view where no script runs; the picture comes in any case."""
+    """GET /w/{site}/dot.gif: count a view where no script runs. The picture comes in any case, but
+    for a view that could not be kept and that a script will send again (`?i=`, its id)."""
     is_hit = request.method != "HEAD"
     site, intake = known_site(request, hit=is_hit), parts_of(request).intake
-    status, head = 200, head_of(request)
+    head = head_of(request)
     peer, forwarded = came_by(request)
     if is_hit:
+        view = request.query.get("i", "")
         try:
             named = request.query.get("p")
             host = intake.own_host(site, head.host, peer.trusted)
@@ -74,16 +76,24 @@ async def dot_gif(request: web.Request) -> web.Response:
                 if named is None
                 else posted_path(site, head, host, named)
             )
+            if view and await intake.views.accepted(site.id, view_named(view)):
+                return gif()
+            key = key_of(site.id, view) if view else 0
             client = intake.client(peer, forwarded)
-            entry = intake.judge(site, head, peer, client, VIEW, path, "image")
+            entry = intake.judge(site, head, peer, client, VIEW, path, "image", key)
         except Malformed:
             entry = Drop(site, Reason.MALFORMED, intake.clock.now())
         try:
             await intake.count(entry)
         except StoreError:
-            status = 503
+            # A script, which gives its view an id, must see that it has not arrived.
+            return gif(b"" if view else GIF, status=503)
+    return gif()
+
+
+def gif(picture: bytes = GIF, status: int = 200) -> web.Response:
     headers = {"Cache-Control": "no-store"}
-    return web.Response(body=GIF, status=status, content_type="image/gif", headers=headers)
+    return web.Response(body=picture, status=status, content_type="image/gif", headers=headers)
 
 
 async def get_counts(request: web.Request) -> web.Response:

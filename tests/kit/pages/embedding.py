@@ -71,7 +71,8 @@ class Scripted:
         self.say(counted=True)
 
     def say(self, **changes: Any) -> None:
-        counts: dict[str, Any] = {"metric": "visits", "online_window": 300, **NUMBERS}
+        counts: dict[str, Any] = {"counted": True, "metric": "visits", "online_window": 300}
+        counts |= NUMBERS
         counts |= {"as_of": int(time.time()), "timezone": "Asia/Ho_Chi_Minh"}
         for period in ("today", "week", "total"):
             visits = NUMBERS[period]

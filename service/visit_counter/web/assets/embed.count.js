@@ -13,7 +13,7 @@
 
 const { dataset: data, src } = /** @type {HTMLScriptElement} */ (document.currentScript);
 const { site } = data;
-const base = new URL(".", src);
+let base = new URL(".", src);
 
 /** Takes the numbers that a view brings. @type {(answer: Promise<Counts>) => void} */
 // biome-ignore lint/style/useConst: the element takes them, where it is there.
@@ -26,20 +26,49 @@ function say(text) {
   said = text;
 }
 
-/** The service's answer, empty if it is of no use. @param {string | undefined} site @param {RequestInit} [init] */
+/** @param {number} ms @returns {Promise<any>} */
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/**
+ * The service's answer; of one that is of no use only whether the same is worth asking again.
+ * @param {string | undefined} site @param {RequestInit} [init]
+ */
 async function ask(site, init = {}) {
+  let again = true;
   try {
     init.credentials = "omit";
-    const reply = await fetch(`${base}w/${site}`, init);
+    // Who hangs makes no error.
+    const reply = await Promise.race([fetch(`${base}w/${site}`, init), wait(2e4)]);
+    if (!reply) throw "no answer";
     /** @type {Counts} */
     const counts = await reply.json();
-    if (reply.ok && counts) return counts;
-    throw counts.detail;
+    if (init.body && reply.redirected) {
+      // A redirected hit has lost its method or its origin.
+      base = new URL("..", reply.url);
+      throw `moved to ${base}: put that into the page`;
+    }
+    again = !/^4(?!08|29)/.test(`${reply.status}`);
+    if (reply.ok && counts && (!init.body || "counted" in counts)) return counts;
+    throw counts.detail || "not a counter";
   } catch (error) {
     say(`${base}w/${site}: ${error}`);
-    return {};
+    return { again };
   }
 }
+
+/**
+ * A view by picture follows redirects that a script may not, and no script of the page stands in
+ * its way. Whether it got there, without the numbers.
+ * @param {string} query @returns {Promise<Counts>}
+ */
+const draw = (query) =>
+  new Promise((done) => {
+    const image = new Image();
+    image.onload = () => done({});
+    image.onerror = () => done({ again: true });
+    image.referrerPolicy = "origin";
+    image.src = `${base}w/${site}/dot.gif?${query}`;
+  });
 
 /** What this browser keeps, if it keeps anything. @param {string} key @param {string | false} [text] */
 function kept(key, text) {
@@ -70,15 +99,37 @@ let sent = 0;
 /** The instant in so many milliseconds, more or less: not everybody comes at once. @param {number} ms */
 const after = (ms) => Date.now() + ms * (0.8 + 0.4 * Math.random());
 
-/** @param {"view" | "here" | "bye"} k */
-function send(k) {
+/**
+ * @param {"view" | "here" | "bye"} k @param {string} [i] the view's id, the last of its fields:
+ * without it all views of a page are alike
+ */
+function hitOf(k, i) {
   const key = "visit-counter-id";
   let v;
   if (data.identity === "browser") v = kept(key, kept(key) || `${Math.random()}`);
-  // A text/plain body needs no preflight; keepalive lets "bye" outlive its page.
-  const body = JSON.stringify({ k, p: path, v });
+  return { k, p: path, v, i };
+}
+
+/** @param {Counts} hit */
+function send(hit) {
   sent = Date.now();
-  return ask(site, { method: "POST", body, keepalive: true });
+  // A text/plain body needs no preflight; keepalive lets "bye" outlive its page, but how much of it
+  // a browser allows others of the page may have used up.
+  return ask(site, { method: "POST", body: JSON.stringify(hit), keepalive: !hit.again });
+}
+
+/** Sends a view until it has arrived, each time under the same id. @param {Counts} hit */
+async function deliver(hit) {
+  let answer = send(hit);
+  share(answer);
+  for (let ms = 1e3; (await answer).again; ms = Math.min(ms * 2, 3e4)) {
+    await wait(after(ms) - Date.now());
+    hit.again = true;
+    answer = send(hit);
+    if ((await answer).again) answer = draw(`p=${encodeURIComponent(hit.p)}&i=${hit.i}`);
+    else share(answer);
+  }
+  return answer;
 }
 
 /**
@@ -91,9 +142,8 @@ async function view() {
   let why = whyNot();
   if (!why) {
     pace = 1e5;
-    const answer = send("view");
-    share(answer);
-    const counts = await answer;
+    const id = `${Math.random()}${Math.random()}`.replace(/\D/g, "").slice(0, 32);
+    const counts = await deliver(hitOf("view", id));
     // A third of the window, so that one lost "here" takes nobody offline.
     pace = counts.counted ? Math.min(counts.online_window, 1e5) * 333 || 1e5 : 0;
     why = counts.reason;
@@ -109,7 +159,7 @@ function beat() {
   if (pace <= 0 || document.hidden) return;
   const now = Date.now();
   if (now >= due) {
-    if (due) send("here");
+    if (due) send(hitOf("here"));
     due = after(pace);
   }
   timer = setTimeout(beat, due - now);
@@ -161,7 +211,7 @@ if (!page[mark]) {
   });
   document.addEventListener("prerenderingchange", beat);
   addEventListener("pagehide", () => {
-    if (pace > 0) send("bye");
+    if (pace > 0) send(hitOf("bye"));
     pace = 0;
   });
   addEventListener("pageshow", (event) => event.persisted && view());

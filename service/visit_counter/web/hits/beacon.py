@@ -88,6 +88,13 @@ known_beacon = lru_cache(maxsize=4096)(read_beacon)
 rules take longer than to look it up."""
 
 
+def view_named(view: str) -> str:
+    """A view's id as a URL has it; raises Malformed."""
+    if len(view) > MAX_VIEW:
+        raise Malformed(f"i: an id has at most {MAX_VIEW} characters", "i")
+    return view
+
+
 def named_path(path: str) -> str:
     if not path.startswith("/") or path.startswith("//") or "?" in path:
         return UNRESOLVED + path

@@ -176,8 +176,9 @@ class Intake:
         beacon: Beacon,
         path: str,
         destination: str,
+        view: int = 0,
     ) -> Hit | Drop:
-        """Whether this counts, and as what."""
+        """Whether this counts, and as what; `view` is by what the view is known."""
         at = self.clock.now()
         standing_of = self._kept_standing if head.kept else self._standing
         drop_reason, browser = standing_of(site, head, destination, peer.trusted)
@@ -190,7 +191,7 @@ class Intake:
             first_party = beacon.v if site.settings.identity == "browser" else ""
             visitor = visitor_id(browser, client.network, first_party)
         if site.trusted.holds(client):
-            return Hit(site, beacon.k, at, visitor, path, wants_page=beacon.page)
+            return Hit(site, beacon.k, at, visitor, path, wants_page=beacon.page, view=view)
         limits, allowance = self.limits, self.limits.of(client.network)
         if not limits.allow(allowance, view=beacon.k is Kind.VIEW):
             return Drop(site, Reason.RATE_LIMIT, at)
@@ -198,7 +199,7 @@ class Intake:
             allowance.code = network_code(self._network_hash, client)
         if known_only := not limits.may_bring_visitors(allowance):
             self.forwarding.held(client)
-        return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page)
+        return Hit(site, beacon.k, at, visitor, path, known_only, allowance, beacon.page, view)
 
     def _standing(self, site: Site, head: Head, destination: str, vouched: bool) -> Standing:
         if head.prefetch:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from visit_counter.rules.origins import APP_SCHEMES, Origins, origin_of
-from visit_counter.web.pictures.query import UNFIT
+from visit_counter.characters import UNFIT
 
 State = Literal["ok", "fault", "info"]
 

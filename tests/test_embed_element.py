@@ -26,6 +26,8 @@ BLOCKS: dict[str, tuple[str, list[str]]] = {
     ),
     "plain": ('number-format="plain" show="total"', ["Tất cả: 1891451"]),
     "region": ('lang="en-GB" show="today"', ["Today: 1886"]),
+    "taken for a language": ('lang="VN" show="today"', ["Hôm nay: 1886"]),
+    "an old tag": ('lang="en_GB" show="today"', ["Today: 1886"]),
     "other language": ('lang="fr" show="today"', ["Today: 1886"]),
     "metric": ('metric="pageviews" show="total online"', ["Tất cả: 3,782,902", "Đang online: 81"]),
     "words of one's own": (
@@ -41,6 +43,16 @@ BLOCKS: dict[str, tuple[str, list[str]]] = {
         ["Online now: 81", "Today: 1886", "This week: 20,657", "All time: 1,891,451"],
     ),
 }
+
+
+async def test_page_without_a_language_has_the_readers(
+    browser: Browser, scripted: Scripted
+) -> None:
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        host.lang = ""
+        await page.goto(host.url)
+        await expect(page.locator("visit-counter")).to_contain_text("Hôm nay: 1886")
 
 
 async def test_attributes_choose_what_is_shown(browser: Browser, scripted: Scripted) -> None:

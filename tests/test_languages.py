@@ -103,6 +103,8 @@ def test_a_number_says_its_value(value: int, name: str) -> None:
         ("vi", "vi"),
         ("vi-VN", "vi"),
         ("VI_vn", "vi"),
+        ("vn", "vi"),
+        ("KH", "km"),
         ("zh-Hant-TW", "zh"),
         ("pt-BR", "pt"),
         ("vie", None),

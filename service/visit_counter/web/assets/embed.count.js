@@ -6,14 +6,20 @@
 // One POST counts a view and brings the numbers back; while the page is looked at it says "here",
 // when it is left "bye". No cookie, no global name, and nothing is kept in the browser unless the
 // page asks for it (data-identity) or the visitor does (#visit-counter-off). Alone it is served as
-// embed.count.js, and before the element as embed.js, by service/web/scripts.py: within a function,
+// embed.count.js, and before the element as embed.js, packed by ./dev pack: within a function,
 // without comments, and with short names. The syntax is ES2017, for old browsers that still count.
 
 /** @typedef {Record<string, any>} Counts the service's answer: `online`, `today`, `week` … */
 
-const { dataset: data, src } = /** @type {HTMLScriptElement} */ (document.currentScript);
-const { site } = data;
-let base = new URL(".", src);
+// A module and what an optimiser evaluates have no currentScript, and that of SVG has no `src`.
+const { dataset: data = {}, src: named } = Object(
+  document.currentScript || document.querySelector("script[data-site]"),
+);
+/** @type {string} */
+const src = named || `${/h\S+?\.js[^\s:)]*/.exec(/** @type {any} */ (Error().stack)) || location}`;
+/** A tag manager drops attributes, but not the query of an address. */
+const site = data.site || new URL(src).searchParams.get("site");
+const base = `${new URL("w/", src)}`;
 
 /** Takes the numbers that a view brings. @type {(answer: Promise<Counts>) => void} */
 // biome-ignore lint/style/useConst: the element takes them, where it is there.
@@ -38,37 +44,20 @@ async function ask(site, init = {}) {
   try {
     init.credentials = "omit";
     // Who hangs makes no error.
-    const reply = await Promise.race([fetch(`${base}w/${site}`, init), wait(2e4)]);
-    if (!reply) throw "no answer";
+    const reply = await Promise.race([fetch(base + site, init), wait(2e4)]);
+    if (!reply) throw "hangs";
+    again = reply.ok || reply.status > 404;
     /** @type {Counts} */
     const counts = await reply.json();
-    if (init.body && reply.redirected) {
-      // A redirected hit has lost its method or its origin.
-      base = new URL("..", reply.url);
-      throw `moved to ${base}: put that into the page`;
-    }
-    again = !/^4(?!08|29)/.test(`${reply.status}`);
+    // A redirect takes away a hit's method or its origin.
+    if (init.body && reply.redirected) throw `moved to ${reply.url}`;
     if (reply.ok && counts && (!init.body || "counted" in counts)) return counts;
-    throw counts.detail || "not a counter";
+    throw counts.detail || reply.status;
   } catch (error) {
-    say(`${base}w/${site}: ${error}`);
+    say(`${base + site}: ${error}`);
     return { again };
   }
 }
-
-/**
- * A view by picture follows redirects that a script may not, and no script of the page stands in
- * its way. Whether it got there, without the numbers.
- * @param {string} query @returns {Promise<Counts>}
- */
-const draw = (query) =>
-  new Promise((done) => {
-    const image = new Image();
-    image.onload = () => done({});
-    image.onerror = () => done({ again: true });
-    image.referrerPolicy = "origin";
-    image.src = `${base}w/${site}/dot.gif?${query}`;
-  });
 
 /** What this browser keeps, if it keeps anything. @param {string} key @param {string | false} [text] */
 function kept(key, text) {
@@ -86,7 +75,8 @@ function whyNot() {
   if (!site) return "data-site";
   if (data.count === "off") return "data-count";
   if (self !== top) return "frame";
-  if (/^(localhost|127\..*)?$/.test(hostname) && hostname !== base.hostname) return "localhost";
+  if (/^(localhost|127\..*)?$/.test(hostname) && hostname !== new URL(src).hostname)
+    return "localhost";
 }
 
 /** Milliseconds between two signs of life; 0 if there are none, -1 until somebody sees the page. */
@@ -96,18 +86,15 @@ let timer = 0;
 /** When something was sent last. */
 let sent = 0;
 
-/** The instant in so many milliseconds, more or less: not everybody comes at once. @param {number} ms */
-const after = (ms) => Date.now() + ms * (0.8 + 0.4 * Math.random());
-
 /**
- * @param {"view" | "here" | "bye"} k @param {string} [i] the view's id, the last of its fields:
- * without it all views of a page are alike
+ * The id comes last: without it all views of a page are alike.
+ * @param {"view" | "here" | "bye"} k @param {boolean} [again] @param {string} [i]
  */
-function hitOf(k, i) {
+function hitOf(k, again, i) {
   const key = "visit-counter-id";
   let v;
   if (data.identity === "browser") v = kept(key, kept(key) || `${Math.random()}`);
-  return { k, p: path, v, i };
+  return { k, p: path, v, again, i };
 }
 
 /** @param {Counts} hit */
@@ -118,15 +105,27 @@ function send(hit) {
   return ask(site, { method: "POST", body: JSON.stringify(hit), keepalive: !hit.again });
 }
 
-/** Sends a view until it has arrived, each time under the same id. @param {Counts} hit */
+/**
+ * Sends a view until it has arrived, each time under the same id. A picture follows redirects that
+ * a script may not, and no script of the page stands in its way; but it brings no numbers.
+ * @param {Counts} hit
+ */
 async function deliver(hit) {
+  const image = new Image();
+  let ms = 1e3;
+  image.referrerPolicy = "origin";
+  image.onload = () => {
+    ms = 0;
+  };
   let answer = send(hit);
   share(answer);
-  for (let ms = 1e3; (await answer).again; ms = Math.min(ms * 2, 3e4)) {
-    await wait(after(ms) - Date.now());
+  while (ms && (await answer).again) {
+    await wait(ms);
+    ms = Math.min(ms * 2, 3e4);
     hit.again = true;
     answer = send(hit);
-    if ((await answer).again) answer = draw(`p=${encodeURIComponent(hit.p)}&i=${hit.i}`);
+    const query = `p=${encodeURIComponent(hit.p)}&i=${hit.i}`;
+    if ((await answer).again) image.src = `${base + site}/dot.gif?${query}`;
     else share(answer);
   }
   return answer;
@@ -138,14 +137,19 @@ async function deliver(hit) {
  */
 async function view() {
   pace = -1;
-  if (document.hidden || Object(document).prerendering) return;
+  const { hidden, prerendering } = /** @type {any} */ (document);
+  if (hidden || prerendering) return;
   let why = whyNot();
   if (!why) {
     pace = 1e5;
-    const id = `${Math.random()}${Math.random()}`.replace(/\D/g, "").slice(0, 32);
-    const counts = await deliver(hitOf("view", id));
+    const { href } = Object(document.querySelector("link[rel=canonical]"));
+    // Until a page of one piece has named another one, its link is that of the page before.
+    link.href = (!views++ && data.path) || (href !== canonical && href) || place;
+    path = link.pathname ? where(link) : place;
+    canonical = href;
+    const counts = await deliver(hitOf("view", !!others, snippets[""] + views));
     // A third of the window, so that one lost "here" takes nobody offline.
-    pace = counts.counted ? Math.min(counts.online_window, 1e5) * 333 || 1e5 : 0;
+    pace = counts.counted ? Math.min(counts.online_window * 333, 1e8) || 1e5 : 0;
     why = counts.reason;
     due = 0;
     beat();
@@ -160,7 +164,7 @@ function beat() {
   const now = Date.now();
   if (now >= due) {
     if (due) send(hitOf("here"));
-    due = after(pace);
+    due = now + pace * (0.8 + 0.4 * Math.random());
   }
   timer = setTimeout(beat, due - now);
 }
@@ -173,37 +177,57 @@ const where = (url) =>
   (url.pathname + url.hash.replace(/^#!?(?=\/)|[?#].*/g, "")).replace("//", "/") +
   url.search.replace(RegExp(`[?&](?!(${data.queryKeys})=)[^&]*`, "g"), "").replace(/./, "?");
 let place = where(location);
-// What is no address has an empty path, and throws nothing.
+/** What is counted. */
+let path = place;
+// What is no address has an empty path, and throws nothing; in SVG it has none.
 const link = document.createElement("a");
-link.href = data.path || Object(document.querySelector("link[rel=canonical]")).href || place;
-let path = where(link) || place;
+/** @type {string | undefined} */
+let canonical;
+let views = 0;
+/** A view that waits until its page has a head. */
+let moved = 0;
 
-/** In a page of one piece another path is another view; a rewritten address is none. @param {any} event */
-function move(event) {
+/** In a page of one piece another path is another view; a rewritten address is none. @param {boolean} [isRewritten] */
+function move(isRewritten) {
   if (whyNot()) pace = 0;
   const next = where(location);
   if (next === place) return;
-  path = place = next;
-  if (event.navigationType !== "replace") view();
+  arrive();
+  place = next;
+  moved = isRewritten ? 0 : setTimeout(arrive, 300);
+}
+
+function arrive() {
+  clearTimeout(moved);
+  if (moved) view();
+  moved = 0;
 }
 
 // ---- start ----
 
-const page = Object(window);
-const mark = Symbol.for(`${base}w/${site}`);
+const page = /** @type {any} */ (window);
+// The same snippet at another address of the service (http and https, say) gives a view the same
+// id, and the service counts it once.
+const key = Symbol.for("visit-counter");
+const others = page[key];
+/** The snippets of this page by their addresses, and what the ids of its views begin with. */
+const snippets = others || { "": `${Math.random()}${Date.now()}`.slice(2, 30) };
+page[key] = snippets;
 // A page that got the snippet twice (theme and footer, say) is still one view.
-if (!page[mark]) {
-  page[mark] = view();
-  if (page.navigation) {
-    page.navigation.addEventListener("currententrychange", move);
-  } else {
-    const push = history.pushState;
-    history.pushState = (...state) => {
-      push.apply(history, state);
-      move(state);
+if (!snippets[base + site]) {
+  snippets[base + site] = 1;
+  view();
+  const { history } = page;
+  for (const name of ["pushState", "replaceState"]) {
+    const change = history[name];
+    history[name] = (/** @type {any} */ ...state) => {
+      change.apply(history, state);
+      move(name > "q");
     };
-    addEventListener("popstate", move);
   }
+  addEventListener("popstate", () => move());
+  // A router may have kept the functions before we came.
+  setInterval(move, 500);
   addEventListener("visibilitychange", () => {
     // Another page of the visitor may have said "bye", which takes away who is silent for 2 s.
     if (due && Date.now() > sent + 2e3) due = 1;
@@ -211,6 +235,7 @@ if (!page[mark]) {
   });
   document.addEventListener("prerenderingchange", beat);
   addEventListener("pagehide", () => {
+    arrive();
     if (pace > 0) send(hitOf("bye"));
     pace = 0;
   });

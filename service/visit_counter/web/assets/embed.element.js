@@ -83,7 +83,8 @@ async function take(feed, answer) {
   const isGood = Number.isSafeInteger(counts.online);
   if (counts.counted && !counts.spooled && isGood) aheadMs = Date.now() - counts.as_of * 1000;
   feed.failures = isGood ? 0 : feed.failures + 1;
-  feed.due = after(isGood ? 3e4 : Math.min(2500 * 2 ** feed.failures, 6e5));
+  const rest = isGood ? 3e4 : Math.min(2500 * 2 ** feed.failures, 6e5);
+  feed.due = Date.now() + rest * (0.8 + 0.4 * Math.random());
   tell(feed, isGood ? counts : feed.counts, !isGood || isOld(counts, 6e4));
 }
 
@@ -136,7 +137,7 @@ function isOld(counts, ms) {
 
 /** @param {Feed} feed */
 function stream(feed) {
-  const source = new EventSource(`${base}w/${feed.query.replace(/\?|$/, "/live$&")}`);
+  const source = new EventSource(`${base}${feed.query.replace(/\?|$/, "/live$&")}`);
   source.onmessage = (event) => {
     /** @type {Counts | undefined} */
     let counts;
@@ -174,10 +175,15 @@ function pick(shown, name, some) {
   return values.includes(value) ? value : values[0];
 }
 
-/** @param {Shown} shown */
+/** Countries' codes that are often taken for their languages'. @type {Record<string, string>} */
+const mistaken = { vn: "vi", kh: "km", jp: "ja", kr: "ko", cn: "zh" };
+
+/** By its attribute, the page around it, or the reader's browser. @param {Shown} shown */
 function wordsOf(shown) {
   const { lang = "" } = Object(shown.host.closest("[lang]"));
-  const [language] = read(shown, "lang", lang).toLowerCase().split("-");
+  const tag = read(shown, "lang", lang) || navigator.language;
+  const [primary] = tag.toLowerCase().split(/[-_]/);
+  const language = mistaken[primary] || primary;
   return bundle.words.find((words) => words.lang === language) || bundle.words[0];
 }
 
@@ -307,7 +313,7 @@ function told(shown, name) {
 /** The last thirty days. @param {Shown} shown @param {string} theme */
 function chartOf(shown, theme) {
   const chart = /** @type {HTMLImageElement} */ (make("img", "chart"));
-  chart.src = `${base}w/${told(shown, "spark.svg")}&theme=${theme || "clear"}`;
+  chart.src = `${base}${told(shown, "spark.svg")}&theme=${theme || "clear"}`;
   chart.alt = shown.words.last_days;
   return chart;
 }
@@ -362,9 +368,9 @@ function fillRow(shown, row, value) {
   // Each digit is seen by itself; what is heard is the number.
   if (isDrawn) for (const digit of text) value.append(make("span", "digit", digit));
   const isRough = metric === "visitors" && `${counts.approximate}`.split(",").includes(row);
-  const { about } = shown.words;
-  if (isDrawn) hear(value, isRough ? `${about} ${text}` : text);
-  if (isRough) value.prepend(hear(make("span", "sign", "≈"), about), " ");
+  const sign = shown.words.about;
+  if (isDrawn) hear(value, isRough ? `${sign} ${text}` : text);
+  if (isRough) value.prepend(hear(make("span", "sign", "≈"), sign), " ");
 }
 
 /** Says how a node that is seen is heard. @param {HTMLElement} node @param {string} text */

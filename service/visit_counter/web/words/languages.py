@@ -100,9 +100,14 @@ def words(tag: str) -> Words:
     return LANGUAGES[language(tag) or DEFAULT]
 
 
+MISTAKEN = {"vn": "vi", "kh": "km", "jp": "ja", "kr": "ko", "cn": "zh"}
+
+
 def language(tag: str) -> str | None:
-    """The language of ours that a tag such as `vi-VN` or `zh_Hant` means."""
+    """The language of ours that a tag such as `vi-VN` or `zh_Hant` means, or a country's code that
+    is often taken for its language's."""
     primary = re.split("[-_]", tag, maxsplit=1)[0].lower()
+    primary = MISTAKEN.get(primary, primary)
     return primary if primary in LANGUAGES else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from urllib.parse import unquote
 
@@ -383,6 +384,29 @@ async def test_browser_tells_itself_apart_where_the_page_says_so(
     assert ids[:2] == [None, None]
     assert len(str(ids[2])) > 12
     assert ids[2] == ids[3]
+
+
+AGES = {"0.4712": False, "-1": True, "-12.9": True, "-14.1": False, "junk": False}
+"""Months of 30 days from now, or what is no id of this version; whether it is kept."""
+
+
+@pytest.mark.parametrize(("age", "is_kept"), AGES.items())
+async def test_browsers_id_is_replaced_after_thirteen_months(
+    browser: Browser, scripted: Scripted, age: str, is_kept: bool
+) -> None:
+    page = await (await browser.new_context()).new_page()
+    kept = f"`${{Date.now() / 2.6e9 {age}}}`" if age.startswith("-") else f"'{age}'"
+    await page.add_init_script(f"localStorage['visit-counter-id'] ||= {kept}")
+    named = TWO_LINES.replace("async", 'async data-identity="browser"')
+    async with embedded(scripted, named) as host:
+        await page.goto(host.url)
+        await until(lambda: equal(scripted.kinds(), ["view"]), "a view")
+        before = await page.evaluate("localStorage['visit-counter-id']")
+        await page.reload()
+        await until(lambda: equal(scripted.kinds().count("view"), 2), "another view")
+    ids = [hit["v"] for hit in scripted.hits if hit["k"] == "view"]
+    assert ids == [before, before]
+    assert (float(before) > time.time() / 2.6e6 - 0.1) is not is_kept
 
 
 async def test_frames_are_not_counted_with_their_page(browser: Browser, scripted: Scripted) -> None:

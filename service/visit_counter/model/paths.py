@@ -25,7 +25,7 @@ _ELSEWHERE = re.compile(r"(?:([a-z][a-z0-9+.-]*):)?(?://([^/?\\]*))?", re.IGNORE
 # ColdFusion, of ASP.NET (session, sign-in, features), and of SAP.
 _SESSION = re.compile(
     r"[;&](?:[a-z_]{0,20}sess[a-z_]{0,20}|[a-z_]{0,20}sid|cfid|cftoken|zenid)=[^/;&]*"
-    r"|/\((?:[a-z]\([^/()]*\))+\)(?=/|$)"
+    r"|/\((?:[a-z]\([^/()]*\))+\)(?=/|\Z)"
     r"|(?<=/sap)\([^/()]*\)",
     re.IGNORECASE,
 )

@@ -45,12 +45,12 @@ async function ask(site, init = {}) {
     init.credentials = "omit";
     // Who hangs makes no error.
     const reply = await Promise.race([fetch(base + site, init), wait(2e4)]);
-    if (!reply) throw "hangs";
+    if (!reply) throw "hung";
     again = reply.ok || reply.status > 404;
     /** @type {Counts} */
     const counts = await reply.json();
     // A redirect takes away a hit's method or its origin.
-    if (init.body && reply.redirected) throw `moved to ${reply.url}`;
+    if (init.body && reply.redirected) throw `moved: ${reply.url}`;
     if (reply.ok && counts && (!init.body || "counted" in counts)) return counts;
     throw counts.detail || reply.status;
   } catch (error) {
@@ -59,7 +59,7 @@ async function ask(site, init = {}) {
   }
 }
 
-/** What this browser keeps, if it keeps anything. @param {string} key @param {string | false} [text] */
+/** What this browser keeps, if it keeps anything. @param {string} key @param {string | number | false} [text] */
 function kept(key, text) {
   try {
     if (text) localStorage[key] = text;
@@ -92,8 +92,12 @@ let sent = 0;
  */
 function hitOf(k, again, i) {
   const key = "visit-counter-id";
+  // Its whole part is the month of its making, in months of 30 days since 1970; after 13 it is
+  // replaced.
+  const month = Date.now() / 2.6e9;
   let v;
-  if (data.identity === "browser") v = kept(key, kept(key) || `${Math.random()}`);
+  if (data.identity === "browser")
+    v = kept(key, kept(key) > month - 14 ? "" : month + Math.random());
   return { k, p: path, v, again, i };
 }
 
@@ -137,8 +141,7 @@ async function deliver(hit) {
  */
 async function view() {
   pace = -1;
-  const { hidden, prerendering } = /** @type {any} */ (document);
-  if (hidden || prerendering) return;
+  if (document.hidden || /** @type {any} */ (document).prerendering) return;
   let why = whyNot();
   if (!why) {
     pace = 1e5;
@@ -198,30 +201,28 @@ function move(isRewritten) {
 }
 
 function arrive() {
-  clearTimeout(moved);
   if (moved) view();
   moved = 0;
 }
 
 // ---- start ----
 
-const page = /** @type {any} */ (window);
 // The same snippet at another address of the service (http and https, say) gives a view the same
 // id, and the service counts it once.
 const key = Symbol.for("visit-counter");
-const others = page[key];
+const others = /** @type {any} */ (self)[key];
 /** The snippets of this page by their addresses, and what the ids of its views begin with. */
 const snippets = others || { "": `${Math.random()}${Date.now()}`.slice(2, 30) };
-page[key] = snippets;
+/** @type {any} */ (self)[key] = snippets;
 // A page that got the snippet twice (theme and footer, say) is still one view.
 if (!snippets[base + site]) {
   snippets[base + site] = 1;
   view();
-  const { history } = page;
   for (const name of ["pushState", "replaceState"]) {
-    const change = history[name];
-    history[name] = (/** @type {any} */ ...state) => {
-      change.apply(history, state);
+    const past = /** @type {any} */ (history);
+    const change = past[name];
+    past[name] = (/** @type {any} */ ...state) => {
+      change.apply(past, state);
       move(name > "q");
     };
   }

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from visit_counter.rules.origins import APP_SCHEMES, Origins, origin_of
 from visit_counter.characters import UNFIT
+from visit_counter.rules.origins import APP_SCHEMES, Origins, origin_of
 
 State = Literal["ok", "fault", "info"]
 

@@ -57,11 +57,11 @@ class Requests(NamedTuple):
     """What pages ask for besides, none of which counts."""
 
 
-def requests(host: str, sites: int) -> Requests:
-    """Hits and looks spread evenly over the sites."""
+def requests(host: str, sites: int, *, ids: bool = True) -> Requests:
+    """Hits and looks spread evenly over the sites; `ids`: views have one, as those of pages do."""
     numbers = range(max(VARIANTS, sites))
     return Requests(
-        [hit(host, n, sites) for n in numbers],
+        [hit(host, n, sites, VIEW if ids else "") for n in numbers],
         [look(host, n, f"/w/{site_name(n % sites)}") for n in numbers],
         [look(host, n, path) for n, path in enumerate(("/embed.js", "/demo", "/w/s0?path=/"))],
     )
@@ -71,10 +71,10 @@ def site_name(n: int) -> str:
     return f"s{n}"
 
 
-def hit(host: str, n: int, sites: int) -> str:
+def hit(host: str, n: int, sites: int, view: str = VIEW) -> str:
     path = f"/tin-tuc/bai-viet-{n % PAGES}"
     site = site_name(n % sites)
-    return hit_from(ADDRESS, site, host, path, user_agent(n), language(n), VIEW).decode()
+    return hit_from(ADDRESS, site, host, path, user_agent(n), language(n), view).decode()
 
 
 def of_visitor(text: str, visitor: int) -> bytes:

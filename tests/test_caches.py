@@ -23,6 +23,7 @@ NO_CACHES = {
     "rules/addresses.py": {"_masks"},  # the networks themselves
     "web/hits/forwarding.py": {"_seen", "_said"},  # for operators
     "web/hits/full_sets.py": {"_full"},  # for operators
+    "web/hits/views.py": {"_waiting"},  # for what becomes of a view
     "web/lane/answering.py": {"_took"},  # for the metrics
     "rules/shares.py": {"_held"},  # of what is bounded
     "web/lane/connections.py": {"_newcomers", "_of_network", "_ended", "_told_s"},  # who is there

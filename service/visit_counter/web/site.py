@@ -78,7 +78,7 @@ async def dot_gif(request: web.Request) -> web.Response:
             )
             if view and await intake.views.accepted(site.id, view_named(view)):
                 return gif()
-            key = key_of(site.id, view) if view else 0
+            key = key_of(site.id, view.encode()) if view else 0
             client = intake.client(peer, forwarded)
             entry = intake.judge(site, head, peer, client, VIEW, path, "image", key)
         except Malformed:

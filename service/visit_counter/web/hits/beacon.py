@@ -49,7 +49,7 @@ BEACON = msgspec.json.Decoder(Beacon)
 VIEW = Beacon()
 
 
-def split_view(body: bytes) -> tuple[str, bytes]:
+def split_view(body: bytes) -> tuple[bytes, bytes]:
     """A view's id, and the body without it, as the snippet writes them: the id at the end. Else no
     id and the body as it is, for JSON to be read.
 
@@ -58,11 +58,11 @@ def split_view(body: bytes) -> tuple[str, bytes]:
     """
     begins = body.rfind(VIEW_FIELD)
     if begins < 2 or not body.endswith(b'"}'):
-        return "", body
+        return b"", body
     view = body[begins + len(VIEW_FIELD) : -2]
     if len(view) > MAX_VIEW or not view.isalnum():
-        return "", body
-    return view.decode(), body[:begins] + b"}"
+        return b"", body
+    return view, body[:begins] + b"}"
 
 
 def read_beacon(body: bytes) -> Beacon:
@@ -90,8 +90,8 @@ rules take longer than to look it up."""
 
 def view_named(view: str) -> str:
     """A view's id as a URL has it; raises Malformed."""
-    if len(view) > MAX_VIEW:
-        raise Malformed(f"i: an id has at most {MAX_VIEW} characters", "i")
+    if len(view) > MAX_VIEW or not view.isascii():
+        raise Malformed(f"i: an id has at most {MAX_VIEW} letters and digits", "i")
     return view
 
 

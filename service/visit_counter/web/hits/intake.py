@@ -149,12 +149,12 @@ class Intake:
             path = posted_path(site, head, host, path[1:])
         elif site.paths is not None:
             path = site.paths.styled(path)
-        view = view or beacon.i
+        view = view or beacon.i.encode()
         key = 0
         if view and beacon.k is Kind.VIEW:
             key = key_of(site.id, view)
             if not not_accepted and (beacon.again or self.views.knows(key)):
-                raise Repeated(view, path, wants_page=beacon.page)
+                raise Repeated(view.decode(), path, wants_page=beacon.page)
         elif beacon.again:
             raise Malformed("again: only a view that has an id (i) can be sent again", "again")
         client = self.client(peer, forwarded)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from visit_counter import metrics
@@ -20,13 +20,12 @@ REMEMBERED_S: Final = 600.0
 MOST: Final = 250_000
 """Ids that are remembered, twice: those of the last ten minutes at 400 views a second. An entry
 takes 100 bytes."""
+LOOK_EVERY: Final = 64  # views, for which the clock is read once
 MOST_QUESTIONS: Final = 200
 
 Ask = Callable[[str, str], Awaitable[bool | None]]
 """Asks the other workers whether one of them has accepted a view, by its site and id; None if one
 did not answer."""
-
-Waiting = Sequence["asyncio.Future[bool]"]
 
 UNKNOWN_ELSEWHERE: Final = Problem(
     503,
@@ -46,7 +45,7 @@ class Repeated(Exception):
         self.wants_page = wants_page
 
 
-def key_of(site: str, view: str) -> int:
+def key_of(site: str, view: bytes) -> int:
     """What is remembered of a view: never 0, and another number in each process."""
     return hash((site, view)) or 1
 
@@ -58,10 +57,13 @@ class Views:
         """`ask`: None in a service of one process."""
         self._ask = ask
         self._questions = 0
-        # By key: who waits for what becomes of the view, or None once it was accepted.
-        self._young: dict[int, Waiting | None] = {}
-        self._old: dict[int, Waiting | None] = {}
+        # By key: whether the view is still on its way to the store.
+        self._young: dict[int, bool] = {}
+        self._old: dict[int, bool] = {}
+        self._begun = 0
         self._turn_s = time.monotonic() + REMEMBERED_S
+        self._waiting: dict[int, list[asyncio.Future[bool]]] = {}
+        """Who waits for what becomes of a view."""
 
     def knows(self, key: int) -> bool:
         """Whether the view was accepted here, or is on its way to the store."""
@@ -69,34 +71,38 @@ class Views:
 
     def begin(self, key: int) -> None:
         """The view is on its way."""
-        if len(self._young) >= MOST or time.monotonic() >= self._turn_s:
-            self._young, self._old = {}, self._young
-            self._turn_s = time.monotonic() + REMEMBERED_S
-        self._young[key] = ()
+        self._begun += 1
+        if self._begun % LOOK_EVERY == 0:
+            self._turn()
+        self._young[key] = True
 
     def settle(self, key: int, *, accepted: bool) -> None:
         """It was counted or spooled; or refused, and may come again as if it were new."""
-        views = self._young if key in self._young else self._old
-        waiting = views.get(key)
         if accepted:
-            views[key] = None
+            self._young[key] = False
         else:
-            views.pop(key, None)
-        for each in waiting or ():
-            if not each.done():
-                each.set_result(accepted)
+            self._young.pop(key, None)
+            self._old.pop(key, None)
+        if self._waiting:
+            for each in self._waiting.pop(key, ()):
+                if not each.done():
+                    each.set_result(accepted)
+
+    def _turn(self) -> None:
+        """Forget what is old, once the others are old enough or too many."""
+        if len(self._young) >= MOST or time.monotonic() >= self._turn_s:
+            self._young, self._old = {}, self._young
+            self._turn_s = time.monotonic() + REMEMBERED_S
 
     async def accepted_here(self, site: str, view: str) -> bool:
         """Whether this process has accepted the view; waits for one that is on its way."""
-        key = key_of(site, view)
+        key = key_of(site, view.encode())
         if not self.knows(key):
             return False
-        views = self._young if key in self._young else self._old
-        waiting = views[key]
-        if waiting is None:
+        if not (self._young if key in self._young else self._old)[key]:
             return True
         outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        views[key] = (*waiting, outcome)
+        self._waiting.setdefault(key, []).append(outcome)
         return await outcome
 
     async def accepted(self, site: str, view: str) -> bool:

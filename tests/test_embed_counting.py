@@ -186,12 +186,19 @@ async def test_page_keeps_its_names(browser: Browser, scripted: Scripted) -> Non
             assert await page.evaluate("document.added()") == []
 
 
+LINK = "<link rel='canonical' href='https://a.vn/one'>"
+THIRD = "document.querySelector('link[rel=canonical]').href = 'https://a.vn/third'"
+RELINK = "document.querySelector('link[rel=canonical]').href = 'https://a.vn/second'"
+
 WALKS = {
     "pushState": ("history.pushState(0, '', '/b?x#y')", ["/a", "/b"]),
     "only the query": ("history.pushState(0, '', '/a?x')", ["/a"]),
     "only the fragment": ("location.hash = 'top'", ["/a"]),
     "route in the hash": ("location.hash = '#/tin-tuc'", ["/a", "/a/tin-tuc"]),
     "rewritten": ("history.replaceState(0, '', '/b')", ["/a"]),
+    "to a URL": ("history.pushState(0, '', new URL('/b', location))", ["/a", "/b"]),
+    "to nothing": ("history.pushState(0, '')", ["/a"]),
+    "to no address": ("try { history.pushState(0, '', 'http://[') } catch (_) {}", ["/a"]),
 }
 
 
@@ -235,6 +242,52 @@ async def test_router_that_has_kept_push_state(browser: Browser, scripted: Scrip
     assert viewed(scripted) == ["/1", "/2", "/3", "/4"]
 
 
+REWRITES = """
+addEventListener('popstate', () => history.replaceState({}, '', location.href));
+"""
+
+
+async def test_router_that_rewrites_where_it_goes_back_to(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """And is told of it before our script, as that of Next."""
+    page = await browser.new_page()
+    await page.add_init_script(REWRITES)
+    async with embedded(scripted) as host:
+        await page.goto(f"{host.url}/1")
+        await until(lambda: equal(viewed(scripted), ["/1"]), "the first view")
+        await page.evaluate("history.pushState({}, '', '/2')")
+        await until(lambda: equal(viewed(scripted)[1:], ["/2"]), "the second view")
+        await page.go_back()
+        await until(lambda: equal(viewed(scripted)[2:], ["/1"]), "the view of going back")
+
+
+NAMED = {
+    "by its canonical link": ("", LINK, "/one"),
+    "by the snippet": ('data-path="/named"', LINK, "/named"),
+}
+
+
+@pytest.mark.parametrize(("attribute", "head", "path"), NAMED.values(), ids=NAMED)
+async def test_a_page_has_the_same_path_when_somebody_comes_back(
+    browser: Browser, scripted: Scripted, attribute: str, head: str, path: str
+) -> None:
+    """From the next page of one piece, and out of the cache of pages."""
+    page = await browser.new_page()
+    async with embedded(scripted, TWO_LINES.replace("async", f"async {attribute}")) as host:
+        host.head = head
+        await page.goto(f"{host.url}/1")
+        await until(lambda: equal(viewed(scripted), [path]), "the first view")
+        await page.evaluate("history.pushState({}, '', '/2')")
+        await until(lambda: equal(viewed(scripted)[1:], ["/2"]), "the second view")
+        await page.go_back()
+        await until(lambda: equal(viewed(scripted)[2:], [path]), "the view of going back")
+        await page.evaluate(
+            "dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))",
+        )
+        await until(lambda: equal(viewed(scripted)[3:], [path]), "the view out of the cache")
+
+
 async def are_viewed(scripted: Scripted, number: int) -> bool:
     return len(viewed(scripted)) == number
 
@@ -249,11 +302,6 @@ async def test_hash_route_that_takes_the_place_of_another(
         await until(lambda: equal(viewed(scripted), ["/a/one"]), "the first view")
         await page.evaluate("location.replace('#/two')")
         await until(lambda: equal(viewed(scripted), ["/a/one", "/a/two"]), "the second view")
-
-
-LINK = "<link rel='canonical' href='https://a.vn/one'>"
-THIRD = "document.querySelector('link[rel=canonical]').href = 'https://a.vn/third'"
-RELINK = "document.querySelector('link[rel=canonical]').href = 'https://a.vn/second'"
 
 
 async def test_canonical_link_that_changes(browser: Browser, scripted: Scripted) -> None:

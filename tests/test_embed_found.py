@@ -70,6 +70,29 @@ async def test_a_view_counts(browser: Browser, service: Service, tag: str, scrip
     assert [line for line in lines if "uncaught" in line or "visit-counter:" in line] == []
 
 
+FIXED = """
+for (const name of ['pushState', 'replaceState']) {
+  Object.defineProperty(History.prototype, name, {writable: false});
+}
+"""
+
+
+async def test_history_that_nobody_may_change(browser: Browser, service: Service) -> None:
+    """By a security script, or in an old browser: assigning would end a module with an error."""
+    page, lines = await opened(browser)
+    await page.add_init_script(FIXED)
+    async with host_page(service.url, TAG.replace("async", 'type="module"')) as host:
+        await page.goto(host.url)
+        await until(lambda: has_counted(service), "the first view is counted")
+        await page.evaluate("history.pushState({}, '', '/2')")
+        await until(lambda: have_counted(service, 2), "the second view is counted")
+    assert [line for line in lines if "uncaught" in line] == []
+
+
+async def have_counted(service: Service, number: int) -> bool:
+    return await pageviews(service) == number
+
+
 async def test_a_view_of_an_svg_counts(browser: Browser, service: Service) -> None:
     page, lines = await opened(browser)
     svg = (

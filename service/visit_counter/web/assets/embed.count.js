@@ -24,7 +24,8 @@ const base = `${new URL("w/", src)}`;
 /** Takes the numbers that a view brings. @type {(answer: Promise<Counts>) => void} */
 // biome-ignore lint/style/useConst: the element takes them, where it is there.
 let share = () => {};
-let said = "";
+/** @type {string} */
+let said;
 
 /** Not the same again and again. @param {string} text */
 function say(text) {
@@ -82,9 +83,10 @@ function whyNot() {
 /** Milliseconds between two signs of life; 0 if there are none, -1 until somebody sees the page. */
 let pace = 0;
 let due = 0;
-let timer = 0;
-/** When something was sent last. */
-let sent = 0;
+/** @type {number} */
+let timer;
+/** When something was sent last. @type {number} */
+let sent;
 
 /**
  * The id comes last: without it all views of a page are alike.
@@ -128,8 +130,8 @@ async function deliver(hit) {
     ms = Math.min(ms * 2, 3e4);
     hit.again = true;
     answer = send(hit);
-    const query = `p=${encodeURIComponent(hit.p)}&i=${hit.i}`;
-    if ((await answer).again) image.src = `${base + site}/dot.gif?${query}`;
+    if ((await answer).again)
+      image.src = `${base + site}/dot.gif?${new URLSearchParams({ p: hit.p, i: hit.i })}`;
     else share(answer);
   }
   return answer;
@@ -141,14 +143,14 @@ async function deliver(hit) {
  */
 async function view() {
   pace = -1;
-  if (document.hidden || /** @type {any} */ (document).prerendering) return;
+  if (/** @type {any} */ (document).prerendering || document.hidden) return;
   let why = whyNot();
   if (!why) {
     pace = 1e5;
-    const { href } = Object(document.querySelector("link[rel=canonical]"));
+    const href = linked();
     // Until a page of one piece has named another one, its link is that of the page before.
     link.href = (!views++ && data.path) || (href !== canonical && href) || place;
-    path = link.pathname ? where(link) : place;
+    path = paths[place] = paths[place] || (link.pathname ? where(link) : place);
     canonical = href;
     const counts = await deliver(hitOf("view", !!others, snippets[""] + views));
     // A third of the window, so that one lost "here" takes nobody offline.
@@ -182,20 +184,27 @@ const where = (url) =>
 let place = where(location);
 /** What is counted. */
 let path = place;
+/** What was counted of each place: whoever comes back looks at the same page. @type {Counts} */
+const paths = {};
 // What is no address has an empty path, and throws nothing; in SVG it has none.
 const link = document.createElement("a");
 /** @type {string | undefined} */
 let canonical;
+/** @returns {string | undefined} */
+const linked = () => Object(document.querySelector("link[rel=canonical]")).href;
 let views = 0;
-/** A view that waits until its page has a head. */
-let moved = 0;
+/** A view that waits until its page has a head. @type {number} */
+let moved;
 
 /** In a page of one piece another path is another view; a rewritten address is none. @param {boolean} [isRewritten] */
 function move(isRewritten) {
-  if (whyNot()) pace = 0;
+  // Somebody has opted out: says so, and sends nothing any more.
+  if (pace > 0 && whyNot()) view();
   const next = where(location);
   if (next === place) return;
   arrive();
+  // A link that came later than its page, which was counted under its address, is still that page's.
+  if (path === place) canonical = linked();
   place = next;
   moved = isRewritten ? 0 : setTimeout(arrive, 300);
 }
@@ -210,22 +219,14 @@ function arrive() {
 // The same snippet at another address of the service (http and https, say) gives a view the same
 // id, and the service counts it once.
 const key = Symbol.for("visit-counter");
-const others = /** @type {any} */ (self)[key];
-/** The snippets of this page by their addresses, and what the ids of its views begin with. */
-const snippets = others || { "": `${Math.random()}${Date.now()}`.slice(2, 30) };
-/** @type {any} */ (self)[key] = snippets;
+const others = /** @type {any} */ (window)[key];
+/** The snippets of this page by their addresses, and what the ids of its views begin with: digits. */
+const snippets = others || { "": `${Math.random() * Date.now() * 1e8}` };
+/** @type {any} */ (window)[key] = snippets;
 // A page that got the snippet twice (theme and footer, say) is still one view.
 if (!snippets[base + site]) {
   snippets[base + site] = 1;
   view();
-  for (const name of ["pushState", "replaceState"]) {
-    const past = /** @type {any} */ (history);
-    const change = past[name];
-    past[name] = (/** @type {any} */ ...state) => {
-      change.apply(past, state);
-      move(name > "q");
-    };
-  }
   addEventListener("popstate", () => move());
   // A router may have kept the functions before we came.
   setInterval(move, 500);
@@ -238,7 +239,17 @@ if (!snippets[base + site]) {
   addEventListener("pagehide", () => {
     arrive();
     if (pace > 0) send(hitOf("bye"));
-    pace = 0;
   });
   addEventListener("pageshow", (event) => event.persisted && view());
+  for (const name of ["pushState", "replaceState"]) {
+    const past = /** @type {any} */ (history);
+    const change = past[name];
+    // Where nobody may change it only the interval tells of moves.
+    Reflect.set(past, name, (/** @type {any} */ ...state) => {
+      // A router that is told of going back before we are may rewrite where it came to.
+      move();
+      change.apply(past, state);
+      move(name > "q");
+    });
+  }
 }

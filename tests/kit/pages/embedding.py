@@ -109,15 +109,20 @@ class Scripted:
         return answer
 
 
-@asynccontextmanager
-async def run_scripted() -> AsyncIterator[Scripted]:
-    service = Scripted()
-    app = web.Application()
+def add_routes(app: web.Application, service: Scripted) -> None:
+    """Of the service, below /thongke of the app."""
     app.router.add_get("/thongke/embed.js", widget.embed_js)
     app.router.add_get("/thongke/embed.count.js", widget.count_js)
     app.router.add_route("*", "/thongke/w/{site}", service.counts)
     app.router.add_get("/thongke/w/{site}/live", service.live)
     app.router.add_get("/thongke/w/{site}/how.json", service.how)
+
+
+@asynccontextmanager
+async def run_scripted() -> AsyncIterator[Scripted]:
+    service = Scripted()
+    app = web.Application()
+    add_routes(app, service)
     async with listening(app) as url:
         service.url = url
         yield service

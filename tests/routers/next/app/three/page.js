@@ -1,0 +1,3 @@
+export const metadata = { title: "three" };
+
+export default () => <h1>three</h1>;

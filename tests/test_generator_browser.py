@@ -328,12 +328,14 @@ async def test_copied_lines_count_and_show(browser: Browser, portal: Service, ki
 async def test_copied_pictures_and_frames_count_by_the_dot(
     browser: Browser, portal: Service, kind: str
 ) -> None:
-    """What takes no script shows the numbers, and its second line counts."""
+    """What takes no script shows the numbers, and its second line counts, whatever the page's
+    policy says of referrers."""
     async with generator(browser, portal, kind=kind) as page:
         lines = await copied(page)
     origin = portal.url.removesuffix("/thongke")
     async with host_page(origin, lines) as host:
         host.frames = origin
+        host.head = '<meta name="referrer" content="no-referrer">'
         shown = await browser.new_page()
         with clean(shown, host):
             await shown.goto(host.url, wait_until="networkidle")

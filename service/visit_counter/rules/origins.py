@@ -98,9 +98,10 @@ def is_own_host(host: str) -> bool:
 def wrong_fetch(mode: str, dest: str, expected_dest: str) -> bool:
     """Whether Sec-Fetch-Mode and -Dest show that this was not fetched the way our snippet does.
 
-    A beacon has the destination ``empty``, the pixel ``image``. None (an old browser) is fine.
+    A beacon has the destination ``empty``, the pixel ``image``, or ``empty`` too where a service
+    worker of the page fetches it on its behalf. None (an old browser) is fine.
     """
-    return mode in _NO_PAGE or dest not in ("", expected_dest)
+    return mode in _NO_PAGE or dest not in ("", "empty", expected_dest)
 
 
 def _entry(text: str) -> str:

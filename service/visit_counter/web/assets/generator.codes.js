@@ -191,9 +191,11 @@ function frame(choice, place) {
   return tag("iframe", attributes, "></iframe>");
 }
 
-/** Counts where no script does. @param {Choice} choice @param {Place} place */
+/** Counts where no script does, also in pages whose policy names no referrer. @param {Choice} choice @param {Place} place */
 function dot({ site }, { base }) {
-  return tag("img", { src: `${base}w/${site}/dot.gif`, width: 1, height: 1, alt: "" });
+  const src = `${base}w/${site}/dot.gif`;
+  const referrerpolicy = "strict-origin-when-cross-origin";
+  return tag("img", { src, referrerpolicy, width: 1, height: 1, alt: "" });
 }
 
 /** @param {Choice} choice @param {Place} place */

@@ -13,6 +13,8 @@ declare namespace bundle {
     as_of: string;
     pause: string;
     resume: string;
+    opted_out: string;
+    opted_in: string;
     how: string;
     last_days: string;
   }

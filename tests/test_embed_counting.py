@@ -395,21 +395,46 @@ async def test_pages_that_are_shown_are_resolved(browser: Browser, scripted: Scr
 
 
 async def test_visitor_opts_out_and_in(browser: Browser, scripted: Scripted) -> None:
-    """A link keeps the choice in the browser: nothing is sent to count any more, until another."""
+    """A link keeps the choice in the browser: nothing is sent to count any more, until another. The
+    block says and announces what it did."""
     page = await browser.new_page()
     lines = listen(page)
     links = "<a href='#visit-counter-off'>off</a><a href='#visit-counter-on'>on</a>"
     async with embedded(scripted, TWO_LINES + links) as host:
         await page.goto(host.url)
         await expect(page.locator("visit-counter")).to_contain_text("1886")
+        status = page.locator("visit-counter").get_by_role("status")
+        await expect(status).to_have_text("")
         await page.get_by_text("off").click()
+        await expect(status).to_have_text("Trình duyệt này không được đếm.")
         await page.reload()
         await expect(page.locator("visit-counter")).to_contain_text("1886")
+        await expect(status).to_have_text("Trình duyệt này không được đếm.")
         assert scripted.asked == ["POST portal", "GET portal"]
         assert lines == ["info: visit-counter: not counted: opted out"]
         await page.get_by_text("on", exact=True).click()
+        await expect(status).to_have_text("Trình duyệt này được đếm.")
         await page.reload()
         await until(lambda: equal(scripted.kinds(), ["view", "view"]), "a view again")
+
+
+LOCKED = """
+Object.defineProperty(window, 'localStorage', {
+  get() { throw new DOMException('denied', 'SecurityError'); },
+});
+"""
+
+
+async def test_choice_that_the_browser_cannot_keep(browser: Browser, scripted: Scripted) -> None:
+    """Brave and others may deny all storage: it counts on, and says so."""
+    page = await browser.new_page()
+    await page.add_init_script(LOCKED)
+    async with embedded(scripted) as host:
+        with clean(page, host):
+            await page.goto(f"{host.url}/#visit-counter-off")
+            await until(lambda: equal(scripted.kinds(), ["view"]), "the view")
+            status = page.locator("visit-counter").get_by_role("status")
+            await expect(status).to_have_text("Trình duyệt này được đếm.")
 
 
 async def test_browser_tells_itself_apart_where_the_page_says_so(

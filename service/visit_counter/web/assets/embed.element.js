@@ -33,6 +33,7 @@
  * @property {[string, HTMLElement][]} rows the name of each, and where its number goes
  * @property {HTMLElement} heading
  * @property {HTMLElement | ""} button
+ * @property {HTMLElement} status what a link to #visit-counter-off or -on did
  */
 
 /** @type {Map<string, Feed>} */
@@ -289,8 +290,18 @@ function build(shown) {
     return [row, value];
   });
   if (read(shown, "how", null) !== null) block.append(howOf(shown));
+  shown.status = make("span", "status");
+  shown.status.setAttribute("role", "status");
+  block.append(shown.status);
+  inform(shown);
   fill(shown);
   feeds.forEach(steer);
+}
+
+/** Says what the visitor's link did: also that the browser could not keep the wish. @param {Shown} shown */
+function inform({ status, words }) {
+  if (!/^#visit-counter-o/.test(location.hash)) return;
+  status.textContent = whyNot() === "opted out" ? words.opted_out : words.opted_in;
 }
 
 /** @param {Shown} shown */
@@ -432,7 +443,8 @@ if (sheet) {
     img { block-size: 3.25em }
     button { inline-size: 24px; margin-inline-start: auto; padding: 0; border: 0;
       background: none; color: inherit; font: bold 12px/24px sans-serif }
-    details { flex-basis: 100% }
+    details, [part=status] { flex-basis: 100% }
+    [part=status]:empty { position: absolute }
     .bare p { display: contents }
     .bare [part=title], .digits li:only-child [part=label] { position: absolute; clip-path: inset(50%) }`);
 }
@@ -448,5 +460,6 @@ if (canShow && !customElements.get("visit-counter")) {
   customElements.define("visit-counter", element);
   document.addEventListener("DOMContentLoaded", mountAll);
   addEventListener("visibilitychange", () => feeds.forEach(steer));
+  addEventListener("hashchange", () => mounted.forEach(inform));
   mountAll();
 }

@@ -24,7 +24,19 @@ from visit_counter.web.words.languages import FORMATS, LANGUAGES, ROWS, number
 SPOKEN = ("en", "vi")
 """The languages of a script that is asked for in none."""
 MOST_LANGUAGES = 3
-SAID = ("format", "title", "none", "colon", "about", "as_of", "pause", "resume", "how")
+SAID = (
+    "format",
+    "title",
+    "none",
+    "colon",
+    "about",
+    "as_of",
+    "pause",
+    "resume",
+    "how",
+    "opted_out",
+    "opted_in",
+)
 
 NOTHING_ELSE = {"__proto__": None}
 """In an object's literal: it has no other keys, whatever name a page asks for."""

@@ -48,6 +48,9 @@ class Words(Struct, frozen=True, forbid_unknown_fields=True):
     visitors: str
     pause: str
     resume: str
+    opted_out: str
+    """What a link to `#visit-counter-off` did: this browser is not counted."""
+    opted_in: str
     how: str
     zone: str
     week_start: str

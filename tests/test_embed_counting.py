@@ -198,6 +198,10 @@ WALKS = {
     "rewritten": ("history.replaceState(0, '', '/b')", ["/a"]),
     "to a URL": ("history.pushState(0, '', new URL('/b', location))", ["/a", "/b"]),
     "to nothing": ("history.pushState(0, '')", ["/a"]),
+    "by the Navigation API": (
+        "navigation.onnavigate = (event) => event.intercept(); navigation.navigate('/b')",
+        ["/a", "/b"],
+    ),
     "to no address": ("try { history.pushState(0, '', 'http://[') } catch (_) {}", ["/a"]),
 }
 

@@ -400,7 +400,7 @@ async def test_pages_that_are_shown_are_resolved(browser: Browser, scripted: Scr
 
 async def test_visitor_opts_out_and_in(browser: Browser, scripted: Scripted) -> None:
     """A link keeps the choice in the browser: nothing is sent to count any more, until another. The
-    block says and announces what it did."""
+    block says and announces what it did, and the console says that nothing is counted."""
     page = await browser.new_page()
     lines = listen(page)
     links = "<a href='#visit-counter-off'>off</a><a href='#visit-counter-on'>on</a>"
@@ -411,11 +411,12 @@ async def test_visitor_opts_out_and_in(browser: Browser, scripted: Scripted) -> 
         await expect(status).to_have_text("")
         await page.get_by_text("off").click()
         await expect(status).to_have_text("Trình duyệt này không được đếm.")
+        assert lines == ["info: visit-counter: not counted: opted out"]
         await page.reload()
         await expect(page.locator("visit-counter")).to_contain_text("1886")
         await expect(status).to_have_text("Trình duyệt này không được đếm.")
         assert scripted.asked == ["POST portal", "GET portal"]
-        assert lines == ["info: visit-counter: not counted: opted out"]
+        assert lines == ["info: visit-counter: not counted: opted out"] * 2
         await page.get_by_text("on", exact=True).click()
         await expect(status).to_have_text("Trình duyệt này được đếm.")
         await page.reload()

@@ -332,6 +332,7 @@ async def test_copied_pictures_and_frames_count_by_the_dot(
     policy says of referrers."""
     async with generator(browser, portal, kind=kind) as page:
         lines = await copied(page)
+    assert ' loading="eager" ' in lines  # which lazy loaders leave alone, as that of WordPress does
     origin = portal.url.removesuffix("/thongke")
     async with host_page(origin, lines) as host:
         host.frames = origin

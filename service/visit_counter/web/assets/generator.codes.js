@@ -191,11 +191,11 @@ function frame(choice, place) {
   return tag("iframe", attributes, "></iframe>");
 }
 
-/** Counts where no script does, also in pages whose policy names no referrer. @param {Choice} choice @param {Place} place */
+/** Counts where no script does; not to be loaded lazily, nor without its page's address. @param {Choice} choice @param {Place} place */
 function dot({ site }, { base }) {
   const src = `${base}w/${site}/dot.gif`;
   const referrerpolicy = "strict-origin-when-cross-origin";
-  return tag("img", { src, referrerpolicy, width: 1, height: 1, alt: "" });
+  return tag("img", { src, referrerpolicy, loading: "eager", width: 1, height: 1, alt: "" });
 }
 
 /** @param {Choice} choice @param {Place} place */

@@ -323,6 +323,21 @@ async def test_canonical_link_that_changes(browser: Browser, scripted: Scripted)
         await until(lambda: equal(viewed(scripted)[3:], ["/4"]), "the fourth view")
 
 
+async def test_canonical_link_that_comes_too_late(browser: Browser, scripted: Scripted) -> None:
+    """A slow router names a page after its view was counted: not the next page's."""
+    page = await browser.new_page()
+    async with embedded(scripted) as host:
+        host.head = LINK
+        await page.goto(f"{host.url}/1")
+        await until(lambda: equal(viewed(scripted), ["/one"]), "the first view")
+        await page.evaluate("history.pushState({}, '', '/2')")
+        await until(lambda: equal(viewed(scripted)[1:], ["/2"]), "the second view")
+        await page.evaluate(f"{RELINK}; history.pushState({{}}, '', '/3')")
+        await until(lambda: equal(viewed(scripted)[2:], ["/3"]), "the third view")
+        await page.evaluate(f"history.pushState({{}}, '', '/4'); {THIRD}")
+        await until(lambda: equal(viewed(scripted)[3:], ["/third"]), "the fourth view")
+
+
 async def test_page_that_is_left_at_once_is_viewed(browser: Browser, scripted: Scripted) -> None:
     """A view that waits for its canonical link does not get lost, nor does one before it."""
     page = await browser.new_page()

@@ -29,7 +29,7 @@ PARAMETERS = (
     *("path", "p", "url", "format", "maxwidth", "maxheight", "lang", "script", "site", "page"),
     *("theme", "period", "rows", "metric", "number-format", "set", "zero-pad", "color"),
     *("label-color", "label", "shape", "title", "refresh", "paused", "how", "preview"),
-    *("from", "to"),
+    *("from", "to", "i"),
 )
 HEADERS = tuple(name.decode() for name in ODD_HEADERS) + READ + ("x-forwarded-proto", "range")
 BODIES = {

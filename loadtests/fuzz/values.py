@@ -111,6 +111,8 @@ SAMPLES: Mapping[str, tuple[Any, ...]] = {
     "how": ("yes", "no"),
     "title-of": ("x",),
     # What a hit says.
+    "i": ("3f9a2c77d01b4e68", "1"),
+    "again": (True, False),
     "k": ("view", "here", "bye"),
     "v": ("a1b2c3d4e5f6", ""),
     # What the API takes.

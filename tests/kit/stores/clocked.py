@@ -56,10 +56,11 @@ class Clocked(Server):
         whole.write_text(f"{text}\n")
         whole.rename(self._offset)
         if self._process is not None:
-            wait_until(lambda: abs(self._shows_s() - wanted_s()) < 1.5, READY_S)
+            wait_until(lambda: abs(self._shows_s() - wanted_s()) < 0.2, READY_S)
 
-    def _shows_s(self) -> int:
-        return int(self.call("TIME").split(b"\r\n")[2])
+    def _shows_s(self) -> float:
+        seconds, microseconds = self.call("TIME").split(b"\r\n")[2:5:2]
+        return int(seconds) + int(microseconds) / 1e6
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from visit_counter.model.site_settings import SiteSettings, StoredSite
 from visit_counter.process.startup import store_url
 from visit_counter.reading.reader import MOST_MORE, Asked, Key, Reading
 from visit_counter.rules import bots, origins
+from visit_counter.rules.addresses import Address
 from visit_counter.rules.limits import Limits
 from visit_counter.store.batch import Outcome
 from visit_counter.web.components import Components
@@ -238,7 +239,8 @@ def fill_limits(world: World) -> object:
     """As long as an IPv6 network can be written."""
     limits = Limits(lambda: 0.0)
     for n in range(65_535):
-        limits.of(f"2001:db8:{n >> 8 & 0xFF | 0xFF00:x}:{n & 0xFF | 0xFF00:x}::/64")
+        network = f"2001:db8:{n >> 8 & 0xFF | 0xFF00:x}:{n & 0xFF | 0xFF00:x}"
+        limits.of(Address(f"{network}::/64", 16, 0x20010DB8 << 96 | n << 80))
     return limits
 
 

@@ -17,6 +17,7 @@ from visit_counter.model.kinds import Kind
 from visit_counter.model.reasons import Reason
 from visit_counter.model.site import Site
 from visit_counter.model.site_settings import SiteSettings, StoredSite
+from visit_counter.rules.addresses import Address
 from visit_counter.rules.limits import Allowance, Limits, Rate
 from visit_counter.store.batch import Batch
 
@@ -96,12 +97,12 @@ async def test_a_batch_that_is_spooled_late_is_charged_too(
             known = await by(service, "x-0")
             own.pause()
             await by(service, "x-0", status=202)
-            new = limits.may_bring_visitors(limits.of("127.0.0.1"))
+            new = limits.may_bring_visitors(limits.of(LOCAL))
             await by(service, "x-1", status=202)
-            none_left = limits.may_bring_visitors(limits.of("127.0.0.1"))
+            none_left = limits.may_bring_visitors(limits.of(LOCAL))
             own.resume()
             await until(has_nothing_spooled(service), within_s=10)
-            await until(lambda: limits.may_bring_visitors(limits.of("127.0.0.1")))
+            await until(lambda: limits.may_bring_visitors(limits.of(LOCAL)))
             after = [await by(service, f"x-{n}") for n in (2, 3)]
 
     assert (known, new, none_left) == (False, True, False)
@@ -111,6 +112,7 @@ async def test_a_batch_that_is_spooled_late_is_charged_too(
 # -- what is charged, and what is given back
 
 
+LOCAL = Address("127.0.0.1", 4, 0)
 SITE = Site(
     StoredSite(SiteSettings(id="portal", origins=("*",), visit_timeout=600), Calendar.of("UTC")), 1
 )
@@ -121,7 +123,7 @@ def owing(burst: int) -> tuple[Debts, Limits, Allowance]:
     """Debts, and the network that is charged."""
     limits = Limits(lambda: 0.0)
     limits._visitors = Rate(per_s=1, burst=burst)
-    return Debts(limits), limits, limits.of("192.0.2.1")
+    return Debts(limits), limits, limits.of(LOCAL)
 
 
 def hit(who: int, network: Allowance | None, second: int = 0, kind: Kind = Kind.VIEW) -> Hit:

@@ -196,7 +196,7 @@ async def test_an_address_that_brings_too_many_visitors_is_told(
     monkeypatch.setattr(forwarding, "MANY_HITS", 5)
     async with run_service(valkey.url) as service:
         await service.site()
-        allowance = service.parts.intake.limits.of(EDGE)
+        allowance = service.parts.intake.limits.of(Address(EDGE, 4, 0))
         for _ in range(1000):
             service.parts.intake.limits.charge_visitor(allowance)
         for n in range(4):

@@ -9,6 +9,7 @@ from orjson import dumps
 
 from tests.kit.services.in_process import PERSON, Service, run_service
 from tests.kit.stores.server import Server
+from visit_counter.rules.addresses import Address
 from visit_counter.rules.limits import Rate
 
 PAGE = "https://www.travinh.gov.vn"
@@ -99,7 +100,7 @@ async def test_trusted_networks_have_no_limit(service: Service) -> None:
     """An address of the site's trusted networks is exempt."""
     await service.site(trusted_networks=["127.0.0.0/8"])
     limits = service.parts.intake.limits
-    ours = limits.of("127.0.0.1")
+    ours = limits.of(Address("127.0.0.1", 4, 0))
     assert all(limits.allow(ours, view=True) for _ in range(500))
 
     assert (await service.hit())["counted"] is True
@@ -138,6 +139,19 @@ async def test_a_flood_of_new_visitors_is_held(
     assert [answer.get("held", False) for answer in answers] == [False, False, True, True, False]
     assert answers[-1]["total"] == {"pageviews": 5, "visits": 2, "visitors": 2}
     assert answers[-1]["online"] == 2
+
+
+async def test_networks_of_one_48_do_not_add_up(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 66 networks that may bring a visitor each, 64 can if one customer has them."""
+    async with run_service(valkey.url, trusted_proxies="127.0.0.0/8") as service:
+        monkeypatch.setattr(service.parts.intake.limits, "_visitors", Rate(0.001, burst=1))
+        await service.site()
+        addresses = [*(f"2001:db8:0:{n:x}::1" for n in range(66)), "2001:db8:1::1"]
+        answers = [await service.hit(headers={"X-Forwarded-For": each}) for each in addresses]
+
+    assert [answer.get("held", False) for answer in answers] == 64 * [False] + [True, True, False]
 
 
 async def test_the_first_party_id_counts_only_where_the_site_says_so(service: Service) -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visit_counter.rules.limits import Limits, Rate
+from visit_counter.rules.addresses import Address
+from visit_counter.rules.limits import AROUND, Limits, Rate
 
 steps = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=80)
 
@@ -23,6 +24,15 @@ class Bucket:
 
     def charge(self, now_s: float, n: float) -> None:
         self.full_at_s = self.rate.charge(self.full_at_s, now_s, n)
+
+
+def network(name: str) -> Address:
+    return Address(name, 4, 0)
+
+
+def ipv6(n: int, of: int = 0) -> Address:
+    """One of the 65,536 networks of a /48."""
+    return Address(f"2001:db8:{of:x}:{n:x}::/64", 16, (0x20010DB8 << 32 | of << 16 | n) << 64)
 
 
 def test_grants_the_burst_and_then_the_rate() -> None:
@@ -81,7 +91,7 @@ def test_debt_is_bounded() -> None:
 def test_networks_and_kinds_do_not_share() -> None:
     """One network's views leave its signs of presence alone, and the other's views."""
     limits = Limits(lambda: 0.0)
-    one, other = limits.of("a"), limits.of("b")
+    one, other = limits.of(network("a")), limits.of(network("b"))
 
     granted = sum(limits.allow(one, view=True) for _ in range(600))
 
@@ -90,10 +100,53 @@ def test_networks_and_kinds_do_not_share() -> None:
     assert limits.allow(other, view=True)
 
 
+def test_a_48_has_not_the_bursts_of_all_its_networks() -> None:
+    """One customer's 65,536 networks bring as many views and visitors as 64 of them may, however
+    often each is forgotten; another /48 has its own."""
+    limits = Limits(lambda: 0.0, capacity=20)
+    views = visitors = presence = 0
+    for n in (*range(50), *range(50)):
+        allowance = limits.of(ipv6(n))
+        presence += sum(limits.allow(allowance, view=False) for _ in range(501))
+        views += sum(limits.allow(allowance, view=True) for _ in range(501))
+        while limits.may_bring_visitors(allowance):
+            limits.charge_visitor(allowance)
+            visitors += 1
+    other = limits.of(ipv6(1, of=1))
+
+    assert (views, presence, visitors) == (AROUND * 500, AROUND * 500, AROUND * 1000)
+    assert limits.allow(other, view=True)
+    assert limits.may_bring_visitors(other)
+
+
+def test_a_refused_network_takes_nothing_of_its_neighbours() -> None:
+    """Who goes on behind the own burst does not use up that of the /48."""
+    limits = Limits(lambda: 0.0)
+    loud = limits.of(ipv6(0))
+    for _ in range(AROUND * 600):
+        limits.allow(loud, view=True)
+
+    assert limits.allow(limits.of(ipv6(1)), view=True)
+
+
+def test_a_48_gets_back_what_was_charged_in_vain() -> None:
+    """As its network does, for visitors that the store knew."""
+    limits = Limits(lambda: 0.0)
+    networks = [limits.of(ipv6(n)) for n in range(AROUND + 1)]
+    for each in networks[:-1]:
+        for _ in range(1000):
+            limits.charge_visitor(each)
+    full = not limits.may_bring_visitors(networks[-1])
+    limits.give_back_visitor(networks[0])
+
+    assert full
+    assert limits.may_bring_visitors(networks[-1])
+
+
 def test_asking_for_room_takes_nothing() -> None:
     """Only a new visitor is charged for."""
     limits = Limits(lambda: 0.0)
-    allowance = limits.of("a")
+    allowance = limits.of(network("a"))
 
     asked = [limits.may_bring_visitors(allowance) for _ in range(2000)]
 
@@ -105,20 +158,20 @@ def test_memory_is_bounded() -> None:
     limits = Limits(lambda: 0.0, capacity=10)
 
     for number in range(100):
-        limits.of(str(number))
+        limits.of(network(str(number)))
         assert len(limits) <= 10
 
 
 def test_forgets_nobody_who_keeps_coming() -> None:
     """A network that keeps trying is not forgotten, so hammering brings no new burst."""
     limits = Limits(lambda: 0.0, capacity=4)
-    quiet, hammering = limits.of("quiet"), limits.of("hammering")
+    quiet, hammering = limits.of(network("quiet")), limits.of(network("hammering"))
 
     for number in range(5):
-        assert limits.of("hammering") is hammering
-        limits.of(str(number))
+        assert limits.of(network("hammering")) is hammering
+        limits.of(network(str(number)))
 
-    assert limits.of("quiet") is not quiet
+    assert limits.of(network("quiet")) is not quiet
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -127,7 +180,7 @@ def test_workers_together_allow_what_one_would(workers: int) -> None:
     several = [Limits(lambda: 0.0, workers) for _ in range(workers)]
     views = visitors = 0
     for each in several:
-        allowance = each.of("a")
+        allowance = each.of(network("a"))
         views += sum(each.allow(allowance, view=True) for _ in range(1000))
         while each.may_bring_visitors(allowance):
             each.charge_visitor(allowance)

@@ -3,6 +3,10 @@
 A bucket is one number, the instant at which it will be full again (the generic cell rate algorithm,
 GCRA), and a network's buckets lie together, so that a hit looks them up once. Time comes in:
 seconds of a monotonic clock.
+An IPv6 network is a /64, and whoever has a /48 has 65,536 of them, each with a burst of its own:
+they would fill a site's set of visitors within minutes. So a /48 has buckets too, of which a hit
+takes so small a part that they last for `AROUND` networks; a carrier's phones, a /64 each, need
+less.
 Memory is bounded, in two halves: when the young one is full it becomes the old one, and who was not
 seen since is forgotten with the old one before it, and starts full when they come back. Dropped
 hits are seen too, so nobody gains a new burst by hammering; to push out a network whose buckets are
@@ -13,6 +17,12 @@ those already has that many bursts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+from visit_counter.rules.addresses import Address
+
+AROUND: Final = 64
+PART: Final = 1 / AROUND
 
 _ROUNDING = 1e-6
 """Tokens: what adding floats may lose before a bucket that has one left would withhold it."""
@@ -45,7 +55,7 @@ class Rate:
 class Allowance:
     """What is left to a network: when each of its buckets is full again."""
 
-    __slots__ = ("code", "presence_s", "views_s", "visitors_s")
+    __slots__ = ("around", "code", "presence_s", "views_s", "visitors_s")
 
     def __init__(self) -> None:
         self.code = 0
@@ -53,6 +63,8 @@ class Allowance:
         self.views_s = 0.0
         self.presence_s = 0.0
         self.visitors_s = 0.0
+        self.around: Allowance | None = None
+        """Of the /48 around a network of IPv6."""
 
 
 class Limits:
@@ -79,13 +91,20 @@ class Limits:
         """How many networks are remembered."""
         return len(self._young.keys() | self._old.keys())
 
-    def of(self, network: str) -> Allowance:
-        """What is left to a network."""
-        allowance = self._young.get(network)
+    def of(self, client: Address) -> Allowance:
+        """What is left to a client's network."""
+        allowance = self._young.get(client.network)
         if allowance is None:
-            allowance = self._young[network] = self._old.get(network) or Allowance()
-            if len(self._young) >= self._half:
-                self._young, self._old = {}, self._young
+            allowance = self._remembered(client.network)
+            if client.size == 16:  # each time, so that it is not forgotten before the last of them
+                allowance.around = self._remembered(f"{client.number >> 80:x}")
+        return allowance
+
+    def _remembered(self, network: str) -> Allowance:
+        allowance = self._young.get(network) or self._old.get(network) or Allowance()
+        self._young[network] = allowance
+        if len(self._young) >= self._half:
+            self._young, self._old = {}, self._young
         return allowance
 
     def allow(self, allowance: Allowance, *, view: bool) -> bool:
@@ -96,13 +115,33 @@ class Limits:
         else:
             full_at_s = self._presence.take(allowance.presence_s, now_s)
             allowance.presence_s = full_at_s or allowance.presence_s
+        if full_at_s is None or allowance.around is None:
+            return full_at_s is not None
+        return self._allow_around(allowance.around, now_s, view=view)
+
+    def _allow_around(self, around: Allowance, now_s: float, *, view: bool) -> bool:
+        """Behind the network's own bucket, so that one that is refused takes nothing of it."""
+        if view:
+            full_at_s = self._views.take(around.views_s, now_s, PART)
+            around.views_s = full_at_s or around.views_s
+        else:
+            full_at_s = self._presence.take(around.presence_s, now_s, PART)
+            around.presence_s = full_at_s or around.presence_s
         return full_at_s is not None
 
     def may_bring_visitors(self, allowance: Allowance) -> bool:
-        return self._visitors.take(allowance.visitors_s, self._clock()) is not None
+        now_s, around = self._clock(), allowance.around
+        if self._visitors.take(allowance.visitors_s, now_s) is None:
+            return False
+        return around is None or self._visitors.take(around.visitors_s, now_s, PART) is not None
 
     def charge_visitor(self, allowance: Allowance) -> None:
-        allowance.visitors_s = self._visitors.charge(allowance.visitors_s, self._clock())
+        now_s, around = self._clock(), allowance.around
+        allowance.visitors_s = self._visitors.charge(allowance.visitors_s, now_s)
+        if around is not None:
+            around.visitors_s = self._visitors.charge(around.visitors_s, now_s, PART)
 
     def give_back_visitor(self, allowance: Allowance) -> None:
         allowance.visitors_s = self._visitors.give_back(allowance.visitors_s)
+        if (around := allowance.around) is not None:
+            around.visitors_s = self._visitors.give_back(around.visitors_s, PART)

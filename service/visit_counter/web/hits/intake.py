@@ -192,7 +192,7 @@ class Intake:
             visitor = visitor_id(browser, client.network, first_party)
         if site.trusted.holds(client):
             return Hit(site, beacon.k, at, visitor, path, wants_page=beacon.page, view=view)
-        limits, allowance = self.limits, self.limits.of(client.network)
+        limits, allowance = self.limits, self.limits.of(client)
         if not limits.allow(allowance, view=beacon.k is Kind.VIEW):
             return Drop(site, Reason.RATE_LIMIT, at)
         if visitor and not allowance.code:

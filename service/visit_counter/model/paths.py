@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Final
-from urllib.parse import unquote, unquote_plus
 
 MAX_PATH_BYTES: Final = 512
 MAX_VALUE_BYTES: Final = 128
 MAX_KEYS: Final = 8
 
+_ESCAPED: Final = {
+    digits.encode(): bytes.fromhex(digits)
+    for digits in map("".join, product("0123456789abcdefABCDEF", repeat=2))
+}
+_ESCAPE: Final = re.compile(b"%([0-9a-fA-F]{2})")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # With a scheme, or a host without one; what is neither is a path of the same host.
@@ -142,11 +147,11 @@ def _without_dots(path: str) -> str:
     *before, last = path[1:].split("/")
     for step in before:
         if step == "..":
-            steps = steps[:-1]
+            del steps[-1:]
         elif step != ".":
             steps.append(step)
     if last == "..":
-        steps = steps[:-1]
+        del steps[-1:]
     return "/" + "".join(f"{step}/" for step in steps) + ("" if last in (".", "..") else last)
 
 
@@ -155,8 +160,8 @@ def _kept_query(query: str, keys: tuple[str, ...]) -> str:
     found: dict[str, str] = {}
     for part in query.split("&"):
         name, _, value = part.partition("=")
-        found.setdefault(unquote_plus(name), value)
-    kept = [(key, unquote_plus(found[key])) for key in keys if found.get(key)]
+        found.setdefault(_value(name), value)
+    kept = [(key, _value(found[key])) for key in keys if found.get(key)]
     if any(CONTROL.search(value) for _, value in kept):
         raise ValueError("a query has no control characters")
     return "&".join(
@@ -167,10 +172,22 @@ def _kept_query(query: str, keys: tuple[str, ...]) -> str:
 def _decoded(path: str) -> str:
     """Without percent escapes, if they stand for text; else as it was written."""
     try:
-        decoded = unquote(path, errors="strict")
+        decoded = _unescaped(path, "strict")
     except UnicodeDecodeError:
         return path
     return path if CONTROL.search(decoded) else decoded
+
+
+def _value(text: str) -> str:
+    """Of a query."""
+    return _unescaped(text.replace("+", " "), "replace")
+
+
+def _unescaped(text: str, errors: str) -> str:
+    """By a table, since urllib's unquote takes 2 ms for 8,000 signs that begin no escape."""
+    if "%" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: _ESCAPED[found[1]], text.encode()).decode(errors=errors)
 
 
 def _cut(text: str, most: int = MAX_PATH_BYTES) -> str:

@@ -296,7 +296,7 @@ def _path(
     site: Site, head: Head, host: str, address: str, page: str, rules: PathRules | None
 ) -> str:
     def is_own(url: str) -> bool | None:
-        origin = origin_of(url)
+        origin = origin_of(url, typed=True)
         if site.origins.open:
             return (origin and origin == origin_of(head.origin or head.referer)) or None
         return origin is not None and site.origins.allow(origin, host)

@@ -64,7 +64,7 @@ class PageAddress(NamedTuple):
     @classmethod
     def of(cls, text: str) -> PageAddress | None:
         """None for what is no page's address."""
-        if origin := origin_of(text):
+        if origin := origin_of(text, typed=True):
             return cls(origin.partition(":")[0], _host(origin), origin)
         found = _SCHEME.match(text)
         if found is None or found[1].lower() in ("http", "https"):

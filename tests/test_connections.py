@@ -49,9 +49,35 @@ def number(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"visitcounter_{name}", labels) or 0
 
 
+def unfinished_body() -> bytes:
+    """Of one that aiohttp reads."""
+    return plain_hit(b"a" * 16_000, "Connection: close")[:-1]
+
+
 def long_head(size: int) -> bytes:
     lines = b"".join(b"X-%d: %b\r\n" % (n, b"a" * 5000) for n in range(size // 5000))
     return LOOK[:-2] + lines
+
+
+@pytest.mark.parametrize("begun", [long_head(30_000), unfinished_body()], ids=["head", "body"])
+async def test_what_all_hold_is_bounded(
+    service: Service, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    """Those that hold most end; one with the beginning of a usual head goes on."""
+    monkeypatch.setattr("visit_counter.web.lane.connections.MOST_HELD", 60_000)
+    await service.site()
+    ended = number("connections_refused_total", limit="memory")
+    async with AsyncExitStack() as stack, connected(service) as (reader, writer):
+        writer.write(LOOK[:-2])
+        many = [await stack.enter_async_context(connected(service)) for _ in range(10)]
+        for _, each in many:
+            each.write(begun)
+        await until(lambda: number("connections_refused_total", limit="memory") >= ended + 3)
+        await until(lambda: sum(each.at_eof() for each, _ in many) >= 3)
+        writer.write(b"\r\n")
+        answer = await read(reader, no_body=False)
+
+    assert answer.status == 200
 
 
 # -- time

@@ -88,6 +88,7 @@ class Holder:
     """Of a place."""
 
     blocks: Blocks = ()
+    held_bytes = 0
 
     def __init__(self, rank: int, since_s: float) -> None:
         self.now, self.since_s = rank, since_s

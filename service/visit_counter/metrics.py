@@ -148,8 +148,8 @@ LANE_REQUESTS = Counter(
 CONNECTIONS = Gauge("visitcounter_connections", "Open connections of clients.")
 CONNECTIONS_REFUSED = Counter(
     "visitcounter_connections_refused",
-    "Connections ended or not taken since there were too many, by limit: all, or of one client "
-    "network.",
+    "Connections ended or not taken since there were too many, by limit: all, of one client "
+    "network, or for the memory that their requests take.",
     ["limit"],
 )
 LIVE_STREAMS = Gauge("visitcounter_live_streams", "Viewers of live counts.")

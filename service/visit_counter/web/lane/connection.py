@@ -24,6 +24,7 @@ from visit_counter.web.lane.request import Request, read_request
 HEAD_ENDS: Final = b"\r\n\r\n"
 MAX_HEAD: Final = 8 * 1024  # of what is answered here
 MAX_HELD: Final = 64 * 1024  # a longer head is nobody's
+MUCH_HELD: Final = 4 * 1024  # more than usual heads have, and small bodies
 REQUEST_S = 10.0  # for a request's head
 BODY_S = 1.0  # for its body
 FOREVER_S: Final = float("inf")
@@ -144,6 +145,10 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         self._last = True
 
+    @property
+    def held_bytes(self) -> int:
+        return len(self._held)
+
     def stop(self) -> None:
         if not self._busy:
             self._close()
@@ -166,6 +171,8 @@ class Connection(asyncio.Protocol):
         return UNFINISHED if self._held else IDLE
 
     def abort(self) -> None:
+        # Thousands may be aborted before one of them is told that it has ended.
+        self._held = self._held[: MAX_HEAD + len(HEAD_ENDS)] if self._needed else b""
         self._transport.abort()
 
     def _close(self) -> None:
@@ -183,9 +190,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._held = self._held + data if self._held else data
         self._run()
-        if len(self._held) > MAX_HELD and not self._gone:
-            self._paused = True
-            self._transport.pause_reading()
+        if len(self._held) > MUCH_HELD and not self._gone:
+            self._connections.hold_more(len(data))
+            if len(self._held) > MAX_HELD and not self._gone:
+                self._paused = True
+                self._transport.pause_reading()
 
     def _run(self) -> None:
         """Act on the first request that is held. The next one waits until others have had their

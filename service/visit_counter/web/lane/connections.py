@@ -28,6 +28,8 @@ STALL_S = 30.0  # for a client to read its answer
 UNDER_WAY_S = 0.25  # in which a request arrives that was sent before the client knew of the end
 SPARED_S = 5.0  # in which a kept connection that is idle gives no place to one that is not
 TOLD_S = 60.0  # between two lines of the log
+MOST_HELD = 64 * 1024 * 1024  # bytes of all requests that cannot be acted upon yet
+LOOK_AFTER = 4  # when so large a part of that has come anew
 
 # One address has at most a quarter of the places, so that three others remain for everybody else;
 # the widest network around it half of them (rules/shares.py). A proxy is one address and needs
@@ -79,6 +81,8 @@ class Connections:
         """All others."""
         self._of_network: dict[int, Group] = {}
         self._crowd = Crowd()
+        self._come = 0
+        """Bytes that may be held and have come since all were looked at."""
         self._left = asyncio.Event()
 
     def __len__(self) -> int:
@@ -212,6 +216,28 @@ class Connections:
         self._end(first)
         return True
 
+    def hold_more(self, size: int) -> None:
+        """So many bytes have come to be held."""
+        self._come += size
+        if self._come > MOST_HELD // LOOK_AFTER:
+            self._come = 0
+            self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        """End those that hold most where all of them hold too much, until a quarter is free: many
+        files may be open, and a head may be long."""
+        held = [(each.held_bytes, each) for each in (*self._newcomers, *self._settled)]
+        excess = sum(size for size, _ in held) - MOST_HELD
+        if excess <= 0:
+            return
+        excess += MOST_HELD // 4
+        for size, connection in sorted(held, key=lambda each: -each[0]):
+            if excess <= 0:
+                break
+            excess -= size
+            self._crowd.note("memory", len(self))
+            self._end(connection)
+
     def _end(self, connection: Placed) -> None:
         self.leave(connection)
         connection.abort()
@@ -238,6 +264,9 @@ REASONS: Final = {
     "all": "all places for connections are taken: idle ones are closed for new ones, so clients "
     "connect more often. Allow more open files (ulimit -n), or keep idle connections for less time "
     "(VISIT_COUNTER_KEEPALIVE)",
+    "memory": "connections have sent more of requests that are not whole than there is memory "
+    "for: those with most are closed. Browsers do not do that; where it goes on, let a proxy in "
+    "front take requests whole",
     "network": "a client network has its share of the places for connections: its idle ones are "
     "closed for its new ones, others notice nothing. If it is your proxy, name it in "
     "VISIT_COUNTER_TRUSTED_PROXIES",

@@ -39,6 +39,8 @@ class Lent(asyncio.Protocol):
         self._request: web.Request | None = None
         """What is being handled."""
         self._answered = self._stalled = False
+        self.held_bytes = 0
+        """All that came since the last answer, of which aiohttp may hold as much."""
         self._timer: asyncio.TimerHandle | None = None
         self._within_s = REQUEST_S if within_s is None else within_s
 
@@ -50,6 +52,8 @@ class Lent(asyncio.Protocol):
         self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        self.held_bytes += len(data)
+        self._connections.hold_more(len(data))
         self._handler.data_received(data)
 
     def eof_received(self) -> bool:
@@ -87,7 +91,7 @@ class Lent(asyncio.Protocol):
 
     def end(self) -> None:
         """The answer to the request is known, and about to be sent."""
-        self._request, self._answered = None, True
+        self._request, self._answered, self.held_bytes = None, True, 0
         self.since_s = self._loop.time()
 
     @property

@@ -7,6 +7,7 @@ answer; among equals who has been so for longest. See docs/adr/places.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import nsmallest
 from typing import Final, Protocol
 
@@ -31,6 +32,10 @@ class Placed(Protocol):
     def rank(self) -> int:
         """SILENT, UNFINISHED, IDLE or BUSY."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Of what it has sent and was not yet acted upon."""
+
     def abort(self) -> None:
         """End it now."""
 
@@ -45,6 +50,9 @@ class Group:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __iter__(self) -> Iterator[Placed]:
+        return iter(self._members)
 
     def add(self, member: Placed) -> None:
         self._members[member] = None

@@ -102,6 +102,9 @@ async def read_body(request: web.Request) -> bytes:
     except TimeoutError:
         raise Malformed(f"the body did not arrive within {BODY_S:.0f} s", status=408) from None
     except (OSError, web.RequestPayloadError, web.PayloadAccessError) as error:
+        # aiohttp keeps the error in the body's reader, which the error's frames know: a cycle with
+        # all that came of the body.
+        error.__traceback__ = None
         raise Malformed(f"the body broke off: {error}") from None
     except RuntimeError as error:
         if not is_closed(error):

@@ -50,19 +50,24 @@ VIEW = Beacon()
 
 
 def split_view(body: bytes) -> tuple[bytes, bytes]:
-    """A view's id, and the body without it, as the snippet writes them: the id at the end. Else no
-    id and the body as it is, for JSON to be read.
+    """A view's id, and what stands before it in the body, as the snippet writes them: the id at
+    the end. Else no id and the whole body, for JSON to be read.
 
     Every view has another id, and without it all views of a page have one body. Within a string
     the quotes would be escaped, so that these bytes can only be the last field of the object.
     """
     begins = body.rfind(VIEW_FIELD)
-    if begins < 2 or not body.endswith(b'"}'):
+    if begins < 2 or body[-2:] != b'"}':
         return b"", body
     view = body[begins + len(VIEW_FIELD) : -2]
     if len(view) > MAX_VIEW or not view.isalnum():
         return b"", body
-    return view, body[:begins] + b"}"
+    return view, body[:begins]
+
+
+def read_beginning(beginning: bytes) -> Beacon:
+    """What stands before a view's id."""
+    return read_beacon(beginning + b"}")
 
 
 def read_beacon(body: bytes) -> Beacon:
@@ -86,6 +91,9 @@ def read_beacon(body: bytes) -> Beacon:
 known_beacon = lru_cache(maxsize=4096)(read_beacon)
 """The same, for bodies up to MAX_KEPT_BODY: all views of a page have one, and JSON and the path's
 rules take longer than to look it up."""
+
+known_beginning = lru_cache(maxsize=4096)(read_beginning)
+"""The same, of bodies whose id was cut off."""
 
 
 def view_named(view: str) -> str:

@@ -40,7 +40,9 @@ from visit_counter.web.hits.beacon import (
     Beacon,
     Malformed,
     known_beacon,
+    known_beginning,
     read_beacon,
+    read_beginning,
     split_view,
 )
 from visit_counter.web.hits.forwarding import Forwarding
@@ -140,7 +142,12 @@ class Intake:
         """What a page posted; raises Malformed, or Repeated for a view that may have been accepted
         before, unless `not_accepted`. Then nothing was noted of the request."""
         view, rest = split_view(body)
-        beacon = known_beacon(rest) if len(rest) <= MAX_KEPT_BODY else read_beacon(rest)
+        is_short = len(rest) <= MAX_KEPT_BODY
+        if view:
+            beacon = known_beginning(rest) if is_short else read_beginning(rest)
+        else:
+            beacon = known_beacon(rest) if is_short else read_beacon(rest)
+            view = beacon.i.encode()
         path = beacon.p
         if path is None:
             path = referred_path(site, head, self.own_host(site, head.host, peer.trusted))
@@ -149,11 +156,10 @@ class Intake:
             path = posted_path(site, head, host, path[1:])
         elif site.paths is not None:
             path = site.paths.styled(path)
-        view = view or beacon.i.encode()
         key = 0
         if view and beacon.k is Kind.VIEW:
             key = key_of(site.id, view)
-            if not not_accepted and (beacon.again or self.views.knows(key)):
+            if not not_accepted and (beacon.again or self.views.came_lately(key)):
                 raise Repeated(view.decode(), path, wants_page=beacon.page)
         elif beacon.again:
             raise Malformed("again: only a view that has an id (i) can be sent again", "again")
@@ -221,18 +227,15 @@ class Intake:
         if isinstance(entry, Hit) and entry.view:
             self.views.begin(entry.view)
 
-    def settle(self, entry: Hit | Drop, became: Became) -> None:
-        """To be called once it is known what became of an entry: remember an accepted view, charge
-        the network for a new visitor, note which sites have no room for one."""
+    def settle(self, entry: Hit | Drop, outcome: Outcome | None) -> None:
+        """Once an entry is counted or spooled: remember the view, charge the network for a new
+        visitor, note which sites have no room for one."""
         if not isinstance(entry, Hit):
             return
         if entry.view:
-            self.views.settle(entry.view, accepted=not isinstance(became, StoreError))
-        if became is None or isinstance(became, StoreError):
+            self.views.settle(entry.view, accepted=True)
+        if outcome is None:
             return
-        self._settle_visitor(entry, became)
-
-    def _settle_visitor(self, entry: Hit, outcome: Outcome) -> None:
         if outcome.new:
             if entry.charged:
                 self.limits.charge_visitor(entry.charged)
@@ -240,6 +243,11 @@ class Intake:
                 self.full_sets.fits(entry.site.id)
         elif outcome.held and not entry.known_only:
             self.full_sets.held(entry.site.id)
+
+    def forget(self, entry: Hit | Drop) -> None:
+        """Once it is refused: it may come again as if it were new."""
+        if isinstance(entry, Hit) and entry.view:
+            self.views.settle(entry.view, accepted=False)
 
     async def count(self, entry: Hit | Drop) -> Outcome | None:
         """Record an entry and wait for its commit, None if only the spool has it yet; raises
@@ -252,7 +260,10 @@ class Intake:
         self, future: asyncio.Future[Outcome | None], entry: Hit | Drop, became: Became
     ) -> None:
         """Also where nobody waits any more."""
-        self.settle(entry, became)
+        if isinstance(became, StoreError):
+            self.forget(entry)
+        else:
+            self.settle(entry, became)
         fulfil(future, became)
 
 

@@ -163,7 +163,7 @@ class LaneConnection(Connection):
     def told(self, became: Became) -> None:
         """What became of the hit, for its answer."""
         if isinstance(became, StoreError):
-            self._desk.intake.settle(self._entry, became)
+            self._desk.intake.forget(self._entry)
             self._refuse(became)
         else:
             self._tell_outcome(became)

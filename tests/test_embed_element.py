@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.kit.pages.browser import TWO_LINES, rows, until
+from tests.kit.pages.browser import TWO_LINES, listen, rows, until
 from tests.kit.pages.embedding import Scripted, embedded
 from visit_counter.web.words.languages import FORMATS, LANGUAGES, number
 
@@ -43,6 +43,21 @@ BLOCKS: dict[str, tuple[str, list[str]]] = {
         ["Online now: 81", "Today: 1886", "This week: 20,657", "All time: 1,891,451"],
     ),
 }
+
+
+async def test_value_that_is_unknown_is_named(browser: Browser, scripted: Scripted) -> None:
+    """The console says what to write; the block is the usual one."""
+    page = await browser.new_page()
+    lines = listen(page)
+    block = '<visit-counter layout="grid" theme="blue" show="online todya"></visit-counter>'
+    async with embedded(scripted, TWO_LINES.split("<visit")[0] + block) as host:
+        await page.goto(host.url)
+        await expect(page.locator("[part=row]")).to_have_text(["Đang online: 81"])
+    said = [line.removeprefix("info: visit-counter: ") for line in lines]
+    assert [line.partition(" is none of ")[0] for line in said[:3]] == [
+        'theme="blue"', 'layout="grid"', 'show="todya"',
+    ]  # fmt: skip
+    assert said[1].endswith(" is none of list inline table digits badge spark")
 
 
 async def test_page_without_a_language_has_the_readers(

@@ -169,11 +169,18 @@ function read({ host }, name, usual) {
   return given ? given.value : usual;
 }
 
+/** Whether a value is one of some; the console is told of another one. @param {string} name @param {string} value @param {string[]} some */
+function isOne(name, value, some) {
+  const isKnown = some.includes(value);
+  if (value && !isKnown) say(`${name}="${value}" is none of ${some.join(" ").trim()}`);
+  return isKnown;
+}
+
 /** One of some values: any other is the first. @param {Shown} shown @param {string} name @param {string} some */
 function pick(shown, name, some) {
   const values = some.split(" ");
   const value = read(shown, name, "");
-  return values.includes(value) ? value : values[0];
+  return isOne(name, value, values) ? value : values[0];
 }
 
 /** Countries' codes that are often taken for their languages'. @type {Record<string, string>} */
@@ -190,10 +197,10 @@ function wordsOf(shown) {
 
 /** @param {Shown} shown */
 function rowsOf(shown) {
-  const { labels } = shown.words;
+  const names = Object.keys(shown.words.labels);
   const rows = read(shown, "show", "")
     .split(/\s+/)
-    .filter((row) => labels[row]);
+    .filter((row) => isOne("show", row, names));
   if (rows.length) return rows;
   if (read(shown, "path", "")) return ["page"];
   if (shown.layout === "spark") return ["today"];

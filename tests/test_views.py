@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from tests.kit.services.in_process import PERSON, Service
 from tests.kit.services.process import ServiceProcess, call, holding, serving, until
 from tests.kit.stores.server import Server
+from visit_counter.errors import Problem
 from visit_counter.web.hits import views
 from visit_counter.web.hits.beacon import BEACON, Malformed, read_beacon, split_view
 from visit_counter.web.hits.views import Views, key_of
@@ -133,6 +135,27 @@ async def test_a_view_that_was_refused_counts_when_it_comes_again() -> None:
     known.settle(key, accepted=False)
     assert not await repeat
     assert not known.knows(key)
+
+
+async def test_a_repeat_that_nobody_can_judge_is_refused_and_counted() -> None:
+    """Each time by an error of its own, which keeps nothing of the others."""
+
+    async def silent(site: str, view: str) -> None:
+        return None
+
+    known, before = Views(silent), refused()
+    problems = []
+    for _ in range(2):
+        with pytest.raises(Problem) as problem:
+            await known.accepted("portal", ID)
+        problems.append(problem.value)
+    assert problems[0] is not problems[1]
+    assert [each.status for each in problems] == [503, 503]
+    assert refused() - before == 2
+
+
+def refused() -> float:
+    return REGISTRY.get_sample_value("visitcounter_hits_total", {"outcome": "refused"}) or 0
 
 
 def test_ids_are_forgotten_by_age_and_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,9 +172,18 @@ def fill_beacons(world: World) -> object:
     return beacon.known_beacon
 
 
+def fill_beginnings(world: World) -> object:
+    size = beacon.MAX_KEPT_BODY
+    for n in range(bound_of(beacon.known_beginning)):
+        beginning = b'{"p":"/%s"' % wide(n, size - 12).encode()
+        assert len(beginning) <= size
+        beacon.known_beginning(beginning)
+    return beacon.known_beginning
+
+
 def fill_standings(world: World) -> object:
     for n in range(bound_of(world.intake._kept_standing)):
-        world.intake._kept_standing(world.site, big_head(n), "empty")
+        world.intake._kept_standing(world.site, big_head(n), "empty", vouched=True)
     return world
 
 
@@ -255,7 +264,7 @@ FILLS = {
 
 # Filled by requests of whoever likes to, in the worst order: what each holds, no other one does.
 STRANGERS = (
-    *("known", "lines", "kept_heads", "standings", "beacons", "bots", "normal"),
+    *("known", "lines", "kept_heads", "standings", "beacons", "beginnings", "bots", "normal"),
     *("kept_paths", "limits"),
 )
 ALL = "all"
@@ -291,7 +300,12 @@ def timings(world: World) -> Iterator[tuple[str, Callable[[], object], Callable[
     )
     fields = (host, origin, own.referer, agent, own.language, "cors", "empty", False, False, True)
     yield "kept_heads", lambda: lane_request._kept_head(*fields), lambda: Head(*fields)
-    yield "beacons", lambda: beacon.known_beacon(body), lambda: beacon.read_beacon(body)
+    _, beginning = beacon.split_view(body)
+    yield (
+        "beginnings",
+        lambda: beacon.known_beginning(beginning),
+        lambda: beacon.read_beginning(beginning),
+    )
     yield (
         "standings",
         lambda: intake._kept_standing(site, own, "empty", True),
@@ -338,7 +352,7 @@ def off(world: World, *names: str) -> Iterator[None]:
         "known": (lane_request, "_known", None),
         "lines": (lane_request, "_known_line", None),
         "kept_heads": (lane_request, "_kept_head", None),
-        "beacons": (intake_module, "known_beacon", None),
+        "beginnings": (intake_module, "known_beginning", None),
         "standings": (world.intake, "_kept_standing", world.intake._standing),
         "bots": (bots, "_cached", None),
         "normal": (origins, "_normal", None),
@@ -390,7 +404,7 @@ def tell_times(world: World) -> None:
     alike = requests()
     number = count()
     own = [(head + b"\r\nX-Request-Id: %032x" % next(number), body) for head, body in alike * 9]
-    on_the_way = ("known", "lines", "kept_heads", "beacons", "standings", "bots", "normal")
+    on_the_way = ("known", "lines", "kept_heads", "beginnings", "standings", "bots", "normal")
     for names in ((), *((name,) for name in on_the_way), on_the_way[:3], on_the_way):
         with off(world, *names):
             print(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -139,3 +141,10 @@ class Kept:
         *(("a", ""), ("b", "4,096"), ("c", "8"), ("_d", "16")),
     }
     assert {each.name for each in mappings("", tree)} == {"_e", "_f", "_g", "_h"}
+
+
+def test_what_measures_the_caches_fills_all_of_them() -> None:
+    command = [sys.executable, "-m", "loadtests.caches", "--fill", "all"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^known, .*standings, .*: [\d.]+ MiB resident$", done.stdout, re.MULTILINE)

@@ -105,11 +105,9 @@ SAMPLES: Mapping[str, tuple[Any, ...]] = {
     "label": ("lượt xem", ""),
     "shape": ("flat", "square"),
     "title": ("Thống kê", ""),
-    "heading": ("Thống kê", ""),
     "refresh": ("0", "60"),
     "paused": ("yes", "no"),
     "how": ("yes", "no"),
-    "title-of": ("x",),
     # What a hit says.
     "i": ("3f9a2c77d01b4e68", "1"),
     "again": (True, False),

@@ -93,3 +93,7 @@ class Everything(Struct, frozen=True, tag=True):
     """From the parent: what all have counted, as Prometheus reads it."""
 
     text: str
+
+
+FromWorker = Up | Told | Question | Reply
+FromParent = Ask | Company | Everything | Question | Reply

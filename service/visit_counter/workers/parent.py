@@ -33,6 +33,8 @@ from visit_counter.workers.messages import (
     Ask,
     Company,
     Everything,
+    FromParent,
+    FromWorker,
     Inherited,
     Question,
     Reply,
@@ -45,8 +47,6 @@ LOCK = "workers.lock"  # in the data directory: shared by all workers
 ANSWER_S = 2.0
 QUESTION_S = 1.5  # for the parent to ask the others, which have a second
 SILENT: Final = 4  # times that we tell the parent something and have heard nothing from it
-
-FromParent = Ask | Company | Everything | Question | Reply
 
 log = structlog.get_logger()
 
@@ -217,7 +217,7 @@ class Parent:
         accepted = await self.accepted_here(question.site, question.view)
         self._tell(Reply(question.number, accepted))
 
-    def _tell(self, message: Up | Told | Question | Reply) -> None:
+    def _tell(self, message: FromWorker) -> None:
         self._writer.write(msgspec.json.encode(message) + b"\n")
 
     async def _tidy(self) -> None:

@@ -23,6 +23,7 @@ from visit_counter.workers.messages import (
     Ask,
     Company,
     Everything,
+    FromWorker,
     Inherited,
     Question,
     Reply,
@@ -192,7 +193,7 @@ class Workers:
             worker.up.set_result(False)
         return code
 
-    def _hear(self, worker: Worker, message: Up | Told | Question | Reply) -> None:
+    def _hear(self, worker: Worker, message: FromWorker) -> None:
         worker.silent = 0
         match message:
             case Up():

@@ -20,14 +20,9 @@ import msgspec
 from visit_counter.workers.messages import (
     MOST_BYTES,
     VARIABLE,
-    Ask,
-    Company,
-    Everything,
+    FromParent,
+    FromWorker,
     Inherited,
-    Question,
-    Reply,
-    Told,
-    Up,
 )
 
 
@@ -84,12 +79,12 @@ class Worker:
         code = self.life.result()
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
-    async def messages(self) -> AsyncIterator[Up | Told | Question | Reply]:
+    async def messages(self) -> AsyncIterator[FromWorker]:
         """What it tells, until it ends."""
         with suppress(OSError):
             # What a killed one has not written to the end is no line.
             while (line := await self._reader.readline()).endswith(b"\n"):
-                yield msgspec.json.decode(line, type=Up | Told | Question | Reply)
+                yield msgspec.json.decode(line, type=FromWorker)
 
     async def ended(self) -> int:
         """Its return code."""
@@ -97,7 +92,7 @@ class Worker:
         self._writer.close()
         return code
 
-    def tell(self, message: Ask | Company | Everything | Question | Reply) -> None:
+    def tell(self, message: FromParent) -> None:
         self._writer.write(msgspec.json.encode(message) + b"\n")
 
     def terminate(self) -> None:

@@ -59,7 +59,7 @@ PROXIES = Networks.parse(["127.0.0.0/8", "::1", "10.0.0.0/8", "2001:db8:f::/48"]
     ],
 )
 def test_finds_the_client(peer: str, forwarded: list[str], address: str) -> None:
-    """The first hop from the right that is no trusted proxy is the client."""
+    """The first hop from the right that is not a trusted proxy is the client."""
     assert found(peer, forwarded, PROXIES) == address
 
 
@@ -87,7 +87,7 @@ def test_tells_whom_the_client_names_beyond_it(
     [("198.51.100.7", "198.51.100.7"), ("2001:db8::5", "2001:db8::/64"), ("", NOWHERE)],
 )
 def test_believes_no_stranger(peer: str, network: str) -> None:
-    """A X-Forwarded-For from a peer that is no trusted proxy is ignored."""
+    """A X-Forwarded-For from a peer that is not a trusted proxy is ignored."""
     assert found(peer, ["192.0.2.1"], PROXIES) == network
 
 

@@ -565,7 +565,7 @@ def test_an_odd_header_costs_nobody_a_hit(
 
 
 async def test_a_foreign_forwarded_for_is_ignored_and_told(valkey: Server) -> None:
-    """From a peer that is no trusted proxy: no new visitors, a metric, one warning, a hint."""
+    """From a peer that is not a trusted proxy: no new visitors, a metric, one warning, a hint."""
     ignored = "visitcounter_forwarded_ignored_total"
     before = REGISTRY.get_sample_value(ignored) or 0.0
     with structlog.testing.capture_logs() as log:

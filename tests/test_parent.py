@@ -64,7 +64,7 @@ async def test_metrics_are_asked_for_again_after_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("visit_counter.workers.parent.ANSWER_S", 0.05)
-    async with line_to(tmp_path) as (parent, reader, writer):
+    async with line_to(tmp_path) as (parent, reader, _):
         for _ in range(2):
             with pytest.raises(TimeoutError):
                 await parent.metrics()

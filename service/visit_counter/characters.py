@@ -1,4 +1,4 @@
-"""Characters that nobody sees, or that change how the text around them is shown: controls, which
+"""Invisible characters, and those that change how the text around them is shown: controls, which
 a terminal obeys, line separators, overrides of the writing direction, zero width, surrogates.
 
 They are refused where an admin writes a name, and escaped where text goes to a terminal or into the

@@ -179,12 +179,12 @@ VISITORS_FULL = Counter(
 )
 FORWARDED_IGNORED = Counter(
     "visitcounter_forwarded_ignored",
-    "Requests whose X-Forwarded-For came from a peer that is no trusted proxy.",
+    "Requests whose X-Forwarded-For came from a peer that is not a trusted proxy.",
 )
 FORWARDED_BEYOND = Counter(
     "visitcounter_forwarded_beyond",
-    "Requests whose client is no trusted proxy and names others beyond it in X-Forwarded-For: it "
-    "made them up, or it is a proxy that is not listed.",
+    "Requests whose client is not a trusted proxy and names others beyond it in X-Forwarded-For: "
+    "it made them up, or it is a proxy that is not listed.",
 )
 LOST_BATCHES = Counter(
     "visitcounter_lost_batches", "Answered batches that the store lost and nobody holds any more."

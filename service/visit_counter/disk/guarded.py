@@ -31,7 +31,7 @@ REFUSED = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV, errno.ENOTDIR)
 
 
 class Planted(OSError):
-    """Something else lies where a file or directory of ours belongs: it is neither read nor
+    """Something else lies where our file or directory belongs: it is neither read nor
     written."""
 
     def __init__(self, path: Path, what: str) -> None:

@@ -1,7 +1,7 @@
 """Finds the client's address behind trusted proxies, and the network it is limited by.
 
 X-Forwarded-For is believed only from a peer in *trusted*, and read from the right: each proxy
-appends whom it saw, so the first hop from the right that is no trusted proxy is the client, and
+appends whom it saw, so the first hop from the right that is not a trusted proxy is the client, and
 whatever the client wrote itself stands further left and is never reached.
 Bad headers never raise and never cost a hit. `inet_pton` does the parsing: `ipaddress` took a
 quarter of a hit's time. The address goes into the visitor's id and the buckets, nowhere else.
@@ -76,8 +76,8 @@ class Networks:
 
 
 Beyond = Callable[[Address, str], None]
-"""Is told of a client that is no trusted proxy and names another one beyond it: it made that up, or
-it is a proxy that nobody has listed."""
+"""Is told of a client that is not a trusted proxy and names another one beyond it: the client made
+that one up, or is a proxy that is not listed."""
 
 
 def client_address(peer: Peer, forwarded: str, trusted: Networks, beyond: Beyond) -> Address:

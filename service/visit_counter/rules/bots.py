@@ -163,7 +163,7 @@ def _sorted(patterns: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _lower(pattern: str) -> str:
-    """In lower case, but for what stands after a backslash."""
+    """A pattern in lower case, except what stands after a backslash."""
     return re.sub(r"(\\.)|([A-Z]+)", lambda found: found[1] or found[2].lower(), pattern)
 
 

@@ -120,7 +120,8 @@ class Limits:
         return self._allow_around(allowance.around, now_s, view=view)
 
     def _allow_around(self, around: Allowance, now_s: float, *, view: bool) -> bool:
-        """Behind the network's own bucket, so that one that is refused takes nothing of it."""
+        """Takes from the /48's bucket after the network's own, so that a network which is refused
+        takes nothing from its /48."""
         if view:
             full_at_s = self._views.take(around.views_s, now_s, PART)
             around.views_s = full_at_s or around.views_s

@@ -6,7 +6,7 @@ Entries: ``https://a.vn``, ``https://a.vn:8443``, ``https://*.a.vn`` (sub-domain
 a.vn itself), ``self`` (the host that the request was sent to) and ``*`` (any page); and of the
 pages in apps, ``capacitor://a.vn``.
 A Host header is what a page's own name leads to: anybody may let a name of theirs lead here, and
-``self`` is to be compared with hosts that `is_own_host` or a proxy of ours vouches for.
+``self`` is to be compared with hosts that `is_own_host` or one of our proxies vouches for.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def site_named(request: web.Request, name: str) -> Site:
         return site
     if unreadable := sites.unreadable.get(name):
         raise unreadable.public_problem
-    detail = f"There is no site {shown(name)} here: make it, or mend the name in the page."
+    detail = f"There is no site {shown(name)} here: make it, or correct the name in the page."
     raise Problem(404, "Unknown site", detail)
 
 

@@ -26,11 +26,11 @@ MOST_SHOWN = 3
 log = structlog.get_logger()
 
 IGNORED = (
-    "X-Forwarded-For comes from a peer that is no trusted proxy and is ignored, so all its "
+    "X-Forwarded-For comes from a peer that is not a trusted proxy and is ignored, so all its "
     "visitors are one. If that peer is your proxy, name it in VISIT_COUNTER_TRUSTED_PROXIES"
 )
 BEYOND = (
-    "X-Forwarded-For names many visitors behind addresses that are no trusted proxies, so all "
+    "X-Forwarded-For names many visitors behind addresses that are not trusted proxies, so all "
     "visitors behind each of those are one. If they are of your CDN or load balancer, name its "
     "networks in VISIT_COUNTER_TRUSTED_PROXIES beside your proxy (docs/how-to/proxies.md)"
 )
@@ -146,7 +146,7 @@ class Forwarding:
         self._say(WRAPPED)
 
     def beyond(self, client: Address, named: str) -> None:
-        """A client that is no trusted proxy names another one beyond it."""
+        """A client that is not a trusted proxy names another one beyond it."""
         address = hop_address(named.strip())
         if address is None or address.network == client.network or INSIDE.holds(address):
             return  # a proxy that found the client by itself may append it to itself
